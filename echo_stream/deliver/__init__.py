@@ -1,0 +1,1 @@
+"""Who is told: payloads, the outbox, the MQTT connection."""

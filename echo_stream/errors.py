@@ -1,0 +1,57 @@
+"""The tree of errors. Each says what is wrong and where (message), and what to do about it (hint).
+
+EchoStreamError                 exit code 1
+├── ConfigError                 78: the configuration file, or what it names, is wrong
+├── CheckpointError             weights are missing, damaged or of another shape
+├── BankError                   a bank cannot be read or fitted
+│   └── BankMismatch            78: a sound bank, but for another encoder, rate or window
+├── SourceError                 no sound: device, file or stream; the daemon retries it
+├── EncoderError                a window that cannot be encoded (not finite, too short)
+└── DeliveryError               broker or outbox; never reaches the pipeline
+"""
+
+
+class EchoStreamError(Exception):
+    """What went wrong and what to do about it, in words for the person who runs the program."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class ConfigError(EchoStreamError):
+    """The configuration, or a file that it names, is wrong: retrying cannot help (EX_CONFIG)."""
+
+    exit_code = 78
+
+
+class CheckpointError(EchoStreamError):
+    """A weights file is missing, damaged, or does not have the expected tensors."""
+
+
+class BankError(EchoStreamError):
+    """A bank of normal sound cannot be read, written or fitted."""
+
+
+class BankMismatch(BankError):
+    """A bank that was fitted with another encoder, sample rate or window."""
+
+    exit_code = 78
+
+
+class SourceError(EchoStreamError):
+    """A device, file or stream delivers no usable sound."""
+
+
+class EncoderError(EchoStreamError):
+    """A window cannot be encoded: samples are not finite, or too few for one patch."""
+
+
+class DeliveryError(EchoStreamError):
+    """Broker or outbox; handled inside deliver, never seen by the pipeline."""

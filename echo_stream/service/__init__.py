@@ -1,0 +1,1 @@
+"""How the service is kept: logs, systemd, health."""

@@ -1,0 +1,166 @@
+"""What the stages hand each other. Frozen values: a stage may keep what it was given.
+
+The absolute sample index of a source is its only clock: it starts at 0, counts every sample that the device
+should have delivered, lost ones included, and never goes back. Wall time appears only as `captured_at`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class AudioBlock:
+    """What a source delivers at a time."""
+
+    samples: Float32
+    """(n, channels), full scale is -1 to 1; n may be any number from 1."""
+    start: int
+    """Absolute index of the first sample."""
+    gap: bool = False
+    """Samples were lost between the block before and this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What is encoded and scored: one channel of one machine, without a gap inside."""
+
+    machine: str
+    samples: Float32
+    """(n,), full scale is -1 to 1."""
+    start: int
+    end: int
+    """Absolute index after the last sample; end - start == n."""
+    sample_rate_hz: int
+    captured_at: datetime
+    """UTC of the last sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderIdentity:
+    """What a bank must agree with: two encoders of one identity give equal features for equal sound."""
+
+    kind: str
+    """`spectral` or `echo`."""
+    version: int
+    """Raised whenever the features of this kind change."""
+    weights_sha256: str = ""
+    """Of the weights file; empty where an encoder has none."""
+    dimensions: Mapping[str, int | float] = field(default_factory=dict)
+    """Sizes and parameters that the features depend on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What one window sounds like, band by band."""
+
+    window: Float32
+    """(bands, dim): the window as a whole (ECHO: the utterance-level feature, a CLS token a band)."""
+    segments: Float32
+    """(patches, bands, dim): 160 ms a patch (ECHO: the segment-level features); its dim may be another."""
+    bands_hz: Float32
+    """(bands, 2): lower and upper edge of each band."""
+    level_dbfs: float
+    """Root mean square of the window after its mean was taken away, in dB relative to full scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """One window of normal sound, as a bank is fitted on it."""
+
+    features: Features
+    recording: str
+    """The recording or the contiguous stretch of listening that it came from; windows of one never overlap
+    those of another, so that whole recordings can be left out in calibration."""
+    start_s: float
+    """Where in that recording the window starts."""
+    condition: str = "normal"
+    """Operating state, as the person who enrolled it named it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BandScore:
+    """How much a band adds to an anomaly score."""
+
+    low_hz: float
+    high_hz: float
+    contribution: float
+    """In the score's unit; all bands of a score add up to its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A normal window that the scored one is near to."""
+
+    recording: str
+    start_s: float
+    distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How far a window is from normal, and why. Finite by construction."""
+
+    value: float
+    """Anomaly score, higher is worse: about 0 for the median of normal sound that the bank did not see, in
+    units of that sound's own spread."""
+    p_value: float
+    """Share of held-out normal windows that score at least as high; never below 1 / (n + 1)."""
+    bands: tuple[BandScore, ...]
+    nearest: tuple[Neighbour, ...]
+    level_dbfs: float
+    level_delta_db: float
+    """Level of the window less the median level of the normal sound of its condition."""
+    condition: str
+    """The operating state whose normal sound is nearest."""
+
+
+class AlarmState(StrEnum):
+    """States of an alarm, named after ISA-18.2."""
+
+    NORMAL = "NORMAL"
+    UNACK = "UNACK"
+    ACKED = "ACKED"
+    RTN_UNACK = "RTN_UNACK"
+    LATCHED_UNACK = "LATCHED_UNACK"
+    LATCHED_ACKED = "LATCHED_ACKED"
+    SHELVED = "SHELVED"
+    SUPPRESSED = "SUPPRESSED"
+    OUT_OF_SERVICE = "OUT_OF_SERVICE"
+
+
+class AlarmLevel(StrEnum):
+    """How much it matters."""
+
+    WARNING = "warning"
+    ALARM = "alarm"
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmEvent:
+    """One transition of one alarm, in samples; who delivers it adds wall time, ids and evidence."""
+
+    machine: str
+    level: AlarmLevel
+    before: AlarmState
+    after: AlarmState
+    cause: str
+    """What moved it: condition, clear, ack, reset, shelve, unshelve, shelve_expired, out_of_service,
+    in_service, suppress, unsuppress, realarm."""
+    at: int
+    """Absolute sample index: the end of the window that decided it."""
+    onset: int | None
+    """Absolute sample index at which the condition became true; None where it is not true."""
+    active: bool
+    """The condition is true now (after on-delay, until off-delay)."""
+    score: float
+    threshold: float
+    """The trip level."""

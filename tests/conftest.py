@@ -1,0 +1,20 @@
+"""Fixtures that every room may use; fixtures of one room stand in its own conftest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """The folder of real recordings; skips, loudly, where it is not there."""
+    folder = SHARED / "recordings"
+    if not folder.is_dir():
+        pytest.skip(
+            f"REAL RECORDINGS MISSING: {folder} is not there, so nothing was measured on real machines"
+        )
+    return folder

@@ -1,0 +1,61 @@
+"""The door of this room: what an encoder is, and how one is made from plain arguments. Runs in the pipeline.
+
+An encoder of another kind is one more file and one more branch of `make_encoder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from echo_stream.errors import EncoderError
+from echo_stream.types import EncoderIdentity, Features, Window
+
+
+class Encoder(Protocol):
+    """Turns windows into features; pure, so that equal samples give equal features, live or from a file."""
+
+    @property
+    def identity(self) -> EncoderIdentity:
+        """What a bank must agree with."""
+
+    def encode(self, windows: Sequence[Window]) -> list[Features]:
+        """Features of each window, in order.
+
+        Windows may differ in machine, sample rate and length. A window's features do not depend on what else
+        is in the batch, up to float rounding.
+
+        Raises:
+            EncoderError: A sample is not finite, or a window is too short or too long.
+        """
+
+
+def make_encoder(kind: str, *, window_s: float, weights: Path | None = None, size: str = "tiny") -> Encoder:
+    """The encoder of a kind; torch is imported for `echo` only.
+
+    Args:
+        kind: `spectral` (needs no weights) or `echo`.
+        window_s: Length of the windows that will be encoded, in seconds.
+        weights: safetensors file of ECHO; `spectral` has none.
+        size: Published size of ECHO, `tiny` or `small`.
+
+    Raises:
+        EncoderError: No such kind, or ECHO without weights.
+        CheckpointError: The weights are missing, damaged or of another size.
+    """
+    # Each kind is imported where it is chosen: torch takes seconds to import and the default does without it.
+    if kind == "spectral":
+        from echo_stream.encode.spectral import SpectralEncoder  # noqa: PLC0415
+
+        return SpectralEncoder(window_s)
+    if kind == "echo":
+        if weights is None:
+            raise EncoderError(
+                "encoder.weights is not set, and an encoder of kind echo needs a weights file",
+                "Fetch one with `echo-stream fetch-model echo-tiny`, or use kind: spectral.",
+            )
+        from echo_stream.encode.echo_encoder import EchoEncoder  # noqa: PLC0415
+
+        return EchoEncoder.from_checkpoint(weights, size)
+    raise EncoderError(f"encoder.kind {kind!r} is unknown", "Use spectral or echo.")

@@ -1,0 +1,21 @@
+"""The command line. Commands import the heavy libraries that they use: `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+
+from echo_stream.errors import EchoStreamError
+
+
+def main() -> None:
+    """Runs the command line; exit code 0, 1 (failed), 2 (usage), 78 (configuration)."""
+    from echo_stream.cli.commands import app
+
+    try:
+        app()
+    except EchoStreamError as error:
+        print(f"echo-stream: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `echo-stream score ... | head`
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,161 @@
+"""The commands that every user meets: run, fit-normal, score, devices, check-config, fetch-model, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from echo_stream import __version__
+from echo_stream.cli.common import (
+    ConfigOption,
+    JsonOption,
+    MachineOption,
+    pick,
+    print_json,
+    progress,
+    read_config,
+)
+
+app = typer.Typer(
+    name="echo-stream",
+    help="Listens to a machine and says, within seconds and with evidence, when it no longer sounds normal.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"echo-stream {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print it and leave")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(config: ConfigOption = None) -> None:
+    """Listen to all machines of the configuration until SIGTERM or SIGINT."""
+    from echo_stream.daemon import run_daemon
+
+    run_daemon(config)
+
+
+@app.command("fit-normal")
+def fit_normal(
+    machine: MachineOption,
+    more: Annotated[list[Path] | None, typer.Argument(help="further recordings", metavar="[PATH]...")] = None,
+    recordings: Annotated[
+        list[Path] | None,
+        typer.Option("--recordings", help="files or folders instead of the machine's source"),
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.05, help="how long to listen to the machine's source")
+    ] = 10.0,
+    condition: Annotated[
+        str, typer.Option(help="operating state that is heard, such as idle or load")
+    ] = "normal",
+    accept: Annotated[bool, typer.Option(help="use the new bank at once")] = True,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn what normal sounds like, and save the bank that the configuration names.
+
+    Without --recordings it listens to the machine's own source.
+    """
+    from echo_stream.calibrate import fit_from_recordings, fit_from_source
+
+    settings = read_config(config)
+    paths = [*(recordings or []), *(more or [])]
+    with progress("fitting" if paths else "listening") as say:
+        if paths:
+            fitted = fit_from_recordings(settings, pick(settings, machine), paths, condition, accept, say)
+        else:
+            fitted = fit_from_source(settings, pick(settings, machine), minutes, condition, accept, say)
+    if as_json:
+        print_json(fitted.to_json())
+    else:
+        print(fitted.in_words())
+
+
+@app.command()
+def score(
+    machine: MachineOption,
+    recordings: Annotated[list[Path], typer.Argument(help="files or folders", metavar="RECORDING...")],
+    config: ConfigOption = None,
+) -> None:
+    """Score recordings against the machine's bank: one JSON object a window."""
+    from echo_stream.calibrate import score_recordings
+
+    settings = read_config(config)
+    for line in score_recordings(settings, pick(settings, machine), recordings):
+        print_json(line)
+
+
+@app.command()
+def devices(as_json: JsonOption = False) -> None:
+    """List inputs with what to write into the configuration for each."""
+    from dataclasses import asdict
+
+    from echo_stream.capture.microphone import list_inputs
+
+    inputs = list_inputs()
+    if as_json:
+        print_json([asdict(device) for device in inputs])
+        return
+    for device in inputs:
+        print(f"{device.name}  ({device.host_api}, {device.channels} channels)")
+        print(f"    source: {device.configuration}")
+    if not inputs:
+        print("no input devices; is the microphone plugged in, and are you in the group audio?")
+
+
+@app.command("check-config")
+def check_config(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Read the configuration and say what is wrong with it, all at once."""
+    from echo_stream.configfile import find
+
+    path = config or find()
+    settings = read_config(path)
+    if as_json:
+        print_json({"path": str(path), "ok": True, "machines": [m.id for m in settings.machines]})
+        return
+    print(f"{path}: ok: node {settings.node}, encoder {settings.encoder.kind}")
+    for machine in settings.machines:
+        fitted = "" if machine.bank.exists() else "  (no bank yet: run fit-normal)"
+        print(f"  {machine.id}: {machine.source.kind}, bank {machine.bank}{fitted}")
+
+
+@app.command("fetch-model")
+def fetch_model(
+    name: Annotated[str, typer.Argument(help="echo-tiny, echo-small or the id of a model on the hub")],
+    into: Annotated[Path, typer.Option(help="folder; the model gets a folder of its own in it")] = Path(
+        "models"
+    ),
+    revision: Annotated[str | None, typer.Option(help="commit, branch or tag; default: the newest")] = None,
+) -> None:
+    """Download ECHO's weights and write down which they are."""
+    from echo_stream.encode.fetch import fetch_model as fetch
+
+    with progress("downloading") as say:
+        print(fetch(name, into, revision=revision, progress=say))
+
+
+@app.command()
+def demo(
+    into: Annotated[Path, typer.Option(help="folder for recording, bank, log and picture")] = Path("demo"),
+) -> None:
+    """Try it all in a minute: simulated machine, real daemon, real broker, a fault that comes and goes."""
+    from echo_stream.demo import run_demo
+
+    run_demo(into)

@@ -1,0 +1,73 @@
+"""What several commands share: options, the configuration, tables and progress on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from echo_stream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from echo_stream.config import Config, Machine
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="./config.yaml, else /etc/echo-stream/config.yaml", show_default=False
+    ),
+]
+MachineOption = Annotated[str, typer.Option("--machine", "-m", help="id of the machine in the configuration")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document for programs")]
+
+
+class Progress(Protocol):
+    """Says how far a long work is: done and total in any unit, and what is at hand."""
+
+    def __call__(self, done: float, total: float, what: str = "") -> None: ...  # noqa: D102
+
+
+def read_config(path: Path | None) -> Config:
+    """The configuration at path, or at one of the usual places."""
+    from echo_stream.configfile import load
+
+    return load(path)
+
+
+def pick(config: Config, machine_id: str) -> Machine:
+    """The machine of this id; a ConfigError that names the nearest where there is none."""
+    machine = config.machine(machine_id)
+    if machine is None:
+        known = ", ".join(m.id for m in config.machines)
+        raise ConfigError(f"--machine {machine_id}: no such machine", f"the configuration has: {known}")
+    return machine
+
+
+def print_json(document: Any) -> None:
+    """One line of JSON on standard output."""
+    print(json.dumps(document, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Progress]:
+    """A progress bar on a terminal's standard error; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def update(done: float, total: float, at: str = "") -> None:
+            bar.update(task, completed=done, total=total, description=f"{what} {at}".rstrip())
+
+        yield update

@@ -1,0 +1,221 @@
+"""The bank of normal sound of one machine: fitted once, never changed, only read.
+
+fit-normal fits and saves it; the pipeline thread loads it and scores against it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+import echo_stream
+from echo_stream.detect import bankfile
+from echo_stream.detect.folds import Fold, folds_of, runs_of
+from echo_stream.detect.reference import Reference, fit_reference, values_of
+from echo_stream.errors import BankError, BankMismatch
+from echo_stream.types import EncoderIdentity, Enrolled, Float32
+
+Float64 = NDArray[np.float64]
+PLAIN = (
+    "sample_rate_hz",
+    "window_s",
+    "hop_s",
+    "created",
+    "provenance",
+    "calibration",
+    "software_version",
+)
+
+
+@dataclass(frozen=True)
+class NormalBank:
+    """Normal sound of one machine, with one reference for each of its operating states."""
+
+    references: tuple[Reference, ...]
+    bands_hz: Float32
+    """(bands, 2)"""
+    held_out: list[Float64]
+    """Scores of windows that were left out, in contiguous runs at hop spacing, each in time order."""
+    encoder: EncoderIdentity
+    sample_rate_hz: int
+    window_s: float
+    hop_s: float
+    created: str
+    """UTC, ISO 8601."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    """Plain JSON, made from `held_out` by calibration.py; the bank only keeps it."""
+    software_version: str = echo_stream.__version__
+
+    @classmethod
+    def fit(
+        cls,
+        enrolled: Sequence[Enrolled],
+        *,
+        encoder: EncoderIdentity,
+        sample_rate_hz: int,
+        window_s: float,
+        hop_s: float,
+        provenance: Mapping[str, str] = {},
+    ) -> Self:
+        """Fit on windows of normal sound, of one or several recordings and operating states.
+
+        Raises:
+            BankError: no windows, too few to leave some out, of unequal shapes, or not finite.
+        """
+        _check(enrolled)
+        conditions = sorted({item.condition for item in enrolled})
+        members = [[item for item in enrolled if item.condition == name] for name in conditions]
+        folds = [folds_of(items, window_s=window_s, hop_s=hop_s) for items in members]
+        references = tuple(fit_reference(items, cut) for items, cut in zip(members, folds, strict=True))
+        return cls(
+            references=references,
+            bands_hz=np.asarray(enrolled[0].features.bands_hz, dtype=np.float32),
+            held_out=_score_left_out(references, members, folds, hop_s),
+            encoder=encoder,
+            sample_rate_hz=sample_rate_hz,
+            window_s=window_s,
+            hop_s=hop_s,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            provenance=dict(provenance),
+        )
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Operating states that it knows."""
+        return tuple(reference.condition for reference in self.references)
+
+    @property
+    def n_held_out(self) -> int:
+        """How many left-out windows its p-values rest on: none can be below 1 / (n + 1)."""
+        return sum(len(run) for run in self.held_out)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file that `save` writes."""
+        return hashlib.sha256(self._to_bytes()).hexdigest()
+
+    @property
+    def id(self) -> str:
+        """Short name: the first 8 digits of its SHA-256."""
+        return self.sha256[:8]
+
+    def with_calibration(self, calibration: Mapping[str, Any]) -> Self:
+        """The same bank holding this calibration (plain JSON)."""
+        return replace(self, calibration=dict(calibration))
+
+    def require(self, encoder: EncoderIdentity, sample_rate_hz: int, window_s: float, hop_s: float) -> None:
+        """Refuse to serve another encoder, rate or window than it was fitted with.
+
+        Raises:
+            BankMismatch: naming every difference.
+        """
+        fitted = _flat(self.encoder, self.sample_rate_hz, self.window_s, self.hop_s)
+        asked = _flat(encoder, sample_rate_hz, window_s, hop_s)
+        differences = [
+            f"{key}: the bank has {fitted.get(key, 'none')}, asked for is {asked.get(key, 'none')}"
+            for key in dict.fromkeys([*fitted, *asked])
+            if fitted.get(key) != asked.get(key)
+        ]
+        if differences:
+            raise BankMismatch(
+                f"bank {self.id} was fitted for something else: {'; '.join(differences)}",
+                "Run fit-normal with this configuration, or configure what the bank was fitted with.",
+            )
+
+    def save(self, path: Path) -> None:
+        """Write it, all or nothing.
+
+        Raises:
+            BankError: the file cannot be written.
+        """
+        bankfile.write(path, self._to_bytes())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            BankError: missing, truncated, of another format, or no bank; the message says which.
+        """
+        metadata, tensors = bankfile.read(path)
+        try:
+            return cls(
+                references=tuple(
+                    Reference.restore(own, tensors, f"{i}.") for i, own in enumerate(metadata["references"])
+                ),
+                bands_hz=tensors["bands_hz"],
+                held_out=np.split(tensors["held_out"], np.cumsum(metadata["runs"])[:-1]),
+                encoder=EncoderIdentity(**metadata["encoder"]),
+                **{key: metadata[key] for key in PLAIN},
+            )
+        except (KeyError, TypeError) as error:
+            raise BankError(f"bank {path} lacks a part: {error}", bankfile.FIT_AGAIN) from error
+
+    def _to_bytes(self) -> bytes:
+        metadata: dict[str, Any] = {key: getattr(self, key) for key in PLAIN}
+        metadata["encoder"] = asdict(self.encoder)
+        metadata["runs"] = [len(run) for run in self.held_out]
+        metadata["references"] = [reference.plain() for reference in self.references]
+        tensors: dict[str, NDArray[Any]] = {
+            "bands_hz": self.bands_hz,
+            "held_out": np.concatenate(self.held_out),
+        }
+        for i, reference in enumerate(self.references):
+            tensors |= reference.tensors(f"{i}.")
+        return bankfile.to_bytes(metadata, tensors)
+
+
+def _check(enrolled: Sequence[Enrolled]) -> None:
+    if not enrolled:
+        raise BankError("no window of normal sound to fit on", "Enrol recordings longer than one window.")
+    first = enrolled[0].features
+    for item in enrolled:
+        where = f"window at {item.start_s:g} s of {item.recording}"
+        shapes = item.features.window.shape, item.features.segments.shape
+        if shapes != (first.window.shape, first.segments.shape):
+            raise BankError(
+                f"{where} has features of shapes {shapes}, the first window has "
+                f"{(first.window.shape, first.segments.shape)}",
+                "Enrol sound of one sample rate, cut into windows of one length.",
+            )
+        if not (np.isfinite(item.features.window).all() and np.isfinite(item.features.segments).all()):
+            raise BankError(f"{where} has features that are not finite", "Leave this recording out.")
+
+
+def _score_left_out(
+    references: tuple[Reference, ...],
+    members: Sequence[Sequence[Enrolled]],
+    folds: Sequence[Sequence[Fold]],
+    hop_s: float,
+) -> list[Float64]:
+    """Score each left-out run as a stranger, against all conditions, as the daemon will."""
+    held_out = []
+    for own, (items, cut) in enumerate(zip(members, folds, strict=True)):
+        for fold in cut:
+            against = tuple(r.keep(fold.kept) if i == own else r for i, r in enumerate(references))
+            for run in runs_of(items, fold, hop_s=hop_s):
+                held_out.append(values_of(against, np.stack([items[i].features.window for i in run])))
+    return held_out
+
+
+def _flat(
+    encoder: EncoderIdentity, sample_rate_hz: int, window_s: float, hop_s: float
+) -> dict[str, str | int | float]:
+    named: dict[str, str | int | float] = {"encoder": encoder.kind, "encoder version": encoder.version}
+    named["weights"] = encoder.weights_sha256 or "none"
+    return {
+        **named,
+        **encoder.dimensions,
+        "sample_rate_hz": sample_rate_hz,
+        "window_s": window_s,
+        "hop_s": hop_s,
+    }

@@ -1,0 +1,111 @@
+"""How a bank lies on disk: one safetensors file whose header holds the metadata as one JSON text.
+
+Used by fit-normal (write) and by whoever loads a bank; no thread of its own. Never a pickle: reading a bank
+runs no code. One JSON text, because safetensors keeps several entries in no fixed order and equal banks
+shall be equal bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from echo_stream.errors import BankError
+
+FORMAT = 1
+"""Raised whenever a program of another version could not read the file."""
+HEADER_KEY = "echo_stream_bank"
+FIT_AGAIN = "Run fit-normal again, or point the configuration at a bank that it wrote."
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+def to_bytes(metadata: Mapping[str, Any], tensors: Tensors) -> bytes:
+    """The whole file. Equal content gives equal bytes."""
+    text = json.dumps({"format": FORMAT, **metadata}, sort_keys=True, allow_nan=False)
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    return safetensors.numpy.save(contiguous, metadata={HEADER_KEY: text})
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a new file and rename it into place: a power cut leaves the old bank or the new one.
+
+    Raises:
+        BankError: the folder cannot be made or written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise BankError(
+            f"bank {path} cannot be written: {error.strerror}",
+            "Check that its folder exists, is writable and not full.",
+        ) from error
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Metadata and tensors of a bank.
+
+    Raises:
+        BankError: missing, truncated, of another format, or no bank at all; the message says which.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BankError(
+            f"bank {path} cannot be read: {error.strerror}", "Run fit-normal for this machine first."
+        ) from error
+    return _parse(data, path)
+
+
+def _parse(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    length = int.from_bytes(data[:8], "little")
+    if data[8:9] != b"{" or length > 100_000_000:
+        raise BankError(f"{path} is no bank: {_looks_like(data)}, expected safetensors", FIT_AGAIN)
+    try:
+        header = json.loads(data[8 : 8 + length])
+        tensors = safetensors.numpy.load(data)
+    except (ValueError, SafetensorError) as error:
+        raise BankError(f"bank {path} is truncated or damaged: {error}", FIT_AGAIN) from error
+    text = header.get("__metadata__", {}).get(HEADER_KEY)
+    if text is None:
+        raise BankError(f"{path} is no bank: a safetensors file of something else", FIT_AGAIN)
+    metadata = json.loads(text)
+    if metadata.get("format") != FORMAT:
+        raise BankError(
+            f"bank {path} is of format {metadata.get('format')}, this program reads format {FORMAT}",
+            FIT_AGAIN,
+        )
+    return metadata, tensors
+
+
+def _looks_like(data: bytes) -> str:
+    if not data:
+        return "an empty file"
+    if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        return "a pickle or a zip archive, which this program never opens"
+    with contextlib.suppress(UnicodeDecodeError):
+        data[:512].decode("utf-8")
+        return "a text file"
+    return "a binary file of another kind"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -78,10 +78,11 @@ def fit_normal(
     settings = read_config(config)
     paths = [*(recordings or []), *(more or [])]
     with progress("fitting" if paths else "listening") as say:
+        how: dict[str, Any] = {"condition": condition, "accept": accept, "say": say}
         if paths:
-            fitted = fit_from_recordings(settings, pick(settings, machine), paths, condition, accept, say)
+            fitted = fit_from_recordings(settings, pick(settings, machine), paths, **how)
         else:
-            fitted = fit_from_source(settings, pick(settings, machine), minutes, condition, accept, say)
+            fitted = fit_from_source(settings, pick(settings, machine), minutes, **how)
     if as_json:
         print_json(fitted.to_json())
     else:

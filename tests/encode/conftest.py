@@ -1,0 +1,96 @@
+"""Weights, windows and the published front end for the tests of this room."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from echo_stream.encode.echo import EchoDimensions, EchoModel
+from echo_stream.types import Window
+
+GOLDEN = Path(__file__).parents[1] / "data" / "echo_golden.safetensors"
+"""Weights and signals of our own making, and the features that the published code returned for them."""
+GOLDEN_DIMENSIONS = EchoDimensions(embed_dim=24, encoder_depth=2, num_heads=3)
+
+MakeWindow = Callable[..., Window]
+
+
+@pytest.fixture(scope="session")
+def golden_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden weights alone, under their published names, as a file of their own."""
+    path = tmp_path_factory.mktemp("golden") / "model.safetensors"
+    with safe_open(GOLDEN, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith("weights.")]  # noqa: SIM118
+        save_file({name.removeprefix("weights."): file.get_tensor(name) for name in names}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the published size tiny, spread so that the net mixes its tokens."""
+    path = tmp_path_factory.mktemp("tiny") / "model.safetensors"
+    save_file(random_weights("tiny", seed=5), path)
+    return path
+
+
+def random_weights(size: str | EchoDimensions, seed: int) -> dict[str, torch.Tensor]:
+    """Every tensor of a net, its scale after the fan-in as training would start."""
+    from echo_stream.encode.echo import SIZES
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.device("meta"):
+        shapes = EchoModel(SIZES[size] if isinstance(size, str) else size).state_dict()
+    weights = {}
+    for name, tensor in shapes.items():
+        fan_in = tensor.numel() // len(tensor) if tensor.ndim > 1 else 1
+        scale = 0.02 if tensor.ndim == 1 or name in {"cls_token", "pos_embed"} else fan_in**-0.5
+        offset = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        weights[name] = offset + scale * torch.randn(tensor.shape, generator=generator)
+    return weights
+
+
+@pytest.fixture(scope="session")
+def make_window() -> MakeWindow:
+    """Windows of tone and noise: (machine, rate, seconds, seed, start)."""
+
+    def make(
+        machine: str = "pump", rate: int = 16000, seconds: float = 2.0, seed: int = 0, start: int = 0
+    ) -> Window:
+        generator = np.random.default_rng(seed)
+        n = round(seconds * rate)
+        tone = 0.2 * np.sin(2 * np.pi * (90 + 10 * seed) * np.arange(n) / rate)
+        samples = (tone + 0.05 * generator.standard_normal(n) + 0.01).astype(np.float32)
+        return Window(machine, samples, start, start + n, rate, datetime(2026, 1, 1, tzinfo=UTC))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def torchaudio() -> Any:
+    """The oracle of the front end; its Python code needs no native extension.
+
+    The packaged build of torchaudio is linked against CUDA and raises OSError beside a CPU build of torch, so
+    that extension is stood in for.
+    """
+    try:
+        import torchaudio
+    except OSError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
+            del sys.modules[name]
+        stand_in: Any = types.ModuleType("torchaudio._extension")
+        stand_in._IS_TORCHAUDIO_EXT_AVAILABLE = False
+        stand_in._IS_ALIGN_AVAILABLE = stand_in._IS_RIR_AVAILABLE = False
+        stand_in.fail_if_no_align = lambda function: function
+        sys.modules["torchaudio._extension"] = stand_in
+        import torchaudio
+    return torchaudio

@@ -7,6 +7,7 @@ EchoStreamError                 exit code 1
 │   └── BankMismatch            78: a sound bank, but for another encoder, rate or window
 ├── SourceError                 no sound: device, file or stream; the daemon retries it
 ├── EncoderError                a window that cannot be encoded (not finite, too short)
+├── CommandRefused              an operator's command that the alarm's state does not allow
 └── DeliveryError               broker or outbox; never reaches the pipeline
 """
 
@@ -51,6 +52,10 @@ class SourceError(EchoStreamError):
 
 class EncoderError(EchoStreamError):
     """A window cannot be encoded: samples are not finite, or too few for one patch."""
+
+
+class CommandRefused(EchoStreamError):
+    """An alarm's state does not allow this command, or it is malformed; nothing has changed."""
 
 
 class DeliveryError(EchoStreamError):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Final, Literal
 
-from echo_stream.capture.simulate import Fault, Scenario, SimulatedMachine
+from echo_stream.capture.simulate import Fault, FaultKind, Scenario, SimulatedMachine
 from echo_stream.capture.sources import Anchor
 from echo_stream.types import AudioBlock
 
@@ -27,7 +26,7 @@ class Simulated:
         self,
         seed: int = 1,
         sample_rate_hz: int = 16000,
-        faults: Sequence[Fault] = (),
+        faults: Sequence[tuple[float, float, FaultKind]] = (),
         *,
         pace: Literal["realtime", "fast"] = "realtime",
         duration_s: float | None = None,
@@ -38,7 +37,7 @@ class Simulated:
         Args:
             seed: which machine.
             sample_rate_hz: 1 000 or more.
-            faults: their times are seconds after the start of the stream.
+            faults: (start_s, end_s, kind) of each; seconds after the start of the stream.
             pace: as time goes by, or as fast as it is read.
             duration_s: the stream's length; for ever if None.
             start_s: where in the machine's life the stream begins; the same time is the same sound.
@@ -47,10 +46,10 @@ class Simulated:
             ValueError: a seed, rate or fault that cannot be.
         """
         machine = SimulatedMachine(seed, sample_rate_hz)
-        shifted = [replace(f, start_s=f.start_s + start_s, end_s=f.end_s + start_s) for f in faults]
+        in_its_life = [Fault(kind, start_s + begin_s, start_s + end_s) for begin_s, end_s, kind in faults]
         self.sample_rate_hz = sample_rate_hz
         self.description = f"simulated machine {seed}, {machine.shaft_hz:.1f} Hz shaft"
-        self._scenario = Scenario(machine, shifted)
+        self._scenario = Scenario(machine, in_its_life)
         self._offset = round(start_s * sample_rate_hz)
         self._length = None if duration_s is None else round(duration_s * sample_rate_hz)
         self._realtime = pace == "realtime"

@@ -39,7 +39,7 @@ def test_it_is_a_source() -> None:
 
 
 def test_fast_gives_the_scenario_to_the_sample_and_ends() -> None:
-    source = Simulated(2, 8000, [Fault("bearing", 1, 2)], pace="fast", duration_s=3.3, start_s=100)
+    source = Simulated(2, 8000, [(1, 2, "bearing")], pace="fast", duration_s=3.3, start_s=100)
     expected = Scenario(SimulatedMachine(2, 8000), [Fault("bearing", 101, 102)]).render(800_000, 26_400)
     np.testing.assert_array_equal(drain(source), expected)
     assert source.read() is None

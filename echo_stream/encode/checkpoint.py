@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
+import string
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def note_path(weights: Path) -> Path:
 def read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], str]:
     """The tensors of these names, and the file's SHA-256.
 
-    Further tensors (a decoder) are ignored, and said in the log.
+    Further tensors (a decoder) are ignored, and said in the log; further layers of the encoder are an error.
 
     Args:
         path: A safetensors file.
@@ -78,19 +78,21 @@ def _check_kind(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(64)
+    if not start:
+        raise CheckpointError(f"{path} is empty, expected safetensors", _FETCH)
     if start[:2] == b"PK" or start[:1] == b"\x80":  # the zip of torch.save, or a bare pickle
         raise CheckpointError(
             f"{path} is a pickle (a PyTorch checkpoint), expected safetensors",
-            "A pickle can run any program when it is loaded, so it is never opened. " + _FETCH,
+            f"A pickle can run any program when it is loaded, so it is never opened. {_FETCH}",
         )
-    header = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
-    if header > size and start.isascii():
+    if all(chr(byte) in string.printable for byte in start):
         line = start.decode("ascii").splitlines()[0]
         raise CheckpointError(f"{path} is a text file ({line!r}), expected safetensors", _FETCH)
-    if len(start) < 8 or header + 8 > size:
-        raise CheckpointError(
-            f"{path} is cut off: {size} bytes, expected at least {header + 8} for its header", _FETCH
-        )
+    if start[8:9] != b"{":
+        raise CheckpointError(f"{path} is no safetensors file: it starts with {start[:9].hex(' ')}", _FETCH)
+    end = 8 + int.from_bytes(start[:8], "little")
+    if end > size:
+        raise CheckpointError(f"{path} is cut off: {size} bytes, its header alone ends at {end}", _FETCH)
 
 
 def _check_origin(path: Path, sha256: str) -> None:
@@ -111,9 +113,12 @@ def _check_origin(path: Path, sha256: str) -> None:
 def _check_shapes(
     path: Path, shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
 ) -> None:
-    hint = "Are these weights of another size (encoder.size), or of another model?"
+    hint = "Are these weights of another size (encoder.size is tiny or small), or of another model?"
     for name, shape in shapes.items():
         if name not in found:
             raise CheckpointError(f"{path}: {name} is missing, expected shape {shape}", hint)
         if found[name] != shape:
             raise CheckpointError(f"{path}: {name} has shape {found[name]}, expected {shape}", hint)
+    for name in sorted(found.keys() - shapes.keys()):
+        if name.startswith("encoder."):  # a deeper net, not a part that features do without
+            raise CheckpointError(f"{path}: {name} is there, but not in a net of this size", hint)

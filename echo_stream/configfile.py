@@ -74,7 +74,8 @@ def _changes(model: BaseModel, folder: Path) -> Iterator[tuple[str, Any]]:
     for name in type(model).model_fields:
         value = getattr(model, name)
         if isinstance(value, Path):
-            yield name, Path(os.path.normpath(folder / value.expanduser()))
+            expanded = os.path.expandvars(value.expanduser())  # ${CREDENTIALS_DIRECTORY} of systemd
+            yield name, Path(os.path.normpath(folder / expanded))
         elif isinstance(value, BaseModel):
             yield name, _anchored(value, folder)
         elif isinstance(value, tuple):

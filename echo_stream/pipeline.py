@@ -7,19 +7,26 @@ configuration here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
+from time import sleep
 
 from echo_stream.capture.sources import AudioSource
 from echo_stream.capture.windows import Slicer
 from echo_stream.detect.alarm import Alarm
+from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
 from echo_stream.types import AlarmEvent, Features, Score, Window
 
+Scored = tuple[Window, Score]
+
 WAIT_S = 0.05  # PortAudio delivers in bursts of up to 0.1 s
+BEHIND_S = 3.0  # older windows of a live source than this are skipped: the newest win
 OFFLINE_BATCH = 16
+OFF = "off"
+"""The operating condition of a machine at rest: it raises no alarm."""
 
 
 @dataclass(slots=True)
@@ -31,25 +38,30 @@ class Ear:
     window_s: float
     hop_s: float
     channel: int = 0
-    keep_s: float = 0.0
+    keep_s: float = 1.0
     """Sound kept behind the newest window, as evidence."""
+    live: bool = False
+    """The source does not wait for us: take all that came, and where that is too much, the newest."""
     slicer: Slicer = field(init=False)
 
     def __post_init__(self) -> None:
         rate = self.source.sample_rate_hz
-        self.slicer = Slicer(
-            window_samples=round(self.window_s * rate),
-            hop_samples=round(self.hop_s * rate),
-            keep_samples=round(self.keep_s * rate),
-        )
+        window, hop = round(self.window_s * rate), max(1, round(self.hop_s * rate))
+        keep_s = self.window_s + max(self.keep_s, BEHIND_S + self.hop_s)
+        self.slicer = Slicer(window, hop, keep_samples=round(keep_s * rate))
 
     def window(self) -> Window | None:
         """The next window that is complete, or None. Never waits."""
-        while (cut := self.slicer.pop()) is None:
+        while self.live or not self.slicer.pending:
             block = self.source.read()
             if block is None:
-                return None
+                break
             self.slicer.push(block.samples[:, self.channel], block.start, block.gap)
+        if self.slicer.pending * self.hop_s > max(BEHIND_S, self.hop_s):
+            self.slicer.skip_to_newest()
+        cut = self.slicer.pop()
+        if cut is None:
+            return None
         start, samples = cut
         end = start + len(samples)
         at = self.source.time_of(end)
@@ -61,56 +73,77 @@ class Station:
     """Everything that is one machine's own; the encoder is shared."""
 
     ear: Ear
+    bank: NormalBank
     scorer: Scorer
     alarms: tuple[Alarm, ...]
+    last: Scored | None = None
+
+    def judge(self, scored: Scored) -> Iterator[AlarmEvent]:
+        """What the score of the next window changes."""
+        window, score = scored
+        self.last = scored
+        for alarm in self.alarms:
+            if score.condition == OFF:
+                yield from alarm.suppress(window.end, OFF)
+            else:
+                yield from alarm.unsuppress(window.end, OFF)
+            yield from alarm.step(score.value, window.start, window.end)
 
 
-Tell = Callable[[AlarmEvent, Window, Score], None]
-Observe = Callable[[Window, Score], None]
-
-
-def listen(stations: Sequence[Station], encoder: Encoder, tell: Tell, observe: Observe, stop: Event) -> None:
+def listen(
+    stations: Callable[[], Mapping[str, Station]],
+    encoder: Encoder,
+    *,
+    tell: Callable[[Station, AlarmEvent], None],
+    observe: Callable[[Sequence[Scored]], None],
+    stop: Event,
+) -> None:
     """Walks the corridor until every source has ended or `stop` is set.
+
+    Args:
+        stations: asked once a round, so that machines can come and go between two rounds.
+        encoder: turns windows into features.
+        tell: gets each transition of an alarm, before the windows that follow are looked at.
+        observe: gets what was scored in each round, also where that is nothing.
+        stop: ends it.
 
     Raises:
         EncoderError: a window cannot be encoded.
+        SourceError: a source that is not supervised fails.
     """
-    of = {station.ear.machine: station for station in stations}
-    for windows in due([station.ear for station in stations], stop):
-        for window, features in zip(windows, encoder.encode(windows), strict=True):
-            station = of[window.machine]
-            score = station.scorer.score_one(features)
-            for alarm in station.alarms:
-                for event in alarm.step(score.value, window.start, window.end):
-                    tell(event, window, score)
-            observe(window, score)
-
-
-def due(ears: Sequence[Ear], stop: Event) -> Iterator[list[Window]]:
-    """Windows to encode together: at most one of each machine, those that are complete now."""
     while not stop.is_set():
-        windows = [window for ear in ears if (window := ear.window()) is not None]
-        if windows:
-            yield windows
-        elif all(ear.source.ended for ear in ears):
-            return
-        else:
+        present = stations()
+        windows = due([station.ear for station in present.values()])
+        scored = []
+        for window, features in zip(windows, encoder.encode(windows) if windows else [], strict=True):
+            station = present[window.machine]
+            scored.append((window, station.scorer.score_one(features)))
+            for event in station.judge(scored[-1]):
+                tell(station, event)
+        observe(scored)
+        if not windows:
+            if all(station.ear.source.ended for station in present.values()):
+                return
             stop.wait(WAIT_S)
 
 
+def due(ears: Iterable[Ear]) -> list[Window]:
+    """Windows to encode together: at most one of each machine, those that are complete now."""
+    return [window for ear in ears if (window := ear.window()) is not None]
+
+
 def windows_of(
-    source: AudioSource,
-    *,
-    machine: str = "",
-    channel: int = 0,
-    window_s: float,
-    hop_s: float,
-    stop: Event | None = None,
+    source: AudioSource, *, machine: str = "", channel: int = 0, window_s: float, hop_s: float
 ) -> Iterator[Window]:
-    """All windows of a source, in order, until it ends or `stop` is set."""
+    """All windows of a source, in order, until it ends."""
     ear = Ear(machine, source, window_s, hop_s, channel)
-    for windows in due([ear], stop or Event()):
-        yield from windows
+    while True:
+        if (window := ear.window()) is not None:
+            yield window
+        elif source.ended:
+            return
+        else:
+            sleep(WAIT_S)
 
 
 def features_of(encoder: Encoder, windows: Iterable[Window]) -> Iterator[tuple[Window, Features]]:

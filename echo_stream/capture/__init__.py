@@ -1,1 +1,1 @@
-"""Where sound comes from: sources deliver blocks, windows are cut from them by absolute sample index."""
+"""Where sound comes from: sources that are polled, and what cuts their blocks into windows."""

@@ -164,19 +164,25 @@ def test_a_bearing_fault_adds_a_few_decibels_at_its_resonance_and_none_elsewhere
     machine = SimulatedMachine(seed)
     centre_hz = machine.resonance_hz
     assert 0.7 < band_gain_db(machine, "bearing", 0.89 * centre_hz, 1.12 * centre_hz) < 6
-    assert 3 < band_gain_db(machine, "bearing", centre_hz - 60, centre_hz + 60) < 12
+    for mode_hz in (centre_hz, 0.6 * centre_hz):
+        assert 3 < band_gain_db(machine, "bearing", mode_hz - 60, mode_hz + 60) < 12
     assert abs(band_gain_db(machine, "bearing", 20, 1000)) < 0.2
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_bearing_impacts_stand_6_to_14_db_over_the_background(seed: int) -> None:
+def test_bearing_impacts_stand_6_to_15_db_over_the_background(seed: int) -> None:
     machine = SimulatedMachine(seed)
     hit_s = np.arange(0, 0.08, 1 / RATE_HZ)
-    background = machine.background_rms(0.89 * machine.resonance_hz, 1.12 * machine.resonance_hz)
-    peaks = [np.abs(machine._impact(number, hit_s)[1]).max() for number in range(300)]
-    over_db = 20 * np.log10(np.array(peaks) / background)
+    low_hz, high_hz = 0.89 * machine.resonance_hz, 1.12 * machine.resonance_hz
+    hz = np.fft.rfftfreq(len(hit_s), 1 / RATE_HZ)
+    third_octave = (hz >= low_hz) & (hz <= high_hz)
+    peaks = [
+        np.abs(np.fft.irfft(np.fft.rfft(machine._impact(number, hit_s)[1]) * third_octave)).max()
+        for number in range(300)
+    ]
+    over_db = 20 * np.log10(np.array(peaks) / machine.background_rms(low_hz, high_hz))
     assert 6 < np.median(over_db) < 12
-    assert over_db.max() < 14
+    assert over_db.max() < 15
 
 
 @pytest.mark.parametrize("seed", SEEDS)

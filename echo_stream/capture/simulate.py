@@ -78,7 +78,7 @@ class SimulatedMachine:
         self.defects_per_turn = float(draw.uniform(3.05, 4.6))
         """Balls that pass a defect of the outer race in one turn of the shaft."""
         self.resonance_hz = min(float(draw.uniform(2400, 6000)), 0.35 * sample_rate_hz)
-        """What a hit in the bearing makes ring."""
+        """What a hit in the bearing makes ring, together with a mode at 0.6 of it."""
         self.ring_s = float(draw.uniform(0.002, 0.004))
         self.rattle_hz = min(float(draw.uniform(1600, 4200)), 0.25 * sample_rate_hz)
         """Centre of the sound of a loose part, about an octave wide."""
@@ -189,9 +189,11 @@ class SimulatedMachine:
         draw = np.random.default_rng([self.seed, _BEARING, number])
         late_s = float(draw.normal(0, 0.01)) / self.defect_hz
         zone = 1 + 0.3 * math.cos(2 * math.pi * number / self.defects_per_turn)
-        peak = 3.2 * self.background_rms(0.89 * self.resonance_hz, 1.12 * self.resonance_hz) * zone
-        ring = np.exp(-after_s / self.ring_s) * np.sin(2 * np.pi * self.resonance_hz * after_s)
-        return late_s, float(draw.uniform(0.8, 1.25)) * peak * ring
+        ring = np.zeros_like(after_s)
+        for mode_hz in (self.resonance_hz, 0.6 * self.resonance_hz):
+            around = self.background_rms(0.89 * mode_hz, 1.12 * mode_hz)
+            ring += 4 * around * np.exp(-after_s / self.ring_s) * np.sin(2 * np.pi * mode_hz * after_s)
+        return late_s, float(draw.uniform(0.8, 1.25)) * zone * ring
 
     def _knock(self, number: int, after_s: _Float64) -> tuple[float, _Float64]:
         """A loose part: on about every third turn, never quite at the same place, a burst of noise."""

@@ -1,0 +1,122 @@
+"""What changed at an alarm: the sound before it against the normal spectrum, in bands and in words.
+
+Pure numpy; runs in the process that draws the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from echo_stream.deliver.spectra import (
+    FRAME_S,
+    Float64,
+    NormalSpectrum,
+    band_edges_hz,
+    band_levels_db,
+    band_levels_over_time_db,
+)
+from echo_stream.types import Float32
+
+_LONGEST_AVERAGE_S: Final = 1.0
+_COLUMNS: Final = 500
+_DECIDES: Final = 1 / 3
+"""Bands that add at least this share of the greatest contribution are marked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a picture is made of, all times in seconds from the alarm."""
+
+    document: Mapping[str, Any]
+    edges_hz: Float64
+    """(bands + 1,)"""
+    times_s: Float64
+    """(frames,) middle of each frame."""
+    levels_db: Float64
+    """(frames, bands)"""
+    present_db: Float64
+    """(bands,) mean from the onset to the alarm."""
+    normal: NormalSpectrum
+    normal_is: str
+    """Where the normal spectrum comes from, in words."""
+    onset_s: float
+
+
+def heard(document: Mapping[str, Any], samples: Float32) -> Heard:
+    """Measure what the picture shows; document as evidence writes it, samples (n,) of its clip."""
+    clip = document["clip"]
+    rate, alarm_s = clip["sample_rate_hz"], clip["alarm_s"]
+    onset_s = alarm_s if clip["onset_s"] is None else clip["onset_s"]
+    hop_s = max(len(samples) / rate / _COLUMNS, 0.01)
+    levels = band_levels_over_time_db(samples, rate, hop_s)
+    first, last = (round(s * rate) for s in (max(0.0, min(onset_s, alarm_s - 2)), alarm_s))
+    if document["normal"] is not None:
+        normal, normal_is = NormalSpectrum.from_json(document["normal"]), "normal (enrolled)"
+    else:  # a bank that was fitted without one
+        before, normal_is = samples[: max(0, first - 2 * rate)], "before the onset"
+        if len(before) < rate:
+            before, normal_is = samples, "the whole clip"
+        pieces = np.array_split(before, max(1, len(before) // rate))
+        normal = NormalSpectrum.fit(rate, [band_levels_db(piece, rate) for piece in pieces])
+    return Heard(
+        document=document,
+        edges_hz=band_edges_hz(rate),
+        times_s=np.arange(len(levels)) * hop_s + FRAME_S / 2 - alarm_s,
+        levels_db=levels,
+        present_db=band_levels_db(samples[first : max(last, first + 1)], rate),
+        normal=normal,
+        normal_is=normal_is,
+        onset_s=onset_s - alarm_s,
+    )
+
+
+def smoothed_db(it: Heard) -> Float64:
+    """Levels (frames, bands) averaged over time, longer in narrow bands: chance shall not colour them."""
+    hop_s = float(np.diff(it.times_s).mean()) if len(it.times_s) > 1 else 1.0
+    power = np.pad(10 ** (it.levels_db / 10), ((1, 0), (0, 0))).cumsum(axis=0)
+    frame = np.arange(len(it.levels_db))
+    smooth = np.empty_like(it.levels_db)
+    for band, width_hz in enumerate(np.diff(it.edges_hz)):
+        half = round(min(6 / width_hz, _LONGEST_AVERAGE_S) / hop_s / 2)
+        first, last = np.maximum(frame - half, 0), np.minimum(frame + half + 1, len(frame))
+        smooth[:, band] = (power[last, band] - power[first, band]) / (last - first)
+    return np.asarray(10 * np.log10(np.maximum(smooth, 1e-15)))
+
+
+def deciding_bands(document: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """(low_hz, high_hz) of the bands that carry the score."""
+    bands = document["bands_hz"]
+    most = max((share for _, _, share in bands), default=0.0)
+    return [(low, high) for low, high, share in bands if share > 0 and share >= _DECIDES * most]
+
+
+def in_words(it: Heard) -> str:
+    """The greatest change outside the normal range, such as `louder by 7 dB at 2.3 to 2.6 kHz`."""
+    beyond_db = np.maximum(it.present_db - it.normal.high_db, 0) - np.maximum(
+        it.normal.low_db - it.present_db, 0
+    )
+    change_db = it.present_db - it.normal.median_db
+    said = []
+    for sign, word in ((1, "louder"), (-1, "quieter")):
+        peak = int(np.argmax(sign * beyond_db))
+        if sign * beyond_db[peak] < 1:
+            continue
+        outside = sign * change_db >= max(sign * change_db[peak] / 2, 1)
+        low = high = peak
+        while low > 0 and outside[low - 1]:
+            low -= 1
+        while high + 1 < len(outside) and outside[high + 1]:
+            high += 1
+        where = _span(float(it.edges_hz[low]), float(it.edges_hz[high + 1]))
+        said.append((abs(beyond_db[peak]), f"{word} by {abs(change_db[peak]):.0f} dB at {where}"))
+    return "; ".join(text for _, text in sorted(said, reverse=True)) or "each band within its normal range"
+
+
+def _span(low_hz: float, high_hz: float) -> str:
+    if high_hz >= 1000:
+        return f"{low_hz / 1000:.1f} to {high_hz / 1000:.1f} kHz"
+    return f"{low_hz:.0f} to {high_hz:.0f} Hz"

@@ -61,6 +61,17 @@ def find_recordings(paths: Sequence[Path]) -> list[Path]:
     return sorted(found)
 
 
+class _Straight(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is read straight on.
+
+    soundfile asks for, and sets, its position at every read where a file can seek; an MP3 decoder forgets its
+    bit reservoir over that, and delivers silence or noise wherever a block begins.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 class Recording:
     """An AudioSource that plays a file: WAV, FLAC, MP3, OGG and what else libsndfile reads.
 
@@ -185,7 +196,7 @@ def _open(path: Path) -> soundfile.SoundFile:
     try:
         if path.stat().st_size == 0:
             raise SourceError(f"{path}: the file is empty (0 bytes)", "Record it again, or leave it out.")
-        file = soundfile.SoundFile(path)
+        file = _Straight(path)
     except PermissionError as error:
         raise SourceError(f"{path}: not readable for this user", f"Try: chmod a+r {path}") from error
     except soundfile.LibsndfileError as error:

@@ -1,0 +1,291 @@
+"""The publisher: what the daemon wants said, said to the broker, however often the broker goes away.
+
+The pipeline's thread calls event, set_alarm, score, health and set_available: they put a row into the outbox
+or replace a value, and return. The publisher's one thread does all the rest: it alone touches the network.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from echo_stream.deliver.messages import OFFLINE, ONLINE, Payload
+from echo_stream.deliver.mqtt_broker import Broker, BrokerAway, BrokerRefuses, BrokerTooOld
+from echo_stream.deliver.mqtt_connection import Connection, Protocol, Will
+from echo_stream.deliver.mqtt_mailbox import Mailbox
+from echo_stream.deliver.mqtt_session import Session
+from echo_stream.deliver.outbox import Outbox
+from echo_stream.deliver.topics import Topics
+from echo_stream.errors import DeliveryError
+
+_WILL_DELAY_S = 15
+_SESSION_EXPIRY_S = 60
+_STEADY_S = 10.0
+"""A connection that held for this long was a good one: the next outage begins with short waits again."""
+_TURN_S = 1.0
+_TEND_S = 60.0
+_STOP_SHARE = 0.8
+_FAREWELL_SHARE = 0.3
+"""Of the time to stop, what is left at most for draining and good-bye, and of that for the good-bye."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """How delivery stands, for metrics."""
+
+    connected: bool
+    published: int
+    """Events that the broker acknowledged since the start."""
+    dropped: int
+    """Events that a full outbox gave up since the start."""
+    outbox_depth: int
+    """Events that wait for their acknowledgement."""
+    outbox_unsaved: int
+    """Of these, events that the disk did not take."""
+    connections: int
+    """Times that the broker let us in since the start."""
+    last_error: str
+    """Why the connection is away, or was last; empty where it never was."""
+
+
+class Publisher:
+    """The MQTT side of the daemon.
+
+    Args:
+        broker: Where the broker is and how it lets us in.
+        node: Name of this PC in the topics.
+        machines: Id and name of each machine.
+        outbox_path: Where events wait until they are acknowledged.
+        topic_root: First levels of all topics.
+        protocol: 5, falling back to 3 (3.1.1) where the broker refuses it, or 3.
+        outbox_max_rows: Bound of the outbox.
+        outbox_max_age_s: Bound of the outbox.
+        score_interval_s: At most one score of a machine in this time.
+        score_expiry_s: When the broker forgets a score that it could not deliver (MQTT 5).
+        retry_min_s: First wait before connecting again; it doubles, with jitter, up to retry_max_s.
+        retry_max_s: Longest wait while the broker is away.
+        refused_retry_s: Wait after the broker refused us.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        node: str,
+        machines: Mapping[str, str],
+        outbox_path: Path,
+        topic_root: str = "echo-stream",
+        protocol: Protocol = 5,
+        outbox_max_rows: int = 100_000,
+        outbox_max_age_s: float = 30 * 86_400.0,
+        score_interval_s: float = 1.0,
+        score_expiry_s: int = 30,
+        retry_min_s: float = 1.0,
+        retry_max_s: float = 60.0,
+        refused_retry_s: float = 60.0,
+    ) -> None:
+        self.topics = Topics(topic_root, node)
+        self.outbox = Outbox(outbox_path, max_rows=outbox_max_rows, max_age_s=outbox_max_age_s)
+        self._broker = broker
+        self._protocol: Protocol = protocol
+        self._machines = dict(machines)
+        self._mailbox = Mailbox(score_interval_s)
+        self._score_expiry_s = score_expiry_s
+        self._retry_min_s = retry_min_s
+        self._retry_max_s = retry_max_s
+        self._refused_retry_s = refused_retry_s
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._stopping = threading.Event()
+        self._stop_at_s = 0.0
+        self._connected = False
+        self._connections = 0
+        self._published = 0
+        self._last_error = ""
+        self._trouble = ""
+        self._tend_at_s = 0.0
+        self._mailbox.keep(self.topics.status, ONLINE)
+        for machine in self._machines:
+            self.set_available(machine, False)
+
+    # What the daemon calls. None of it waits for the network, none of it raises because of it.
+
+    def start(self) -> None:
+        """Begin to connect; returns at once."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """Send what waits, say offline, disconnect, all within `timeout_s`; whether all events were sent."""
+        self._stop_at_s = time.monotonic() + timeout_s * _STOP_SHARE
+        self._stopping.set()
+        self._mailbox.wake()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            log.warning("the publisher did not stop in time", timeout_s=timeout_s)
+            return False
+        self.outbox.close()
+        self._mailbox.close()
+        return self.outbox.depth == 0
+
+    def next_seq(self, machine: str) -> int:
+        """The sequence number for the next event of a machine."""
+        return self.outbox.next_seq(machine)
+
+    def event(self, payload: Payload, *, snapshot: dict[str, Any] | None = None) -> None:
+        """An alarm transition, or its completed evidence: on disk when this returns, sent until acknowledged.
+
+        Args:
+            payload: From `messages.event` or `messages.evidence`.
+            snapshot: State of the machine's alarm after it, for `outbox.snapshot` after a restart; kept in
+                the same transaction.
+        """
+        machine = payload["machine"]
+        what = "event" if "seq" in payload else "evidence"
+        self.outbox.put(
+            machine,
+            self.topics.of(machine, what),
+            payload,
+            now_s=time.time(),
+            key=f"{what} {payload.get('level', '')}",
+            snapshot=snapshot,
+        )
+        self._mailbox.wake()
+
+    def set_alarm(self, machine: str, payload: Payload) -> None:
+        """The retained state of a machine's alarm, from `messages.alarm_state`."""
+        self._mailbox.keep(self.topics.of(machine, "alarm"), _json(payload))
+
+    def health(self, machine: str, payload: Payload) -> None:
+        """The retained health of a machine, from `messages.health`."""
+        self._mailbox.keep(self.topics.of(machine, "health"), _json(payload), qos=0)
+
+    def set_available(self, machine: str, available: bool) -> None:
+        """Whether capture and bank of a machine work; offline until this says otherwise."""
+        self._mailbox.keep(self.topics.of(machine, "availability"), ONLINE if available else OFFLINE)
+
+    def score(self, machine: str, payload: Payload) -> None:
+        """The newest score, from `messages.score`; those between two messages are not sent."""
+        self._mailbox.score(self.topics.of(machine, "score"), _json(payload), self._score_expiry_s)
+
+    @property
+    def connected(self) -> bool:
+        """The broker has let us in and the connection stands, as far as is known."""
+        return self._connected
+
+    @property
+    def alive(self) -> bool:
+        """The publisher's thread runs."""
+        return self._thread.is_alive()
+
+    def counters(self) -> Counters:
+        """How delivery stands."""
+        return Counters(
+            connected=self._connected,
+            published=self._published,
+            dropped=self.outbox.dropped,
+            outbox_depth=self.outbox.depth,
+            outbox_unsaved=self.outbox.unsaved,
+            connections=self._connections,
+            last_error=self._last_error,
+        )
+
+    # The publisher's thread.
+
+    def _run(self) -> None:
+        wait_s = self._retry_min_s
+        while not self._stopping.is_set():
+            self._tend()
+            began_s = time.monotonic()
+            try:
+                self._talk()
+            except BrokerTooOld as error:
+                log.warning("the broker does not speak MQTT 5: going on with 3.1.1", reason=error.message)
+                self._protocol = 3
+            except BrokerRefuses as error:
+                self._troubled("refused", error)
+                self._rest(self._refused_retry_s)
+            except BrokerAway as error:
+                self._troubled("away", error)
+                if time.monotonic() - began_s > _STEADY_S:
+                    wait_s = self._retry_min_s
+                self._rest(wait_s)
+                wait_s = min(2 * wait_s, self._retry_max_s)
+
+    def _talk(self) -> None:
+        """One connection, until it ends or we are to stop.
+
+        Raises:
+            BrokerAway: Not reachable, or gone.
+            BrokerRefuses: It does not let us in.
+        """
+        connection = Connection(
+            self._broker,
+            client_id=f"{self.topics.root}-{self.topics.node}",
+            protocol=self._protocol,
+            session_expiry_s=_SESSION_EXPIRY_S,
+            will=Will(self.topics.status, OFFLINE, _WILL_DELAY_S),
+        )
+        try:
+            connection.open()
+            self._arrived()
+            session = Session(connection, self.outbox, self._mailbox, refused_retry_s=self._refused_retry_s)
+            while not self._stopping.is_set():
+                self._published += session.turn(_TURN_S)
+                self._tend()
+            self._leave(session)
+        finally:
+            self._connected = False
+            connection.drop()
+
+    def _arrived(self) -> None:
+        self._connected = True
+        self._connections += 1
+        self._trouble = ""
+        log.info(
+            "connected to the broker",
+            host=self._broker.host,
+            port=self._broker.port,
+            protocol="5" if self._protocol == 5 else "3.1.1",
+            waiting=self.outbox.depth,
+        )
+
+    def _leave(self, session: Session) -> None:
+        """Drain, keeping a part of the time for the good-bye."""
+        drained_by_s = self._stop_at_s - (self._stop_at_s - time.monotonic()) * _FAREWELL_SHARE
+        while not session.idle and (left_s := drained_by_s - time.monotonic()) > 0:
+            self._published += session.turn(left_s)
+        topics = [self.topics.of(machine, "availability") for machine in self._machines]
+        self._published += session.farewell([*topics, self.topics.status], self._stop_at_s)
+
+    def _troubled(self, trouble: str, error: DeliveryError) -> None:
+        self._last_error = error.message
+        if trouble != self._trouble:
+            log.warning(
+                "the broker refuses us" if trouble == "refused" else "the broker is away",
+                reason=error.message,
+                hint=error.hint or "listening goes on; events wait in the outbox",
+            )
+        self._trouble = trouble
+
+    def _rest(self, wait_s: float) -> None:
+        # With jitter, so that many daemons do not come back at once.
+        self._stopping.wait(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+
+    def _tend(self) -> None:
+        if time.monotonic() >= self._tend_at_s:
+            self.outbox.tend(time.time())
+            self._tend_at_s = time.monotonic() + _TEND_S
+
+
+def _json(payload: Payload) -> str:
+    return json.dumps(payload, separators=(",", ":"), allow_nan=False)

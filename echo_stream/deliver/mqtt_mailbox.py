@@ -1,0 +1,100 @@
+"""Where the pipeline leaves what only counts in its newest version: states and scores. Any thread.
+
+It is no third meeting place of the threads beside ring and outbox: losing what is in here loses nothing, the
+next value replaces it, and whoever reconnects asks for all of it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """A message of which only the newest counts."""
+
+    topic: str
+    payload: str
+    qos: int
+    retain: bool
+    expiry_s: int | None = None
+
+
+class Mailbox:
+    """Retained states, each sent when it changed and all at every connection, and scores, each sent once.
+
+    Args:
+        score_interval_s: At most one score of a topic in this time.
+    """
+
+    def __init__(self, score_interval_s: float) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[str, Latest] = {}
+        self._changed: dict[str, None] = {}
+        self._scores: dict[str, Latest] = {}
+        self._score_due_s: dict[str, float] = {}
+        self._score_interval_s = score_interval_s
+        self._wake_in, self.wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self.wake_out.setblocking(False)
+
+    def keep(self, topic: str, payload: str, qos: int = 1) -> None:
+        """Set a retained state; the same again is not sent again."""
+        latest = Latest(topic, payload, qos, retain=True)
+        with self._lock:
+            if self._kept.get(topic) == latest:
+                return
+            self._kept[topic] = latest
+            self._changed[topic] = None
+        self.wake()
+
+    def score(self, topic: str, payload: str, expiry_s: int) -> None:
+        """Replace a score that was not sent yet."""
+        with self._lock:
+            self._scores[topic] = Latest(topic, payload, 0, retain=False, expiry_s=expiry_s)
+        self.wake()
+
+    def announce_all(self) -> None:
+        """All states are to be sent again; scores from before are stale."""
+        with self._lock:
+            self._changed = dict.fromkeys(self._kept)
+            self._scores.clear()
+
+    def take(self, room: int) -> list[Latest]:
+        """What is to be sent now: at most `room` states, and scores, which nobody acknowledges."""
+        now_s = time.monotonic()
+        with self._lock:
+            taken = [self._kept[topic] for topic in list(self._changed)[: max(room, 0)]]
+            for latest in taken:
+                del self._changed[latest.topic]
+            for topic in [topic for topic in self._scores if now_s >= self._score_due_s.get(topic, 0.0)]:
+                taken.append(self._scores.pop(topic))
+                self._score_due_s[topic] = now_s + self._score_interval_s
+        return taken
+
+    def due_s(self, limit_s: float) -> float:
+        """How long `take` has nothing more to give, at most `limit_s`, unless `wake` is called."""
+        now_s = time.monotonic()
+        with self._lock:
+            due = [self._score_due_s.get(topic, 0.0) - now_s for topic in self._scores]
+        return max(0.0, min([limit_s, *due]))
+
+    def wake(self) -> None:
+        """Make `wake_out` readable."""
+        # A full pipe wakes as well; a closed one belongs to a publisher that has stopped.
+        with contextlib.suppress(OSError):
+            self._wake_in.send(b".")
+
+    def hush(self) -> None:
+        """Empty `wake_out`."""
+        with contextlib.suppress(BlockingIOError):
+            self.wake_out.recv(4096)
+
+    def close(self) -> None:
+        """Nothing is sent any more."""
+        self._wake_in.close()
+        self.wake_out.close()

@@ -140,7 +140,7 @@ def _require_reachable(program: Path) -> None:
             raise EchoStreamError(
                 f"{what} is {found}, where the service cannot see it (ProtectHome, PrivateTmp)",
                 "install into /opt: /usr/bin/python3 -m venv /opt/echo-stream && "
-                "/opt/echo-stream/bin/pip install echo-stream, then run install-service from there",
+                "/opt/echo-stream/bin/pip install PROJECT, then run install-service from there",
             )
 
 

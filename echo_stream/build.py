@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterable
+from time import monotonic
 
+from echo_stream.capture.shared import Shared
 from echo_stream.capture.sources import AudioSource
 from echo_stream.config import (
     Config,
@@ -13,13 +15,17 @@ from echo_stream.config import (
     RecordingSource,
     SimulatedSource,
 )
+from echo_stream.deliver.mqtt import Publisher
+from echo_stream.deliver.mqtt_connection import Broker
 from echo_stream.detect.alarm import Alarm
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.calibration import Calibration, TripLevel
 from echo_stream.detect.scorer import Scorer
+from echo_stream.detect.versions import BankVersions
 from echo_stream.encode.encoder import Encoder, make_encoder
-from echo_stream.errors import BankError, SourceError
+from echo_stream.errors import BankError
 from echo_stream.pipeline import Ear, Station
+from echo_stream.service.health import Health
 from echo_stream.types import AlarmLevel
 
 DAYS_A_MONTH = 30.0
@@ -39,18 +45,33 @@ def encoder_of(config: Config) -> Encoder:
     return make_encoder(settings.kind, window_s=settings.window_s)
 
 
-def source_of(machine: Machine) -> AudioSource:
-    """The machine's source, opened.
+def sources_of(machines: Iterable[Machine]) -> dict[str, AudioSource]:
+    """The source of each machine, opened, with the machine's one channel; a device is opened once for all.
 
     Raises:
-        SourceError: there is no such device or file.
+        SourceError: there is no such device, file or channel.
     """
+    by_device: dict[object, list[Machine]] = {}
+    for machine in machines:
+        source = machine.source
+        mine = (source.device, source.sample_rate_hz) if isinstance(source, Microphone) else machine.id
+        by_device.setdefault(mine, []).append(machine)
+    views: dict[str, AudioSource] = {}
+    for together in by_device.values():
+        channels = [getattr(machine.source, "channel", 0) for machine in together]
+        shared = Shared(_open(together[0], max(channels) + 1))
+        for machine, channel in zip(together, channels, strict=True):
+            views[machine.id] = shared.view(channel)
+    return views
+
+
+def _open(machine: Machine, channels: int) -> AudioSource:
     # Each source is imported where it is chosen: PortAudio is needed by microphones only.
     source = machine.source
     if isinstance(source, Microphone):
         from echo_stream.capture.microphone import Microphone as Device  # noqa: PLC0415
 
-        return Device(source.device, sample_rate_hz=source.sample_rate_hz, channels=source.channel + 1)
+        return Device(source.device, source.sample_rate_hz, channels)
     if isinstance(source, RecordingSource):
         from echo_stream.capture.recordings import Recording  # noqa: PLC0415
 
@@ -59,33 +80,16 @@ def source_of(machine: Machine) -> AudioSource:
         from echo_stream.capture.simulated import Simulated  # noqa: PLC0415
 
         return Simulated(
-            seed=source.seed,
-            sample_rate_hz=source.sample_rate_hz,
+            source.seed,
+            source.sample_rate_hz,
+            [(fault.start_s, fault.end_s, fault.kind) for fault in source.faults],
             pace=source.pace,
-            faults=[(fault.start_s, fault.end_s, fault.kind) for fault in source.faults],
-            start_s=source.start_s,
             duration_s=source.duration_s,
+            start_s=source.start_s,
         )
-    from echo_stream.capture.stdin import Stdin  # noqa: PLC0415
+    from echo_stream.capture.stdin import RawPcm  # noqa: PLC0415
 
-    return Stdin(
-        sys.stdin.fileno(), sample_rate_hz=source.sample_rate_hz, pcm=source.format, channels=source.channels
-    )
-
-
-def channel_of(machine: Machine, source: AudioSource) -> int:
-    """Index of the machine's channel.
-
-    Raises:
-        SourceError: the source has fewer.
-    """
-    channel: int = getattr(machine.source, "channel", 0)
-    if channel >= source.channels:
-        raise SourceError(
-            f"{source.description}: there is no channel {channel}: it has {source.channels}",
-            f"channels count from 0; correct source.channel of machine {machine.id}",
-        )
-    return channel
+    return RawPcm(source.sample_rate_hz, source.format, source.channels)
 
 
 def bank_of(machine: Machine) -> NormalBank:
@@ -115,22 +119,14 @@ def trip_levels(machine: Machine, calibration: Calibration) -> dict[AlarmLevel, 
     }
 
 
-def station_of(config: Config, machine: Machine, source: AudioSource, encoder: Encoder) -> Station:
-    """Source, bank and alarms of one machine, put together.
-
-    Raises:
-        BankError: its bank is missing or damaged.
-        BankMismatch: its bank is for another encoder, rate or window.
-    """
-    cut = config.encoder
-    bank = bank_of(machine)
-    bank.require(encoder.identity, source.sample_rate_hz, cut.window_s, cut.hop_s)
+def alarms_of(machine: Machine, bank: NormalBank) -> tuple[Alarm, ...]:
+    """The warning and the alarm of a machine, with trip levels from its bank."""
     calibration = Calibration.from_json(bank.calibration)
-    alarms = tuple(
+    return tuple(
         Alarm(
             machine=machine.id,
             level=level,
-            sample_rate_hz=source.sample_rate_hz,
+            sample_rate_hz=bank.sample_rate_hz,
             trip=trip.level,
             clear=calibration.clear_level(trip.level, machine.alarm.dead_band),
             on_delay_s=machine.alarm.on_delay_s,
@@ -140,6 +136,57 @@ def station_of(config: Config, machine: Machine, source: AudioSource, encoder: E
         )
         for level, trip in trip_levels(machine, calibration).items()
     )
-    keep_s = config.evidence.pre_roll_s + config.evidence.post_roll_s + 10.0
-    ear = Ear(machine.id, source, cut.window_s, cut.hop_s, channel_of(machine, source), keep_s)
-    return Station(ear, Scorer(bank), alarms)
+
+
+def station_of(config: Config, machine: Machine, source: AudioSource, encoder: Encoder) -> Station:
+    """Source, bank and alarms of one machine, put together.
+
+    Raises:
+        BankError: its bank is missing or damaged.
+        BankMismatch: its bank is for another encoder, rate or window.
+    """
+    cut, evidence = config.encoder, config.evidence
+    bank = bank_of(machine)
+    bank.require(encoder.identity, source.sample_rate_hz, cut.window_s, cut.hop_s)
+    ear = Ear(
+        machine.id,
+        source,
+        cut.window_s,
+        cut.hop_s,
+        keep_s=evidence.pre_roll_s + evidence.post_roll_s + 10.0,
+        live=getattr(machine.source, "pace", "realtime") == "realtime",
+    )
+    return Station(
+        ear=ear,
+        bank=bank,
+        bank_id=BankVersions(machine.bank).accepted or "",
+        scorer=Scorer(bank),
+        alarms=alarms_of(machine, bank),
+        health=Health(machine.id, cut.hop_s, monotonic()),
+    )
+
+
+def publisher_of(config: Config) -> Publisher:
+    """The MQTT side, not started yet."""
+    mqtt, tls = config.mqtt, config.mqtt.tls
+    broker = Broker(
+        host=mqtt.host,
+        port=mqtt.port,
+        username=mqtt.username,
+        password_file=mqtt.password_file,
+        tls=tls.on,
+        ca_file=tls.ca_file,
+        cert_file=tls.cert_file,
+        key_file=tls.key_file,
+    )
+    return Publisher(
+        broker,
+        node=config.node,
+        machines={machine.id: machine.title for machine in config.machines},
+        outbox_path=config.state_dir / "outbox.sqlite",
+        topic_root=mqtt.topic_root,
+        protocol=mqtt.protocol,
+        outbox_max_rows=config.outbox.max_rows,
+        outbox_max_age_s=config.outbox.max_days * 86_400,
+        score_interval_s=mqtt.score_interval_s,
+    )

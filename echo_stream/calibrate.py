@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from echo_stream.build import bank_of, channel_of, encoder_of, source_of, trip_levels
+from echo_stream.build import bank_of, encoder_of, sources_of, trip_levels
 from echo_stream.capture.recordings import Recording, find_recordings
 from echo_stream.capture.sanity import inspect
+from echo_stream.capture.shared import Shared
 from echo_stream.capture.sources import AudioSource
 from echo_stream.config import Config, Machine
 from echo_stream.detect.bank import NormalBank
@@ -104,7 +105,7 @@ def fit_from_recordings(
     enrolled: list[Enrolled] = []
     for n, file in enumerate(files):
         say(n, len(files), file.name)
-        recording = Recording(file, pace="fast")
+        recording = _recording(machine, file)
         _check_rate(machine, file, recording.sample_rate_hz)
         enrolled += _enrol(config, machine, encoder, recording, name=str(file), condition=condition)
     return _fit(config, machine, encoder, enrolled, sample_rate_hz=recording.sample_rate_hz, accept=accept)
@@ -120,7 +121,7 @@ def fit_from_source(
         BankError: there is too little of it.
     """
     encoder = encoder_of(config)
-    source = source_of(machine)
+    source = sources_of([machine])[machine.id]
     wanted_s = minutes * 60
 
     def heard(window: Window) -> bool:
@@ -144,7 +145,7 @@ def score_recordings(config: Config, machine: Machine, paths: Sequence[Path]) ->
     scorer = Scorer(bank)
     trip = trip_levels(machine, Calibration.from_json(bank.calibration))[AlarmLevel.ALARM].level
     for file in find_recordings(paths):
-        with closing(Recording(file, pace="fast")) as recording:
+        with closing(_recording(machine, file)) as recording:
             rate = recording.sample_rate_hz
             bank.require(encoder.identity, rate, cut.window_s, cut.hop_s)
             windows = _windows(config, machine, recording)
@@ -166,6 +167,12 @@ def score_recordings(config: Config, machine: Machine, paths: Sequence[Path]) ->
                 }
 
 
+def _recording(machine: Machine, file: Path) -> AudioSource:
+    """A file, as fast as possible, with the machine's channel; of a file of one channel, that one."""
+    recording = Recording(file, pace="fast")
+    return Shared(recording).view(min(getattr(machine.source, "channel", 0), recording.channels - 1))
+
+
 def _windows(config: Config, machine: Machine, source: AudioSource) -> Iterator[Window]:
     """Windows of a source, cut as the daemon will cut them; a SourceError where there is not one."""
     cut = config.encoder
@@ -173,7 +180,6 @@ def _windows(config: Config, machine: Machine, source: AudioSource) -> Iterator[
     for window in windows_of(
         source,
         machine=machine.id,
-        channel=channel_of(machine, source),
         window_s=cut.window_s,
         hop_s=cut.hop_s,
     ):

@@ -18,6 +18,7 @@ from echo_stream.detect.alarm import Alarm
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
+from echo_stream.service.health import Health
 from echo_stream.types import AlarmEvent, Features, Score, Window
 
 Scored = tuple[Window, Score]
@@ -31,13 +32,12 @@ OFF = "off"
 
 @dataclass(slots=True)
 class Ear:
-    """One channel of one source, cut into windows."""
+    """A source of one channel, cut into windows."""
 
     machine: str
     source: AudioSource
     window_s: float
     hop_s: float
-    channel: int = 0
     keep_s: float = 1.0
     """Sound kept behind the newest window, as evidence."""
     live: bool = False
@@ -56,7 +56,7 @@ class Ear:
             block = self.source.read()
             if block is None:
                 break
-            self.slicer.push(block.samples[:, self.channel], block.start, block.gap)
+            self.slicer.push(block.samples[:, 0], block.start, block.gap)
         if self.slicer.pending * self.hop_s > max(BEHIND_S, self.hop_s):
             self.slicer.skip_to_newest()
         cut = self.slicer.pop()
@@ -74,8 +74,10 @@ class Station:
 
     ear: Ear
     bank: NormalBank
+    bank_id: str
     scorer: Scorer
     alarms: tuple[Alarm, ...]
+    health: Health
     last: Scored | None = None
 
     def judge(self, scored: Scored) -> Iterator[AlarmEvent]:
@@ -132,11 +134,9 @@ def due(ears: Iterable[Ear]) -> list[Window]:
     return [window for ear in ears if (window := ear.window()) is not None]
 
 
-def windows_of(
-    source: AudioSource, *, machine: str = "", channel: int = 0, window_s: float, hop_s: float
-) -> Iterator[Window]:
-    """All windows of a source, in order, until it ends."""
-    ear = Ear(machine, source, window_s, hop_s, channel)
+def windows_of(source: AudioSource, *, machine: str = "", window_s: float, hop_s: float) -> Iterator[Window]:
+    """All windows of a source of one channel, in order, until it ends."""
+    ear = Ear(machine, source, window_s, hop_s)
     while True:
         if (window := ear.window()) is not None:
             yield window

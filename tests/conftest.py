@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.broker import MosquittoBroker, mosquitto
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -18,3 +21,10 @@ def recordings() -> Path:
             f"REAL RECORDINGS MISSING: {folder} is not there, so nothing was measured on real machines"
         )
     return folder
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[MosquittoBroker]:
+    """A plain mosquitto on 127.0.0.1."""
+    with mosquitto(tmp_path) as running:
+        yield running

@@ -15,6 +15,7 @@ from echo_stream.cli.common import (
     pick,
     print_json,
     progress,
+    quiet,
     read_config,
 )
 
@@ -75,6 +76,7 @@ def fit_normal(
     """
     from echo_stream.calibrate import fit_from_recordings, fit_from_source
 
+    quiet()
     settings = read_config(config)
     paths = [*(recordings or []), *(more or [])]
     with progress("fitting" if paths else "listening") as say:
@@ -98,6 +100,7 @@ def score(
     """Score recordings against the machine's bank: one JSON object a window."""
     from echo_stream.calibrate import score_recordings
 
+    quiet()
     settings = read_config(config)
     for line in score_recordings(settings, pick(settings, machine), recordings):
         print_json(line)
@@ -108,15 +111,18 @@ def devices(as_json: JsonOption = False) -> None:
     """List inputs with what to write into the configuration for each."""
     from dataclasses import asdict
 
-    from echo_stream.capture.microphone import list_inputs
+    from echo_stream.capture.devices import list_inputs
 
+    quiet()
     inputs = list_inputs()
     if as_json:
         print_json([asdict(device) for device in inputs])
         return
     for device in inputs:
-        print(f"{device.name}  ({device.host_api}, {device.channels} channels)")
-        print(f"    source: {device.configuration}")
+        rate = f"channel: 0, sample_rate_hz: {device.sample_rate_hz}"
+        source = f'{{kind: microphone, device: "{device.write}", {rate}}}'
+        print(f"{', '.join(device.names)}  ({device.host_api}, {device.channels} channels)")
+        print(f"    source: {source}")
     if not inputs:
         print("no input devices; is the microphone plugged in, and are you in the group audio?")
 
@@ -148,8 +154,7 @@ def fetch_model(
     """Download ECHO's weights and write down which they are."""
     from echo_stream.encode.fetch import fetch_model as fetch
 
-    with progress("downloading") as say:
-        print(fetch(name, into, revision=revision, progress=say))
+    print(fetch(name, into / name.rpartition("/")[2], revision))
 
 
 @app.command()

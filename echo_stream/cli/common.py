@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,10 +26,15 @@ MachineOption = Annotated[str, typer.Option("--machine", "-m", help="id of the m
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document for programs")]
 
 
-class Progress(Protocol):
-    """Says how far a long work is: done and total in any unit, and what is at hand."""
+Progress = Callable[[float, float, str], None]
+"""Says how far a long work is: done and total in any unit, and what is at hand."""
 
-    def __call__(self, done: float, total: float, what: str = "") -> None: ...  # noqa: D102
+
+def quiet() -> None:
+    """Only what is wrong is logged, on standard error: standard output is the command's own."""
+    from echo_stream.service.logs import configure
+
+    configure(level="warning")
 
 
 def read_config(path: Path | None) -> Config:
@@ -67,7 +72,7 @@ def progress(what: str) -> Iterator[Progress]:
     with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
 
-        def update(done: float, total: float, at: str = "") -> None:
+        def update(done: float, total: float, at: str) -> None:
             bar.update(task, completed=done, total=total, description=f"{what} {at}".rstrip())
 
         yield update

@@ -1,0 +1,146 @@
+"""From the corridor to those who are told: transitions get wall time, id and payload. Pipeline thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from echo_stream.deliver import messages
+from echo_stream.deliver.messages import LevelState
+from echo_stream.deliver.mqtt import Publisher
+from echo_stream.errors import EchoStreamError
+from echo_stream.pipeline import Scored, Station
+from echo_stream.types import AlarmEvent, AlarmLevel, AlarmState
+
+log = structlog.get_logger()
+
+
+class Announcer:
+    """Turns what the corridor finds into messages, and keeps with each what a restart must know.
+
+    Args:
+        node: name of this PC.
+        names: what people call each machine.
+        publisher: takes the messages; never waits for the network.
+    """
+
+    def __init__(self, node: str, names: Mapping[str, str], publisher: Publisher) -> None:
+        self._node = node
+        self._names = names
+        self._publisher = publisher
+        self._levels: dict[str, dict[AlarmLevel, LevelState]] = {}
+
+    def restore(self, station: Station) -> None:
+        """Puts a machine's alarms where they stood when the daemon last ran, and says so to the broker."""
+        machine = station.ear.machine
+        saved = self._publisher.outbox.snapshot(machine)
+        levels = {alarm.level: LevelState() for alarm in station.alarms}
+        if saved is not None:
+            away_s = (datetime.now(UTC) - datetime.fromisoformat(saved["at"])).total_seconds()
+            for alarm in station.alarms:
+                try:
+                    alarm.restore(saved["alarms"][alarm.level], away_s=away_s)
+                    levels[alarm.level] = _level_from(saved["levels"][alarm.level])
+                except (EchoStreamError, KeyError) as error:
+                    log.warning("an alarm begins anew", machine=machine, level=alarm.level, reason=str(error))
+        self._levels[machine] = levels
+        self._set_alarm(machine, datetime.now(UTC))
+
+    def tell(self, station: Station, event: AlarmEvent) -> None:
+        """A transition: log line, outbox, retained state."""
+        source, machine = station.ear.source, event.machine
+        ts = source.time_of(event.at)
+        onset = None if event.onset is None else source.time_of(event.onset)
+        event_id = messages.new_event_id(ts)
+        was = self._levels[machine][event.level]
+        since = was.since if event.before == event.after else ts
+        self._levels[machine][event.level] = LevelState(event.after, event.active, since, onset, event_id)
+        payload = messages.event(
+            event,
+            node=self._node,
+            event_id=event_id,
+            seq=self._publisher.next_seq(machine),
+            ts=ts,
+            onset_ts=onset,
+            score=station.last[1] if station.last else None,
+            bank_id=station.bank_id,
+            bank_sha256=station.bank.sha256,
+            coverage_10m=station.health.coverage(monotonic()),
+        )
+        self._publisher.event(payload, snapshot=self._snapshot(station, ts))
+        self._set_alarm(machine, ts)
+        say = log.warning if event.active else log.info
+        say(
+            f"{event.level} {event.before} -> {event.after}",
+            machine=machine,
+            cause=event.cause,
+            at_s=round(event.at / source.sample_rate_hz, 3),
+            score=payload["score"],
+            threshold=payload["threshold"],
+            event_id=event_id,
+        )
+
+    def score(self, station: Station, scored: Scored) -> None:
+        """The newest score of a machine, as telemetry."""
+        window, score = scored
+        trips = {alarm.level: alarm.trip for alarm in station.alarms}
+        payload = messages.score(
+            score,
+            node=self._node,
+            machine=window.machine,
+            ts=window.captured_at,
+            threshold=trips[AlarmLevel.ALARM],
+            warning_threshold=trips[AlarmLevel.WARNING],
+        )
+        self._publisher.score(window.machine, payload)
+
+    def health(self, station: Station, capture: str, versions: Mapping[str, str]) -> None:
+        """How well a machine is being listened to."""
+        found = station.health.snapshot(monotonic())
+        payload = messages.health(
+            node=self._node,
+            machine=station.ear.machine,
+            ts=datetime.now(UTC),
+            capture=capture,
+            coverage_10m=found["coverage_10m"],
+            level_dbfs=found["level_dbfs"],
+            overruns=found["gaps"],
+            lost_samples=found["samples_lost"],
+            real_time_factor=found["real_time_factor"],
+            versions=versions,
+            counters={"windows_scored": found["windows_scored"], "hops_skipped": found["hops_skipped"]},
+        )
+        self._publisher.health(station.ear.machine, payload)
+
+    def _set_alarm(self, machine: str, ts: datetime) -> None:
+        name, levels = self._names[machine], self._levels[machine]
+        payload = messages.alarm_state(node=self._node, machine=machine, name=name, ts=ts, levels=levels)
+        self._publisher.set_alarm(machine, payload)
+
+    def _snapshot(self, station: Station, at: datetime) -> dict[str, Any]:
+        """What `restore` needs, kept in one transaction with the event that led here."""
+        levels = self._levels[station.ear.machine]
+        return {
+            "at": messages.timestamp(at),
+            "alarms": {alarm.level.value: alarm.snapshot() for alarm in station.alarms},
+            "levels": {level.value: _level_to(state) for level, state in levels.items()},
+        }
+
+
+def _level_to(state: LevelState) -> dict[str, Any]:
+    return {
+        "state": state.state.value,
+        "active": state.active,
+        "since": state.since and messages.timestamp(state.since),
+        "onset": state.onset and messages.timestamp(state.onset),
+        "event_id": state.event_id,
+    }
+
+
+def _level_from(saved: Mapping[str, Any]) -> LevelState:
+    times = {key: saved[key] and datetime.fromisoformat(saved[key]) for key in ("since", "onset")}
+    return LevelState(AlarmState(saved["state"]), saved["active"], event_id=saved["event_id"], **times)

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Literal
 
+import structlog
+
 from echo_stream.capture.simulate import Fault, FaultKind, Scenario, SimulatedMachine
 from echo_stream.capture.sources import Anchor
 from echo_stream.types import AudioBlock
+
+log = structlog.get_logger()
 
 _SHORTEST_S: Final = 0.01
 _LONGEST_S: Final = 0.5
@@ -56,6 +60,12 @@ class Simulated:
         self._position = 0
         self._anchor = Anchor.now(0, sample_rate_hz)
         self._begun_s = time.monotonic()
+        log.info(
+            "simulated stream begins",
+            seed=seed,
+            at=self._anchor.utc.isoformat(),
+            faults=[f"{kind} {begin_s:g} to {end_s:g} s" for begin_s, end_s, kind in faults],
+        )
 
     @property
     def ended(self) -> bool:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ import pytest
 T = TypeVar("T")
 REPOSITORY = Path(__file__).parents[2]
 UNIT = REPOSITORY / "echo_stream" / "service" / "echo-stream.service"
+PROGRAM = "/opt/echo-stream/bin/echo-stream"
 _ETC = [
     *("passwd", "group", "login.defs", "nsswitch.conf", "ld.so.cache", "ld.so.conf", "ld.so.conf.d"),
     *("pam.d", "security", "dbus-1", "alternatives", "ssl", "localtime", "alsa"),
@@ -121,6 +122,29 @@ class Container:
         self.run("journalctl", "--sync")
         text = self.run("journalctl", "--no-pager", "--output=json", f"--unit={unit}", *more)
         return [json.loads(line) for line in text.splitlines()]
+
+    @contextlib.contextmanager
+    def overruled(self, text: str) -> Iterator[None]:
+        """A drop-in of the service, as `systemctl edit` writes it, for as long as this lasts."""
+        override = self.root / "etc/systemd/system/echo-stream.service.d/override.conf"
+        override.parent.mkdir(exist_ok=True)
+        override.write_text(text)
+        self.run("systemctl", "daemon-reload")
+        try:
+            yield
+        finally:
+            override.unlink()
+            self.run("systemctl", "daemon-reload")
+
+    def install(self) -> str:
+        """What `install-service` reports."""
+        return self.python(f"install_service(Path({PROGRAM!r}))")
+
+    def python(self, call: str) -> str:
+        """What a call of something in `service.install`, as root, writes to stdout."""
+        code = "import sys; sys.path.insert(0, '/opt/echo-stream/src')\nfrom pathlib import Path\n"
+        code += f"from echo_stream.service.install import *\n{call}"
+        return self.run("/opt/echo-stream/bin/python3", "-c", code)
 
     def shut_down(self) -> None:
         """Powers off, by force after 20 s."""

@@ -1,43 +1,10 @@
-"""The service on a real systemd, in a container that boots once for this file."""
+"""Installing, and the unit's protections, on a real systemd in a container."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-import pytest
-
-from tests.service.container import Container, missing
-
-pytestmark = pytest.mark.skipif(bool(missing()), reason=f"SYSTEMD NOT TESTED FOR REAL: {missing()}")
-
-PROGRAM = "/opt/echo-stream/bin/echo-stream"
-
-
-@pytest.fixture(scope="module")
-def computer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
-    """A PC with echo-stream's files and nothing installed."""
-    container = Container(tmp_path_factory.mktemp("nspawn") / "root")
-    shutil.copy(Path(__file__).with_name("probe.py"), container.root / "opt" / "echo-stream")
-    try:
-        container.boot()
-        yield container
-    finally:
-        container.shut_down()
-
-
-def service(computer: Container, call: str) -> str:
-    """What a function of `service.install` reports, called as root inside."""
-    code = "import sys; sys.path.insert(0, '/opt/echo-stream/src')\nfrom pathlib import Path\n"
-    code += f"from echo_stream.service.install import *\n{call}"
-    return computer.run("/opt/echo-stream/bin/python3", "-c", code)
-
-
-def install(computer: Container) -> str:
-    return service(computer, f"install_service(Path({PROGRAM!r}))")
+from tests.service.container import PROGRAM, Container
 
 
 def modes(computer: Container) -> list[str]:
@@ -47,7 +14,7 @@ def modes(computer: Container) -> list[str]:
 
 
 def test_install_twice(computer: Container) -> None:
-    first = install(computer)
+    first = computer.install()
     assert "user echo-stream: made" in first
     assert modes(computer) == [
         "/etc/echo-stream 755 root",
@@ -58,17 +25,17 @@ def test_install_twice(computer: Container) -> None:
         "/etc/systemd/system/echo-stream.service 644 root",
     ]
     assert "audio" in computer.run("id", "--groups", "--name", "echo-stream")
-    again = install(computer)
+    again = computer.install()
     assert "made" not in again
     assert "written" not in again
     computer.run(PROGRAM, "check-config", "--config", "/etc/echo-stream/config.yaml")
 
 
 def test_the_unit_allows_what_is_needed_and_nothing_else(computer: Container) -> None:
-    install(computer)
+    computer.install()
     probe = "[Service]\nExecStart=\nExecStart=/opt/echo-stream/bin/python3 /opt/echo-stream/probe.py\n"
     (computer.root / "etc/echo-stream/mqtt-password").write_text("hunter2\n")
-    with overruled(computer, probe):
+    with computer.overruled(probe):
         computer.run("systemctl", "start", "echo-stream")  # returns when the probe is READY
         assert computer.property("StatusText") == "probed"
         found = json.loads((computer.root / "var/lib/echo-stream/found.json").read_text())
@@ -94,43 +61,31 @@ def test_the_unit_allows_what_is_needed_and_nothing_else(computer: Container) ->
 
 
 def test_no_password_is_an_empty_line(computer: Container) -> None:
-    install(computer)
+    computer.install()
     (computer.root / "etc/echo-stream/mqtt-password").unlink()
     show = "[Service]\nType=oneshot\nRestart=no\nExecStart=\n"
     show += "ExecStart=/bin/cp ${CREDENTIALS_DIRECTORY}/mqtt-password /var/lib/echo-stream/seen\n"
-    with overruled(computer, show):
+    with computer.overruled(show):
         computer.run("systemctl", "start", "echo-stream")
     assert (computer.root / "var/lib/echo-stream/seen").read_text() == "\n"
 
 
 def test_uninstall_keeps_the_data(computer: Container) -> None:
-    install(computer)
+    computer.install()
     bank = computer.root / "var/lib/echo-stream/banks/pump3.safetensors"
     bank.write_text("normal")
     configuration = computer.root / "etc/echo-stream/config.yaml"
     configuration.write_text(configuration.read_text() + "# mine\n")
-    said = service(computer, "uninstall_service()")
+    said = computer.python("uninstall_service()")
     assert "user echo-stream: removed" in said
     assert bank.read_text() == "normal"
     assert (bank.stat().st_uid, bank.parent.stat().st_uid) == (0, 0)  # not of whoever gets the number next
     assert configuration.exists()
     assert not (computer.root / "etc/systemd/system/echo-stream.service").exists()
     assert "echo-stream" not in (computer.root / "etc/passwd").read_text()
-    assert service(computer, "uninstall_service()").startswith("kept:")
-    install(computer)
+    assert computer.python("uninstall_service()").startswith("kept:")
+    computer.install()
     assert (
         computer.run("stat", "--format=%U", "/var/lib/echo-stream/banks/pump3.safetensors") == "echo-stream\n"
     )
     assert configuration.read_text().endswith("# mine\n")
-
-
-@contextmanager
-def overruled(computer: Container, text: str) -> Iterator[None]:
-    """A drop-in of the service, as `systemctl edit` writes it, for as long as this lasts."""
-    override = computer.root / "etc/systemd/system/echo-stream.service.d/override.conf"
-    override.parent.mkdir(exist_ok=True)
-    override.write_text(text)
-    computer.run("systemctl", "daemon-reload")
-    yield
-    override.unlink()
-    computer.run("systemctl", "daemon-reload")

@@ -1,0 +1,25 @@
+"""The container that the tests of the service share: booted once, where that is possible."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.service.container import Container, missing
+
+
+@pytest.fixture(scope="session")
+def computer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    """A PC with echo-stream's files and nothing installed."""
+    if why := missing():
+        pytest.skip(f"SYSTEMD NOT TESTED FOR REAL: {why}")
+    container = Container(tmp_path_factory.mktemp("nspawn") / "root")
+    shutil.copy(Path(__file__).with_name("probe.py"), container.root / "opt" / "echo-stream")
+    try:
+        container.boot()
+        yield container
+    finally:
+        container.shut_down()

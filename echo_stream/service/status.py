@@ -157,6 +157,8 @@ class _Answer(socketserver.StreamRequestHandler):
 class _Server(socketserver.UnixStreamServer):
     """The socket, closed to strangers before anybody can connect."""
 
+    request_queue_size = 64  # beyond it Linux refuses at once, also those who would wait
+
     def __init__(self, path: Path, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         super().__init__(str(path), _Answer)

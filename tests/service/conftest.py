@@ -1,4 +1,4 @@
-"""The container that the tests of the service share: booted once, where that is possible."""
+"""The container in which a file of tests finds a PC of its own, where one can be booted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.service.container import Container, missing
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def computer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     """A PC with echo-stream's files and nothing installed."""
     if why := missing():

@@ -16,7 +16,7 @@ from echo_stream.config import (
     SimulatedSource,
 )
 from echo_stream.deliver.mqtt import Publisher
-from echo_stream.deliver.mqtt_connection import Broker
+from echo_stream.deliver.mqtt_broker import Broker
 from echo_stream.detect.alarm import Alarm
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.calibration import Calibration, TripLevel
@@ -114,7 +114,9 @@ def trip_levels(machine: Machine, calibration: Calibration) -> dict[AlarmLevel, 
         AlarmLevel.ALARM: alarm.false_alarms_per_month,
     }
     return {
-        level: calibration.trip_level(rate, on_delay_s=alarm.on_delay_s, off_delay_s=alarm.off_delay_s)
+        level: calibration.trip_level(
+            rate, on_delay_s=alarm.on_delay_s, off_delay_s=alarm.off_delay_s, dead_band=alarm.dead_band
+        )
         for level, rate in rates_per_month.items()
     }
 
@@ -128,7 +130,7 @@ def alarms_of(machine: Machine, bank: NormalBank) -> tuple[Alarm, ...]:
             level=level,
             sample_rate_hz=bank.sample_rate_hz,
             trip=trip.level,
-            clear=calibration.clear_level(trip.level, machine.alarm.dead_band),
+            clear=trip.clear,
             on_delay_s=machine.alarm.on_delay_s,
             off_delay_s=machine.alarm.off_delay_s,
             latching=machine.alarm.latching,

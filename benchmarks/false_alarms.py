@@ -1,0 +1,120 @@
+"""What the trip levels promise and what simulated machines then do: python -m benchmarks.false_alarms.
+
+Every machine has scores of one kind of normal sound. It is enrolled for some minutes (in ten stretches, as
+a bank leaves out blocks), its trip level is taken, and another 24 h of its scores go through the alarm.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echo_stream.detect.alarm_array import hops_in, rises
+from echo_stream.detect.calibration import MONTH_H, Calibration, TripLevel
+
+Float64 = NDArray[np.float64]
+Rng = np.random.Generator
+HOP_S, ON_DELAY_S, OFF_DELAY_S, DEAD_BAND = 1.0, 3.0, 10.0, 0.1
+DAY = 86_400
+STRETCHES = 10
+
+
+def smoothed(noise: Float64, memory: float) -> Float64:
+    """AR(1) along the last axis, without its first 500 values (it has forgotten its start)."""
+    from scipy.signal import lfilter  # noqa: PLC0415  slow to import
+
+    return np.asarray(lfilter([1.0], [1.0, -memory], noise, axis=-1)[..., 500:])
+
+
+def overlapped(noise: Float64) -> Float64:
+    """What windows of twice the hop do to sound that is new at every sample."""
+    return np.asarray(noise[..., 501:] + noise[..., 500:-1])
+
+
+def _knocks(rng: Rng, shape: tuple[int, int]) -> Float64:
+    knock = (rng.random(shape) < 1 / 300) * rng.exponential(10.0, shape)
+    return overlapped(rng.standard_normal(shape) + knock)
+
+
+KINDS: dict[str, Callable[[Rng, tuple[int, int]], Float64]] = {
+    "normal, independent": lambda rng, shape: rng.standard_normal(shape)[..., 500:],
+    "normal, overlapping": lambda rng, shape: overlapped(rng.standard_normal(shape)),
+    "normal, AR 0.9": lambda rng, shape: smoothed(rng.standard_normal(shape), 0.9),
+    "normal, AR 0.98": lambda rng, shape: smoothed(rng.standard_normal(shape), 0.98),
+    "gamma, overlapping": lambda rng, shape: overlapped(rng.gamma(2.0, 1.0, shape)),
+    "gamma, AR 0.8": lambda rng, shape: smoothed(rng.gamma(0.4, 1.0, shape), 0.8),
+    "Student t4, overlapping": lambda rng, shape: overlapped(rng.standard_t(4, shape)),
+    "Student t4, AR 0.8": lambda rng, shape: smoothed(rng.standard_t(4, shape), 0.8),
+    "log-normal, AR 0.9": lambda rng, shape: np.exp(0.22 * smoothed(rng.standard_normal(shape), 0.9)),
+    "knocks, overlapping": _knocks,
+}
+
+
+def scores(kind: str, rng: Rng, rows: int, windows: int) -> Float64:
+    """(rows, windows) of normal scores, each row a contiguous run; median about 0, spread about 1."""
+    raw = KINDS[kind](rng, (rows, windows + 501))[..., :windows]
+    reference = KINDS[kind](np.random.default_rng(0), (1, 50_000))
+    median = np.median(reference)
+    return np.asarray((raw - median) / (1.4826 * np.median(np.abs(reference - median))))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One machine: what was promised and what happened."""
+
+    trip: TripLevel
+    observed_per_month: float
+
+    @property
+    def within(self) -> bool:
+        """The observed rate is within the stated bound."""
+        return self.observed_per_month <= self.trip.upper95_per_month
+
+
+def simulate(kind: str, seed: int, minutes: float, asked_per_month: float, hours: float = 24) -> Outcome:
+    """Enrol one machine, then listen to it."""
+    rng = np.random.default_rng(seed)
+    enrolled = scores(kind, rng, STRETCHES, round(minutes * 60 / STRETCHES / HOP_S))
+    trip = Calibration.fit(list(enrolled), HOP_S).trip_level(
+        asked_per_month, on_delay_s=ON_DELAY_S, off_delay_s=OFF_DELAY_S, dead_band=DEAD_BAND
+    )
+    listened = scores(kind, rng, 1, round(hours * 3600 / HOP_S))
+    events = rises(
+        listened,
+        trip=trip.level,
+        clear=trip.clear,
+        on_hops=hops_in(ON_DELAY_S, HOP_S),
+        off_hops=hops_in(OFF_DELAY_S, HOP_S),
+    ).sum()
+    return Outcome(trip, float(events) / hours * MONTH_H)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--machines", type=int, default=30)
+    parser.add_argument("--asked", type=float, nargs="+", default=[1.0, 100.0], help="a month")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[2.0, 10.0, 60.0, 600.0])
+    args = parser.parse_args()
+    print("rates a month; trip: 10 to 90 % of the machines; within: observed rate within the stated bound")
+    print(f"{'kind':24s} {'asked':>6s} {'enrolled':>9s} {'trip':>17s} {'bound':>8s} {'observed':>9s}")
+    for asked in args.asked:
+        for minutes in args.minutes:
+            for kind in KINDS:
+                seen = [simulate(kind, seed, minutes, asked) for seed in range(args.machines)]
+                low, high = np.quantile([o.trip.level for o in seen], [0.1, 0.9])
+                bound = np.median([o.trip.upper95_per_month for o in seen])
+                observed = np.mean([o.observed_per_month for o in seen])
+                more_h = np.median([o.trip.minutes_needed for o in seen]) / 60
+                within = f"{sum(o.within for o in seen)} of {len(seen)} within, {more_h:.1f} h more needed"
+                trips = f"{low:8.1f} {high:8.1f}"
+                print(
+                    f"{kind:24s} {asked:6g} {minutes:5g} min {trips} {bound:8.0f} {observed:9.1f}  {within}"
+                )
+
+
+if __name__ == "__main__":
+    main()

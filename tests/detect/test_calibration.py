@@ -1,0 +1,160 @@
+"""Trip levels: what they promise, against simulated machines; what they say when data are few."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks.false_alarms import KINDS, scores, simulate
+from echo_stream.detect.calibration import GOOD_ENOUGH, Calibration, TripLevel, poisson_upper
+from echo_stream.errors import BankError
+
+MACHINES = 30
+
+
+def trip_of(runs: list[np.ndarray], asked: float = 1.0, **changed: float) -> TripLevel:
+    delays = {"on_delay_s": 3.0, "off_delay_s": 10.0} | changed
+    return Calibration.fit(runs, 1.0).trip_level(asked, **delays)  # type: ignore[arg-type]
+
+
+def normal_runs(minutes: float, kind: str = "normal, overlapping", seed: int = 0) -> list[np.ndarray]:
+    return list(scores(kind, np.random.default_rng(seed), 10, round(minutes * 6)))
+
+
+@pytest.mark.parametrize(("minutes", "asked"), [(2.0, 1.0), (60.0, 1.0), (10.0, 300.0), (60.0, 300.0)])
+def test_observed_events_lie_within_the_bound(minutes: float, asked: float) -> None:
+    kinds = list(KINDS)
+    seen = [
+        simulate(kinds[i % len(kinds)], seed=i, minutes=minutes, asked_per_month=asked)
+        for i in range(MACHINES)
+    ]
+    assert sum(outcome.within for outcome in seen) >= 28
+    assert np.median([outcome.trip.level for outcome in seen]) < 20.0  # and yet faults trip
+
+
+@pytest.mark.parametrize("kind", ["normal, overlapping", "normal, AR 0.9", "gamma, overlapping"])
+def test_with_much_data_the_expected_rate_is_about_the_observed(kind: str) -> None:
+    """Not only safe: with ten hours of normal sound, 3,000 a month come as about 3,000 a month."""
+    observed = [
+        simulate(kind, seed, minutes=600, asked_per_month=3000).observed_per_month for seed in range(6)
+    ]
+    assert 3000 / 3 < np.mean(observed) < 3000 * 2
+
+
+def test_more_normal_sound_promises_more() -> None:
+    bounds = [trip_of(normal_runs(minutes)).upper95_per_month for minutes in (2, 60, 1200)]
+    assert bounds[0] > 1.3 * bounds[1] > 1.3**2 * bounds[2]
+
+
+def test_a_rarer_event_needs_a_higher_level() -> None:
+    levels = [trip_of(normal_runs(10), asked).level for asked in (10_000, 100, 1)]
+    assert levels == sorted(levels)
+    assert levels[0] < levels[2]
+
+
+def test_persistence_lowers_the_level() -> None:
+    runs = normal_runs(60, "knocks, overlapping")
+    at_once, later = trip_of(runs, on_delay_s=0.0).level, trip_of(runs, on_delay_s=5.0).level
+    assert later < at_once / 3  # a knock is over before the delay has passed
+
+
+def test_expected_is_what_was_asked() -> None:
+    trip = trip_of(normal_runs(10), 7.0)
+    assert trip.expected_per_month == pytest.approx(7.0, rel=0.02)
+    assert trip.upper95_per_month > trip.expected_per_month
+
+
+def test_what_was_measured_is_kept_apart() -> None:
+    trip = trip_of(normal_runs(60))
+    assert (trip.measured_hours, trip.measured_events) == (1.0, 0)
+    assert trip.measured_upper95_per_month == pytest.approx(3.0 * 720, rel=0.01)  # 3 / T
+
+
+def test_an_event_in_the_held_out_sound_is_counted() -> None:
+    runs = normal_runs(10)
+    runs[3][20:40] += 12.0
+    often = Calibration.fit(runs, 1.0).trip_level(3000.0, on_delay_s=3, off_delay_s=10)
+    assert often.level < 11.0
+    assert often.measured_events >= 1
+    assert often.measured_upper95_per_month > 4.7 * 6 * 720
+
+
+def test_minutes_needed_are_enough() -> None:
+    few = trip_of(normal_runs(10))
+    assert few.upper95_per_month > GOOD_ENOUGH
+    assert few.minutes_needed > 10
+    many = trip_of(normal_runs(10 * (10 + few.minutes_needed)))
+    assert many.upper95_per_month < GOOD_ENOUGH
+    assert many.minutes_needed == 0
+
+
+def test_clear_is_below_trip_by_the_dead_band() -> None:
+    calibration = Calibration.fit([run + 5.0 for run in normal_runs(10)], 1.0)
+    trip = calibration.trip_level(1.0, on_delay_s=3, off_delay_s=10, dead_band=0.2)
+    assert trip.clear == pytest.approx(trip.level - 0.2 * (trip.level - calibration.median))
+
+
+@pytest.mark.parametrize("windows", [10, 30, 118])
+def test_a_short_enrolment_still_lets_faults_through(windows: int) -> None:
+    runs = np.array_split(normal_runs(60)[0][:windows], 5)
+    trip = trip_of(runs)
+    assert trip.level < 25.0
+    assert trip.upper95_per_month > 100  # and says how little it knows
+
+
+def test_stretches_shorter_than_the_on_delay_err_on_the_safe_side() -> None:
+    runs = normal_runs(60)
+    single = [run[i : i + 1] for run in runs for i in range(len(run))]
+    assert trip_of(single).persistence_hops == 0
+    assert trip_of(single).level > trip_of(runs).level
+
+
+def test_k_of_n_is_in_the_calibration() -> None:
+    runs = normal_runs(60, "normal, independent")
+    calibration = Calibration.fit(runs, 1.0)
+    levels = [calibration.trip_level(30.0, on_delay_s=0, off_delay_s=10, k=k, n=5).level for k in (1, 3, 5)]
+    assert levels == sorted(levels, reverse=True)
+    assert levels[0] > 2 * levels[2]
+
+
+def test_scores_that_do_not_vary_give_a_level_above_them() -> None:
+    trip = trip_of([np.zeros(40), np.zeros(40)])
+    assert trip.level > trip.clear >= 0.0
+    assert math.isfinite(trip.upper95_per_month)
+
+
+def test_nothing_is_random() -> None:
+    assert trip_of(normal_runs(10)) == trip_of(normal_runs(10))
+
+
+def test_through_json() -> None:
+    calibration = Calibration.fit(normal_runs(10), 1.0)
+    again = Calibration.from_json(json.loads(json.dumps(calibration.to_json())))
+    first, second = (c.trip_level(1.0, on_delay_s=3, off_delay_s=10) for c in (calibration, again))
+    assert second.level == pytest.approx(first.level, abs=0.01)
+    assert json.loads(json.dumps(first.to_json()))["level"] == first.level
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [{}, {"version": 99}, {"version": 1, "hop_s": 1.0, "runs": "no"}, {"version": 1, "runs": [[1.0]]}],
+)
+def test_a_damaged_calibration_is_refused(saved: dict[str, object]) -> None:
+    with pytest.raises(BankError, match=r"calibration|windows"):
+        Calibration.from_json(saved)
+
+
+def test_too_few_or_not_finite_scores_are_refused() -> None:
+    with pytest.raises(BankError, match="9 held-out windows"):
+        Calibration.fit([np.zeros(4), np.zeros(5)], 1.0)
+    with pytest.raises(BankError, match="not finite"):
+        Calibration.fit([np.array([0.0] * 20 + [math.nan])], 1.0)
+
+
+def test_poisson_upper_bound() -> None:
+    """Exact one-sided bounds, as tabulated (Garwood 1936)."""
+    for events, bound in {0: 2.996, 1: 4.744, 2: 6.296, 10: 16.962}.items():
+        assert poisson_upper(events) == pytest.approx(bound, abs=1e-3)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -95,7 +96,7 @@ class Calibration:
             raise BankError("held-out scores are not finite", _FIT_AGAIN)
         return cls(runs, hop_s)
 
-    @property
+    @cached_property
     def median(self) -> float:
         """Of all held-out scores."""
         return float(np.median(np.concatenate(self.runs)))

@@ -89,7 +89,7 @@ class Alarm:
         self._suppressed_by: set[str] = set()
         self._out_of_service = False
         self._score = 0.0
-        self._end = 0
+        self._now = 0
 
     @property
     def state(self) -> AlarmState:
@@ -145,7 +145,7 @@ class Alarm:
         if not math.isfinite(value):  # also while suppressed: it would read as normal
             raise ValueError(f"score of {self.machine} for the window that ends at sample {end} is {value}")
         before, cause = self.state, "condition"
-        self._score, self._end = value, end
+        self._score = value
         if not self._suppressed_by:
             self._condition.step(value, start, end)
         if self._shelved_until is not None and end >= self._shelved_until:
@@ -260,7 +260,7 @@ class Alarm:
         return self._announce(before, "unsuppress", at)
 
     def snapshot(self) -> dict[str, Any]:
-        """The state as plain JSON, without pending delays; times are relative to the newest window."""
+        """The state as plain JSON, without what is pending; times are relative to the last window."""
         memory = AlarmMemory(
             state=self._base,
             active=self.active,
@@ -271,7 +271,7 @@ class Alarm:
             out_of_service=self._out_of_service,
             score=self._score,
         )
-        return memory.to_json(self.machine, self.level, self._rate, self._end)
+        return memory.to_json(self.machine, self.level, self._rate, self._now)
 
     def restore(self, snapshot: Mapping[str, Any], at: int = 0, away_s: float = 0.0) -> None:
         """Go on where a snapshot was taken; announces nothing.
@@ -295,7 +295,7 @@ class Alarm:
         self._base, self._announced_at = memory.state, memory.announced_at
         self._shelved_until, self._suppressed_by = memory.shelved_until, set(memory.suppressed_by)
         self._out_of_service = memory.out_of_service
-        self._score, self._end = memory.score, at
+        self._score, self._now = memory.score, at
 
     def _decide_anew(self) -> None:
         if self.state is not self._base:
@@ -306,6 +306,7 @@ class Alarm:
 
     def _announce(self, before: AlarmState, cause: str, at: int) -> list[AlarmEvent]:
         after = self.state
+        self._now = max(self._now, at)
         if before is after and cause != "realarm":
             return []
         self._announced_at = at

@@ -18,7 +18,7 @@ from echo_stream.demo_listen import Seen, command, listen, say
 from echo_stream.demo_picture import Run, draw_run
 from echo_stream.errors import EchoStreamError
 
-SEED: Final = 2
+SEED: Final = 5
 RATE_HZ: Final = 16000
 NORMAL_S: Final = 60
 NORMAL_FROM_S: Final = 600

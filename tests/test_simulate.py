@@ -163,14 +163,15 @@ def test_a_bearing_fault_rings_at_the_defect_rate(seed: int) -> None:
 def test_a_bearing_fault_adds_a_few_decibels_at_its_resonance_and_none_elsewhere(seed: int) -> None:
     machine = SimulatedMachine(seed)
     centre_hz = machine.resonance_hz
-    assert 0.7 < band_gain_db(machine, "bearing", 0.89 * centre_hz, 1.12 * centre_hz) < 6
+    assert 3 < band_gain_db(machine, "bearing", 0.89 * centre_hz, 1.12 * centre_hz) < 12
     for mode_hz in (centre_hz, 0.6 * centre_hz):
-        assert 3 < band_gain_db(machine, "bearing", mode_hz - 60, mode_hz + 60) < 12
-    assert abs(band_gain_db(machine, "bearing", 20, 1000)) < 0.2
+        assert 5 < band_gain_db(machine, "bearing", mode_hz - 60, mode_hz + 60) < 20
+    assert abs(band_gain_db(machine, "bearing", 20, 800)) < 0.2
+    assert level_db(machine.sound(5, "bearing")) - level_db(machine.sound(5)) < 2, "hardly louder as a whole"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_bearing_impacts_stand_6_to_15_db_over_the_background(seed: int) -> None:
+def test_bearing_impacts_stand_12_to_20_db_over_the_background(seed: int) -> None:
     machine = SimulatedMachine(seed)
     hit_s = np.arange(0, 0.08, 1 / RATE_HZ)
     low_hz, high_hz = 0.89 * machine.resonance_hz, 1.12 * machine.resonance_hz
@@ -181,17 +182,17 @@ def test_bearing_impacts_stand_6_to_15_db_over_the_background(seed: int) -> None
         for number in range(300)
     ]
     over_db = 20 * np.log10(np.array(peaks) / machine.background_rms(low_hz, high_hz))
-    assert 6 < np.median(over_db) < 12
-    assert over_db.max() < 15
+    assert 12 < np.median(over_db) < 18
+    assert over_db.max() < 21
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_imbalance_raises_the_shaft_and_not_the_treble(seed: int) -> None:
     machine = SimulatedMachine(seed)
     shaft_hz = machine.shaft_hz
-    assert 9 < band_gain_db(machine, "imbalance", shaft_hz - 2, shaft_hz + 2, RATE_HZ) < 14
-    assert 2 < band_gain_db(machine, "imbalance", 2 * shaft_hz - 4, 2 * shaft_hz + 4, RATE_HZ) < 8
-    assert abs(band_gain_db(machine, "imbalance", 2000, 7000)) < 0.5
+    assert 12 < band_gain_db(machine, "imbalance", shaft_hz - 2, shaft_hz + 2, RATE_HZ) < 17
+    assert 4 < band_gain_db(machine, "imbalance", 2 * shaft_hz - 4, 2 * shaft_hz + 4, RATE_HZ) < 11
+    assert abs(band_gain_db(machine, "imbalance", 2000, 7000)) < 0.6
 
 
 @pytest.mark.parametrize("seed", SEEDS)

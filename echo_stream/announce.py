@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from echo_stream import __version__
 from echo_stream.deliver import messages
 from echo_stream.deliver.messages import LevelState
 from echo_stream.deliver.mqtt import Publisher
@@ -24,19 +25,24 @@ class Announcer:
 
     Args:
         node: name of this PC.
-        names: what people call each machine.
         publisher: takes the messages; never waits for the network.
     """
 
-    def __init__(self, node: str, names: Mapping[str, str], publisher: Publisher) -> None:
+    def __init__(self, node: str, publisher: Publisher) -> None:
         self._node = node
-        self._names = names
+        self._names: dict[str, str] = {}
         self._publisher = publisher
         self._levels: dict[str, dict[AlarmLevel, LevelState]] = {}
 
-    def restore(self, station: Station) -> None:
-        """Puts a machine's alarms where they stood when the daemon last ran, and says so to the broker."""
+    def join(self, station: Station, name: str) -> None:
+        """A machine is listened to from now on: its alarms go on where they stood, and the broker knows.
+
+        Args:
+            station: the machine's.
+            name: what people call it.
+        """
         machine = station.ear.machine
+        self._names[machine] = name
         saved = self._publisher.outbox.snapshot(machine)
         levels = {alarm.level: LevelState() for alarm in station.alarms}
         if saved is not None:
@@ -98,23 +104,22 @@ class Announcer:
         )
         self._publisher.score(window.machine, payload)
 
-    def health(self, station: Station, capture: str, versions: Mapping[str, str]) -> None:
-        """How well a machine is being listened to."""
-        found = station.health.snapshot(monotonic())
+    def health(self, found: Mapping[str, Any]) -> None:
+        """How well a machine is being listened to; `found` is its part of the overview."""
         payload = messages.health(
             node=self._node,
-            machine=station.ear.machine,
+            machine=found["machine"],
             ts=datetime.now(UTC),
-            capture=capture,
+            capture=found["capture"],
             coverage_10m=found["coverage_10m"],
             level_dbfs=found["level_dbfs"],
             overruns=found["gaps"],
             lost_samples=found["samples_lost"],
             real_time_factor=found["real_time_factor"],
-            versions=versions,
+            versions={"echo-stream": __version__, "bank": found["bank"]},
             counters={"windows_scored": found["windows_scored"], "hops_skipped": found["hops_skipped"]},
         )
-        self._publisher.health(station.ear.machine, payload)
+        self._publisher.health(found["machine"], payload)
 
     def _set_alarm(self, machine: str, ts: datetime) -> None:
         name, levels = self._names[machine], self._levels[machine]

@@ -45,33 +45,51 @@ def encoder_of(config: Config) -> Encoder:
     return make_encoder(settings.kind, window_s=settings.window_s)
 
 
-def sources_of(machines: Iterable[Machine]) -> dict[str, AudioSource]:
-    """The source of each machine, opened, with the machine's one channel; a device is opened once for all.
-
-    Raises:
-        SourceError: there is no such device, file or channel.
-    """
-    by_device: dict[object, list[Machine]] = {}
+def by_device(machines: Iterable[Machine]) -> dict[object, list[Machine]]:
+    """Machines that hear channels of one device stand together: it is opened once for all of them."""
+    together: dict[object, list[Machine]] = {}
     for machine in machines:
         source = machine.source
-        mine = (source.device, source.sample_rate_hz) if isinstance(source, Microphone) else machine.id
-        by_device.setdefault(mine, []).append(machine)
+        device = (source.device, source.sample_rate_hz) if isinstance(source, Microphone) else machine.id
+        together.setdefault(device, []).append(machine)
+    return together
+
+
+def sources_of(machines: Iterable[Machine], *, patient: bool = True) -> dict[str, AudioSource]:
+    """The source of each machine, opened, with the machine's one channel.
+
+    Args:
+        machines: whose.
+        patient: a microphone that is not there, or goes, is waited for; otherwise that is an error.
+
+    Raises:
+        SourceError: there is no such file or channel, or no such device and nobody is patient.
+    """
     views: dict[str, AudioSource] = {}
-    for together in by_device.values():
+    for together in by_device(machines).values():
         channels = [getattr(machine.source, "channel", 0) for machine in together]
-        shared = Shared(_open(together[0], max(channels) + 1))
+        shared = Shared(_open(together[0], max(channels) + 1, patient))
         for machine, channel in zip(together, channels, strict=True):
             views[machine.id] = shared.view(channel)
     return views
 
 
-def _open(machine: Machine, channels: int) -> AudioSource:
+def _open(machine: Machine, channels: int, patient: bool) -> AudioSource:
     # Each source is imported where it is chosen: PortAudio is needed by microphones only.
     source = machine.source
     if isinstance(source, Microphone):
         from echo_stream.capture.microphone import Microphone as Device  # noqa: PLC0415
+        from echo_stream.capture.supervised import Supervised  # noqa: PLC0415
 
-        return Device(source.device, source.sample_rate_hz, channels)
+        device, rate = source.device, source.sample_rate_hz
+        if not patient:
+            return Device(device, rate, channels)
+        return Supervised(
+            lambda: Device(device, rate, channels),
+            sample_rate_hz=rate,
+            channels=channels,
+            description=f"microphone {device!r}",
+        )
     if isinstance(source, RecordingSource):
         from echo_stream.capture.recordings import Recording  # noqa: PLC0415
 
@@ -104,6 +122,13 @@ def bank_of(machine: Machine) -> NormalBank:
             f"let it learn what is normal: echo-stream fit-normal --machine {machine.id}",
         )
     return NormalBank.load(machine.bank)
+
+
+def fitting_bank_of(config: Config, machine: Machine, encoder: Encoder, sample_rate_hz: int) -> NormalBank:
+    """The same, where it fits encoder, rate and window; otherwise a BankMismatch."""
+    bank = bank_of(machine)
+    bank.require(encoder.identity, sample_rate_hz, config.encoder.window_s, config.encoder.hop_s)
+    return bank
 
 
 def trip_levels(machine: Machine, calibration: Calibration) -> dict[AlarmLevel, TripLevel]:
@@ -148,8 +173,7 @@ def station_of(config: Config, machine: Machine, source: AudioSource, encoder: E
         BankMismatch: its bank is for another encoder, rate or window.
     """
     cut, evidence = config.encoder, config.evidence
-    bank = bank_of(machine)
-    bank.require(encoder.identity, source.sample_rate_hz, cut.window_s, cut.hop_s)
+    bank = fitting_bank_of(config, machine, encoder, source.sample_rate_hz)
     ear = Ear(
         machine.id,
         source,

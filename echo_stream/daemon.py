@@ -1,4 +1,4 @@
-"""run: the composition root. What is started and in which order stands in `Daemon.run`; it stops in reverse.
+"""run: the composition root. What starts in which order stands in `Daemon.run`; it stops in reverse.
 
 The main thread handles signals, watches the pipeline and talks to systemd; the pipeline thread walks the
 corridor; the publisher talks to the broker.
@@ -15,19 +15,23 @@ from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import structlog
 
 from echo_stream import __version__
 from echo_stream.announce import Announcer
-from echo_stream.build import encoder_of, publisher_of, sources_of, station_of
-from echo_stream.config import Config
-from echo_stream.configfile import load
+from echo_stream.build import encoder_of, publisher_of
+from echo_stream.config import Config, Machine
+from echo_stream.configfile import find, load
 from echo_stream.encode.encoder import Encoder
 from echo_stream.errors import ConfigError, EchoStreamError
+from echo_stream.overview import capture_of, overview, reason_of
 from echo_stream.pipeline import Scored, Station, listen
+from echo_stream.roster import Roster
 from echo_stream.service.logs import configure
+from echo_stream.service.status import StatusServer, daemon_socket
 from echo_stream.service.systemd import Notifier
 from echo_stream.types import Window
 
@@ -35,6 +39,9 @@ DRAIN_S = 4.0
 STUCK_S = 20.0  # a round of the corridor that takes longer is no progress
 HEALTH_EVERY_S = 10.0
 SUMMARY_EVERY_S = 60.0
+CATCHING_UP_S = 30.0  # so long without a skipped hop, and the PC keeps up again
+
+FIXED = tuple(set(Config.model_fields) - {"machines"})
 
 log = structlog.get_logger()
 
@@ -45,55 +52,54 @@ def run_daemon(path: Path | None = None) -> None:
     Raises:
         EchoStreamError: it cannot begin, or the pipeline failed.
     """
-    stop = Event()
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        log.info("stopping", signal=signal.Signals(number).name)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    path = path or find()
     config = load(path)
     configure()
-    Daemon(config, stop).run()
+    Daemon(path, config).run()
 
 
 class Daemon:
     """All parts of a running echo-stream."""
 
-    def __init__(self, config: Config, stop: Event) -> None:
+    def __init__(self, path: Path, config: Config) -> None:
+        self._path = path
         self._config = config
-        self._stop = stop
+        self._stop = Event()
+        self._reload = Event()
+        self._wake = Event()
         self._notifier = Notifier()
-        self._stations: dict[str, Station] = {}
-        self._round_at_s = monotonic()
+        self._since_s = self._round_at_s = monotonic()
         self._failure: BaseException | None = None
+        self._captures: dict[str, str] = {}
+        self._skipped_at_s: float | None = None
+        self._late = False
 
     def run(self) -> None:
         """Starts everything, waits, stops everything in reverse."""
         config = self._config
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
         _require_writable(config.state_dir)
         with ExitStack() as stack:
             encoder = encoder_of(config)
-            sources = sources_of(config.machines)
-            for machine in config.machines:
-                source = sources[machine.id]
-                stack.callback(source.close)
-                self._stations[machine.id] = station_of(config, machine, source, encoder)
-            _warm_up(encoder, self._stations.values())
-            publisher = publisher_of(config)
-            names = {machine.id: machine.title for machine in config.machines}
-            self._announcer = Announcer(config.node, names, publisher)
-            for station in self._stations.values():
-                self._announcer.restore(station)
-                publisher.set_available(station.ear.machine, True)
-            publisher.start()
-            stack.callback(publisher.stop, DRAIN_S)
+            self._publisher = publisher_of(config)
+            stack.callback(self._publisher.stop, DRAIN_S)
+            self._announcer = Announcer(config.node, self._publisher)
+            self._roster = Roster(config, encoder, on_join=self._on_join, on_leave=self._on_leave)
+            self._roster.open()
+            stack.callback(self._roster.close)
+            _warm_up(encoder, self._roster.stations().values())
+            stack.callback(StatusServer(daemon_socket(config.state_dir), self.overview).close)
+            if config.metrics_port is not None:
+                from echo_stream.service.metrics import MetricsServer  # noqa: PLC0415 - only who wants it pays
+
+                stack.callback(MetricsServer(config.metrics_port, self.overview).close)
+            self._publisher.start()
             pipeline = Thread(target=self._walk, args=(encoder,), name="pipeline", daemon=True)
             pipeline.start()
             stack.callback(pipeline.join, 1.0)
             stack.callback(self._stop.set)
-            log.info("listening", machines=list(names), encoder=encoder.identity.kind, version=__version__)
+            log.info("listening", machines=[m.id for m in config.machines], version=__version__)
             self._notifier.ready()
             self._supervise()
             self._notifier.stopping()
@@ -101,11 +107,29 @@ class Daemon:
             raise self._failure
         log.info("stopped")
 
+    def overview(self) -> dict[str, Any]:
+        """What status, metrics and health say; any thread."""
+        return overview(
+            self._config,
+            self._roster.stations_now,
+            self._publisher,
+            since_s=self._since_s,
+            alive=monotonic() - self._round_at_s < STUCK_S,
+        )
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._reload.set()
+        else:
+            self._stop.set()
+        self._wake.set()
+
+    # The pipeline thread.
+
     def _walk(self, encoder: Encoder) -> None:
-        """The pipeline thread."""
         try:
             listen(
-                lambda: self._stations,
+                self._roster.stations,
                 encoder,
                 tell=self._announcer.tell,
                 observe=self._observe,
@@ -117,43 +141,113 @@ class Daemon:
                 log.exception("the pipeline failed")
         finally:
             self._stop.set()
+            self._wake.set()
 
     def _observe(self, scored: Sequence[Scored]) -> None:
         now_s = monotonic()
-        spent_s = now_s - self._round_at_s
+        stations = self._roster.stations_now
         for window, score in scored:
-            station = self._stations[window.machine]
-            station.health.scored(window, score, spent_s=spent_s / len(scored), now_s=now_s)
+            station = stations[window.machine]
+            spent_s = (now_s - self._round_at_s) / len(scored)
+            station.health.scored(window, score, spent_s=spent_s, now_s=now_s)
             self._announcer.score(station, (window, score))
+        for station in stations.values():
+            self._account(station, now_s)
         self._round_at_s = monotonic()
 
+    def _account(self, station: Station, now_s: float) -> None:
+        """What was lost or left out since the last round."""
+        lost, skipped = station.ear.losses()
+        if lost:
+            station.health.lost(lost, station.ear.source.sample_rate_hz)
+        if skipped:
+            station.health.skipped(skipped)
+            self._skipped_at_s = now_s
+
+    def _on_join(self, station: Station, machine: Machine) -> None:
+        self._announcer.join(station, machine.title)
+
+    def _on_leave(self, machine_id: str) -> None:
+        self._publisher.set_available(machine_id, False)
+
+    # The main thread.
+
     def _supervise(self) -> None:
-        """The main thread, until it is told to stop."""
         health_at_s = summary_at_s = monotonic()
-        while not self._stop.wait(1.0):
+        while not self._stop.is_set():
+            self._wake.wait(1.0)
+            self._wake.clear()
             now_s = monotonic()
             if now_s - self._round_at_s < STUCK_S:
                 self._notifier.watchdog()
+            if self._reload.is_set():
+                self._reload.clear()
+                self._read_again()
+            self._roster.take_new_banks()
+            self._look_at_captures()
+            self._look_at_pace(now_s)
             if now_s >= health_at_s:
                 health_at_s = now_s + HEALTH_EVERY_S
-                for station in self._stations.values():
-                    self._announcer.health(station, "listening", {"echo-stream": __version__})
+                for found in self.overview()["machines"]:
+                    self._announcer.health(found)
             if now_s >= summary_at_s + SUMMARY_EVERY_S:
                 summary_at_s = now_s
-                self._summarise(now_s)
+                self._summarise()
 
-    def _summarise(self, now_s: float) -> None:
-        for machine, station in self._stations.items():
-            found = station.health.snapshot(now_s)
-            log.info(
-                "summary",
-                machine=machine,
-                score=found["score"] and round(found["score"], 2),
-                states={alarm.level.value: alarm.state.value for alarm in station.alarms},
-                coverage_10m=found["coverage_10m"],
-                level_dbfs=found["level_dbfs"],
-                real_time_factor=found["real_time_factor"],
-            )
+    def _look_at_captures(self) -> None:
+        """Says once when a source is away and once when it is back."""
+        for machine, station in self._roster.stations_now.items():
+            capture, before = capture_of(station), self._captures.get(machine)
+            if capture == before:
+                continue
+            self._captures[machine] = capture
+            self._publisher.set_available(machine, capture == "running")
+            device = station.ear.source.description
+            if capture in ("waiting", "lost"):
+                reason = str(reason_of(station) or "")
+                log.warning(f"no sound: {capture}", machine=machine, device=device, reason=reason)
+            elif capture == "ended" or before is not None:
+                log.info(f"sound: {capture}", machine=machine, device=device)
+        self._notifier.status(self._in_a_line())
+
+    def _look_at_pace(self, now_s: float) -> None:
+        """Says once when the PC cannot keep up and once when it can again."""
+        late = self._skipped_at_s is not None and now_s - self._skipped_at_s < CATCHING_UP_S
+        if late != self._late:
+            self._late = late
+            factors = {f["machine"]: f["real_time_factor"] for f in self.overview()["machines"]}
+            say = log.warning if late else log.info
+            say("the PC cannot keep up: newest windows win" if late else "the PC keeps up", factors=factors)
+
+    def _in_a_line(self) -> str:
+        """For `systemctl status`."""
+        away = [machine for machine, capture in self._captures.items() if capture in ("waiting", "lost")]
+        states = [f"{m}: {s.alarms[-1].state}" for m, s in self._roster.stations_now.items()]
+        broker = "" if self._publisher.connected else "; broker away"
+        degraded = f"DEGRADED, no sound from {', '.join(away)}; " if away else ""
+        return f"{degraded}{'; '.join(states[:5])}{broker}"
+
+    def _read_again(self) -> None:
+        """SIGHUP: validated first; a bad file keeps the old configuration and says so."""
+        self._notifier.reloading()
+        try:
+            config = load(self._path)
+            self._roster.reload(config)
+            fixed = [key for key in FIXED if getattr(config, key) != getattr(self._config, key)]
+            if fixed:
+                log.warning("these take effect at the next restart", keys=fixed)
+        except EchoStreamError as error:
+            log.error("the new configuration is refused, the old one stays", reason=str(error))
+        else:
+            log.info("configuration read again", machines=[m.id for m in config.machines])
+            self._config = config
+        self._notifier.ready()
+
+    def _summarise(self) -> None:
+        for found in self.overview()["machines"]:
+            keys = ("machine", "score", "coverage_10m", "level_dbfs", "real_time_factor", "capture")
+            states = {level: alarm["state"] for level, alarm in found["alarms"].items()}
+            log.info("summary", **{key: found[key] for key in keys}, **states)
 
 
 def _warm_up(encoder: Encoder, stations: Iterable[Station]) -> None:

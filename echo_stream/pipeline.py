@@ -43,6 +43,8 @@ class Ear:
     live: bool = False
     """The source does not wait for us: take all that came, and where that is too much, the newest."""
     slicer: Slicer = field(init=False)
+    _lost: int = field(init=False, default=0)
+    _skipped: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         rate = self.source.sample_rate_hz
@@ -66,6 +68,13 @@ class Ear:
         end = start + len(samples)
         at = self.source.time_of(end)
         return Window(self.machine, samples, start, end, self.source.sample_rate_hz, at)
+
+    def losses(self) -> tuple[int, int]:
+        """Samples lost and hops skipped since this was last asked."""
+        lost, skipped = self.source.lost_samples, self.slicer.skipped_hops
+        news = lost - self._lost, skipped - self._skipped
+        self._lost, self._skipped = lost, skipped
+        return news
 
 
 @dataclass(slots=True)

@@ -1,0 +1,145 @@
+"""Evidence on disk: what files are called, how they are written whole, found again and thrown away.
+
+One folder a machine, three files an event, named by its time and id: sound (FLAC), document (JSON) and
+picture (PNG). The worker of evidence.py writes; anybody may read at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+log = structlog.get_logger()
+
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
+_OURS: Final = re.compile(r"(\d{8}T\d{6}Z)_[A-Za-z0-9_-]+\.(flac|json|png)")
+_TIME: Final = "%Y%m%dT%H%M%SZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The evidence of one event; files other than the document may be missing."""
+
+    document: Path
+    event: dict[str, Any]
+    """The payload of the event, as it was sent."""
+    complete: bool
+    """The sound after the alarm is in it."""
+
+    @property
+    def event_id(self) -> str:
+        """Of the event."""
+        return str(self.event["event_id"])
+
+    @property
+    def machine(self) -> str:
+        """What was watched."""
+        return str(self.event["machine"])
+
+    @property
+    def at(self) -> datetime:
+        """UTC of the alarm."""
+        return datetime.fromisoformat(self.event["ts"])
+
+    @property
+    def clip(self) -> Path | None:
+        """The sound, if it is there."""
+        return _if_there(self.document.with_suffix(".flac"))
+
+    @property
+    def picture(self) -> Path | None:
+        """The picture, if it is there."""
+        return _if_there(self.document.with_suffix(".png"))
+
+
+def document_path(folder: Path, machine: str, at: datetime, event_id: str) -> Path:
+    """Where the document of an event lies; sound and picture have its name with another suffix."""
+    safe_machine, safe_id = (_UNSAFE.sub("_", name)[:64] or "_" for name in (machine, event_id))
+    return folder / safe_machine / f"{at.astimezone(UTC):{_TIME}}_{safe_machine}_{safe_id}.json"
+
+
+def list_events(folder: Path, machine: str | None = None, since: datetime | None = None) -> list[Kept]:
+    """Evidence in the folder, oldest first; what cannot be read is said in the log and left out.
+
+    Args:
+        folder: of all evidence; need not exist.
+        machine: only of this one.
+        since: only events from this time on.
+    """
+    kept = [read for path in _ours(folder) if path.suffix == ".json" and (read := _read(path)) is not None]
+    wanted = (k for k in kept if machine in (None, k.machine) and (since is None or k.at >= since))
+    return sorted(wanted, key=lambda k: (k.at, k.event_id))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that nobody ever sees a part of it, a power cut included.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what an interrupted write left behind."""
+    for part in folder.glob("*/.*.part"):
+        part.unlink(missing_ok=True)
+
+
+def tidy(folder: Path, *, max_bytes: float, max_days: float, now: datetime) -> int:
+    """Remove events that are too old, and the oldest beyond the size; returns how many events went.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    events: dict[Path, list[Path]] = {}
+    for path in _ours(folder):
+        events.setdefault(path.with_suffix(""), []).append(path)
+    too_old = f"{now.astimezone(UTC) - timedelta(days=max_days):{_TIME}}"
+    sizes = {stem: sum(path.stat().st_size for path in paths) for stem, paths in events.items()}
+    total = sum(sizes.values())
+    gone = 0
+    for stem in sorted(events, key=lambda stem: stem.name):  # names begin with the time
+        if stem.name >= too_old and total <= max_bytes:
+            break
+        for path in events[stem]:
+            path.unlink(missing_ok=True)
+        total -= sizes[stem]
+        gone += 1
+    return gone
+
+
+def _ours(folder: Path) -> Iterator[Path]:
+    """Files that evidence wrote; a person's own files in these folders are not touched."""
+    return (path for path in folder.glob("*/*") if _OURS.fullmatch(path.name))
+
+
+def _read(path: Path) -> Kept | None:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return Kept(path, document["event"], document["complete"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("evidence cannot be read", file=str(path), reason=str(error))
+        return None
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.exists() else None

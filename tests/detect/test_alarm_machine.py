@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -348,16 +348,17 @@ def rows_of_the_table() -> set[tuple[bool, AlarmState, AlarmState, str]]:
 
 def test_alarm_against_the_model_reaches_the_whole_table() -> None:
     REACHED.clear()
-    run_state_machine_as_test(
-        AlarmMachine,
-        settings=settings(  # derandomised: the same play each time
-            max_examples=700,
-            stateful_step_count=50,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=[HealthCheck.too_slow],
-        ),
-    )
     rows = rows_of_the_table()
+    play = settings(
+        max_examples=150,
+        stateful_step_count=50,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    for number in range(20):  # seeded: the same play each time; about five are enough
+        run_state_machine_as_test(seed(number)(AlarmMachine), settings=play)
+        if rows <= set(REACHED):
+            break
     assert set(REACHED) - rows == set(), "transitions that no table knows"
     assert rows - set(REACHED) == set(), "rows that were not reached"

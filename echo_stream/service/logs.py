@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import Mapping, MutableMapping
 from typing import Any, TextIO
 
@@ -50,6 +51,7 @@ def configure(json: bool | None = None, level: str = "info") -> None:
     root = logging.getLogger()
     root.handlers = [_ToStructlog()]
     root.setLevel(max(threshold, logging.WARNING))  # of libraries only what is wrong
+    threading.excepthook = _thread_failed
 
 
 def mask_secrets(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -86,6 +88,13 @@ def _is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
     except (OSError, ValueError):  # not a file, or closed
         return False
     return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def _thread_failed(args: threading.ExceptHookArgs) -> None:
+    """An error that nobody caught is one line too, not twenty without a priority."""
+    if args.exc_type is not SystemExit and args.exc_value is not None:
+        name = args.thread.name if args.thread else ""
+        structlog.get_logger().critical("a thread failed", thread=name, exc_info=args.exc_value)
 
 
 class _ToStructlog(logging.Handler):

@@ -17,7 +17,8 @@ def computer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     if why := missing():
         pytest.skip(f"SYSTEMD NOT TESTED FOR REAL: {why}")
     container = Container(tmp_path_factory.mktemp("nspawn") / "root")
-    shutil.copy(Path(__file__).with_name("probe.py"), container.root / "opt" / "echo-stream")
+    for program in ("probe.py", "hang.py"):
+        shutil.copy(Path(__file__).with_name(program), container.root / "opt" / "echo-stream")
     try:
         container.boot()
         yield container

@@ -98,20 +98,26 @@ class Container:
 
     def attempt(self, *command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """The same, with its exit code."""
+        process = self.spawn(*command)
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def spawn(self, *command: str) -> subprocess.Popen[str]:
+        """Starts a command as root inside."""
         environ = {
             "PATH": "/usr/sbin:/usr/bin",
             "SYSTEMD_PAGER": "",
             "SYSTEMD_COLORS": "0",
             "LC_ALL": "C.UTF-8",
         }
-        return subprocess.run(
-            ["nsenter", "--target", str(self._leader), "--all", *command],
-            capture_output=True,
-            text=True,
-            env=environ,
-            check=False,
-            timeout=timeout_s,
-        )
+        inside = ["nsenter", "--target", str(self._leader), "--all", *command]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(inside, stdout=pipe, stderr=pipe, text=True, env=environ)
 
     def property(self, name: str, unit: str = "echo-stream.service") -> str:
         """A property of a unit, as `systemctl show` gives it."""
@@ -141,9 +147,12 @@ class Container:
         return self.python(f"install_service(Path({PROGRAM!r}))")
 
     def python(self, call: str) -> str:
-        """What a call of something in `service.install`, as root, writes to stdout."""
-        code = "import sys; sys.path.insert(0, '/opt/echo-stream/src')\nfrom pathlib import Path\n"
-        code += f"from echo_stream.service.install import *\n{call}"
+        """What code that uses `service.install` and `service.status`, run as root, writes to stdout."""
+        code = (
+            "import sys; sys.path.insert(0, '/opt/echo-stream/src')\nfrom pathlib import Path\nimport json\n"
+        )
+        code += "from echo_stream.service.install import *\nfrom echo_stream.service.status import ask\n"
+        code += call
         return self.run("/opt/echo-stream/bin/python3", "-c", code)
 
     def shut_down(self) -> None:

@@ -23,6 +23,10 @@ early.debug("whispered")
 structlog.get_logger().warning("broker", password="hunter2", password_file="/etc/p", user="pc7")
 logging.getLogger("somelib").warning("odd %s", "thing")
 logging.getLogger("somelib").info("chatter")
+import threading
+thread = threading.Thread(target=lambda: [][1], name="publisher")
+thread.start()
+thread.join()
 try:
     1 / 0
 except ZeroDivisionError:
@@ -40,11 +44,19 @@ def speak(arguments: str = "") -> list[str]:
 
 def test_json_lines_where_nobody_watches() -> None:
     lines = [json.loads(line) for line in speak()]
-    assert [line["event"] for line in lines] == ["started", "broker", "odd thing", "failed"]
+    assert [line["event"] for line in lines] == [
+        "started",
+        "broker",
+        "odd thing",
+        "a thread failed",
+        "failed",
+    ]
     assert lines[0]["machine"] == "pump3"
     assert lines[0]["room"] == "early"
     assert lines[2]["library"] == "somelib"
-    assert "ZeroDivisionError" in lines[3]["exception"]
+    assert lines[3]["thread"] == "publisher"
+    assert "IndexError" in lines[3]["exception"]
+    assert "ZeroDivisionError" in lines[4]["exception"]
     assert datetime.fromisoformat(lines[0]["ts"]).utcoffset() == timedelta(0)
 
 
@@ -54,7 +66,10 @@ def test_secrets_are_masked() -> None:
 
 
 def test_level_is_a_floor() -> None:
-    assert [json.loads(line)["event"] for line in speak('level="error"')] == ["failed"]
+    assert [json.loads(line)["event"] for line in speak('level="error"')] == [
+        "a thread failed",
+        "failed",
+    ]
     assert "whispered" in [json.loads(line)["event"] for line in speak('level="debug"')]
     with pytest.raises(ValueError, match="loud"):
         logs.configure(level="loud")
@@ -82,4 +97,4 @@ def test_the_journal_gets_priorities() -> None:
         )
     with os.fdopen(read) as lines:
         prefixes = [line[:4] for line in lines]
-    assert prefixes == ["<6>{", "<4>{", "<4>{", "<3>{"]
+    assert prefixes == ["<6>{", "<4>{", "<4>{", "<2>{", "<3>{"]

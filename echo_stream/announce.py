@@ -11,8 +11,11 @@ import structlog
 
 from echo_stream import __version__
 from echo_stream.deliver import messages
+from echo_stream.deliver.evidence import Evidence
+from echo_stream.deliver.evidence_files import Kept
 from echo_stream.deliver.messages import LevelState
 from echo_stream.deliver.mqtt import Publisher
+from echo_stream.deliver.spectra import NormalSpectrum
 from echo_stream.errors import EchoStreamError
 from echo_stream.pipeline import Scored, Station
 from echo_stream.types import AlarmEvent, AlarmLevel, AlarmState
@@ -30,6 +33,8 @@ class Announcer:
 
     def __init__(self, node: str, publisher: Publisher) -> None:
         self._node = node
+        self.evidence: Evidence | None = None
+        """Keeps what was heard at each alarm; None where nothing is to be kept."""
         self._names: dict[str, str] = {}
         self._publisher = publisher
         self._levels: dict[str, dict[AlarmLevel, LevelState]] = {}
@@ -65,6 +70,8 @@ class Announcer:
         was = self._levels[machine][event.level]
         since = was.since if event.before == event.after else ts
         self._levels[machine][event.level] = LevelState(event.after, event.active, since, onset, event_id)
+        kept = self.evidence if event.level is AlarmLevel.ALARM and event.after is AlarmState.UNACK else None
+        clip, picture = kept.names(machine, ts, event_id) if kept else (None, None)
         payload = messages.event(
             event,
             node=self._node,
@@ -76,9 +83,13 @@ class Announcer:
             bank_id=station.bank_id,
             bank_sha256=station.bank.sha256,
             coverage_10m=station.health.coverage(monotonic()),
+            clip=clip,
+            picture=picture,
         )
         self._publisher.event(payload, snapshot=self._snapshot(station, ts))
         self._set_alarm(machine, ts)
+        if kept:
+            _keep(kept, station, event, payload)
         say = log.warning if event.active else log.info
         say(
             f"{event.level} {event.before} -> {event.after}",
@@ -93,6 +104,8 @@ class Announcer:
     def score(self, station: Station, scored: Scored) -> None:
         """The newest score of a machine, as telemetry."""
         window, score = scored
+        if self.evidence:
+            self.evidence.heard(window.machine, window.end, window.captured_at)
         trips = {alarm.level: alarm.trip for alarm in station.alarms}
         payload = messages.score(
             score,
@@ -121,6 +134,19 @@ class Announcer:
         )
         self._publisher.health(found["machine"], payload)
 
+    def evidence_complete(self, kept: Kept) -> None:
+        """Sound and picture of an alarm are on the disk; told by the evidence's own thread."""
+        payload = messages.evidence(
+            node=self._node,
+            machine=kept.machine,
+            event_id=kept.event_id,
+            ts=datetime.now(UTC),
+            clip=kept.document.with_suffix(".flac").name,
+            picture=kept.picture.name if kept.picture else None,
+            folder=str(kept.document.parent),
+        )
+        self._publisher.event(payload)
+
     def _set_alarm(self, machine: str, ts: datetime) -> None:
         name, levels = self._names[machine], self._levels[machine]
         payload = messages.alarm_state(node=self._node, machine=machine, name=name, ts=ts, levels=levels)
@@ -134,6 +160,19 @@ class Announcer:
             "alarms": {alarm.level.value: alarm.snapshot() for alarm in station.alarms},
             "levels": {level.value: _level_to(state) for level, state in levels.items()},
         }
+
+
+def _keep(evidence: Evidence, station: Station, event: AlarmEvent, payload: Mapping[str, Any]) -> None:
+    spectrum = station.bank.calibration.get("spectrum")
+    evidence.alarm(
+        payload,
+        at=event.at,
+        onset=event.onset,
+        sample_rate_hz=station.ear.source.sample_rate_hz,
+        bands=station.last[1].bands if station.last else (),
+        history=station.ear.slicer.history,
+        normal=NormalSpectrum.from_json(spectrum) if spectrum else None,
+    )
 
 
 def _level_to(state: LevelState) -> dict[str, Any]:

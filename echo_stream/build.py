@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic
 
 from echo_stream.capture.shared import Shared
@@ -15,6 +15,8 @@ from echo_stream.config import (
     RecordingSource,
     SimulatedSource,
 )
+from echo_stream.deliver.evidence import Evidence
+from echo_stream.deliver.evidence_files import Kept
 from echo_stream.deliver.mqtt import Publisher
 from echo_stream.deliver.mqtt_broker import Broker
 from echo_stream.detect.alarm import Alarm
@@ -189,6 +191,22 @@ def station_of(config: Config, machine: Machine, source: AudioSource, encoder: E
         scorer=Scorer(bank),
         alarms=alarms_of(machine, bank),
         health=Health(machine.id, cut.hop_s, monotonic()),
+    )
+
+
+def evidence_of(config: Config, on_complete: Callable[[Kept], None]) -> Evidence | None:
+    """What keeps the sound of alarms, not started yet; None where nothing is to be kept."""
+    wanted = config.evidence
+    if not wanted.enabled:
+        return None
+    return Evidence(
+        config.state_dir / "evidence",
+        pre_roll_s=wanted.pre_roll_s,
+        post_roll_s=wanted.post_roll_s,
+        max_mb=wanted.max_mb,
+        max_days=wanted.max_days,
+        min_free_mb=wanted.min_free_mb,
+        on_complete=on_complete,
     )
 
 

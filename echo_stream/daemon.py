@@ -22,7 +22,7 @@ import structlog
 
 from echo_stream import __version__
 from echo_stream.announce import Announcer
-from echo_stream.build import encoder_of, publisher_of
+from echo_stream.build import encoder_of, evidence_of, publisher_of
 from echo_stream.config import Config, Machine
 from echo_stream.configfile import find, load
 from echo_stream.encode.encoder import Encoder
@@ -85,6 +85,11 @@ class Daemon:
             self._publisher = publisher_of(config)
             stack.callback(self._publisher.stop, DRAIN_S)
             self._announcer = Announcer(config.node, self._publisher)
+            evidence = evidence_of(config, self._announcer.evidence_complete)
+            self._announcer.evidence = evidence
+            if evidence:
+                evidence.start()
+                stack.callback(evidence.stop)
             self._roster = Roster(config, encoder, on_join=self._on_join, on_leave=self._on_leave)
             self._roster.open()
             stack.callback(self._roster.close)

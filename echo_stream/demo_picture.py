@@ -57,12 +57,12 @@ def run_figure(run: Run) -> Figure:
     for axes in (sound, score):
         axes.axvline(run.raised_s, color=INK if axes is score else "white", lw=1.6)
         axes.axvline(run.cleared_s, color=INK if axes is score else "white", lw=1.6, ls=":")
-    score.set_xlim(0, len(run.samples) / run.sample_rate_hz)
+    score.set_xlim(0, len(run.samples) / run.sample_rate_hz - FRAME_S)
     score.set_xlabel("time since the daemon began to listen (s)")
     delay_s = run.raised_s - run.fault_start_s
     figure.suptitle(
-        f"A {run.fault} fault comes at {run.fault_start_s:.0f} s; the alarm is raised {delay_s:.1f} s later, "
-        f"and cleared after the fault has gone",
+        f"A {run.fault} fault comes at {run.fault_start_s:.0f} s; the alarm reaches the subscriber "
+        f"{delay_s:.1f} s later",
         x=0.01,
         ha="left",
         fontsize=12.5,
@@ -75,6 +75,7 @@ def _sound(axes: Axes, run: Run) -> QuadMesh:
     levels_db = band_levels_over_time_db(run.samples, run.sample_rate_hz, _HOP_S)
     edges_khz = band_edges_hz(run.sample_rate_hz) / 1000
     time_edges_s = (np.arange(len(levels_db) + 1) - 0.5) * _HOP_S + FRAME_S / 2
+    time_edges_s[0] = 0
     low_db, high_db = np.quantile(levels_db, [0.02, 0.999])
     mesh = axes.pcolormesh(
         time_edges_s, edges_khz, levels_db.T, cmap="magma", vmin=low_db, vmax=high_db, rasterized=True
@@ -112,20 +113,22 @@ def _score(axes: Axes, run: Run) -> None:
         run.fault_start_s, run.fault_end_s, color="#56B4E9", alpha=0.25, lw=0, label=f"{run.fault} fault"
     )
     axes.plot(times_s, thresholds, color=INK, lw=1.3, ls="--", label="threshold")
+    over = scores > thresholds
     axes.fill_between(
-        times_s, thresholds, np.maximum(scores, thresholds), color=PRESENT, alpha=0.35, lw=0, interpolate=True
+        times_s, thresholds, scores, where=over, interpolate=True, color=PRESENT, alpha=0.35, lw=0
     )
     axes.plot(times_s, scores, color=PRESENT, lw=1.6, marker="o", ms=3.5, label="anomaly score")
     top = max(scores.max(), thresholds.max())
     bottom = min(scores.min(), 0.0)
     axes.set_ylim(bottom - 0.06 * (top - bottom), top + 0.28 * (top - bottom))
-    for at_s, word in ((run.raised_s, "alarm raised"), (run.cleared_s, "alarm cleared")):
+    for at_s, word, side in ((run.raised_s, "alarm raised", 1), (run.cleared_s, "alarm cleared", -1)):
         axes.annotate(
             f"{word}\n{at_s:.1f} s",
-            (at_s, 0.98),
+            (at_s, 0.97),
             xycoords=("data", "axes fraction"),
-            xytext=(5, 0),
+            xytext=(5 * side, 0),
             textcoords="offset points",
+            ha="left" if side > 0 else "right",
             va="top",
             color=INK,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},

@@ -50,6 +50,7 @@ class MosquittoBroker:
         tls: Listen with TLS only.
         client_certs: With TLS: ask for a certificate signed by the authority.
         persistent: Keep retained messages and sessions on disk at a proper stop.
+        listen_on: Another address of the loopback; the certificates name 127.0.0.1 only.
         extra: Further lines for its configuration.
     """
 
@@ -61,9 +62,10 @@ class MosquittoBroker:
         tls: bool = False,
         client_certs: bool = False,
         persistent: bool = False,
+        listen_on: str = HOST,
         extra: str = "",
     ) -> None:
-        self.host = HOST
+        self.host = listen_on
         self.port = free_port()
         self.folder = folder
         self.log_path = folder / "mosquitto.log"
@@ -72,7 +74,11 @@ class MosquittoBroker:
         self._config.write_text(self._configuration(users, tls, client_certs, persistent) + extra + "\n")
 
     def _configuration(
-        self, users: Mapping[str, str] | None, tls: bool, client_certs: bool, persistent: bool
+        self,
+        users: Mapping[str, str] | None,
+        tls: bool,
+        client_certs: bool,
+        persistent: bool,
     ) -> str:
         lines = ["per_listener_settings true"]
         lines += ["user root"] if os.geteuid() == 0 else []
@@ -128,6 +134,11 @@ class MosquittoBroker:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    def reload(self) -> None:
+        """Have it read its password and access files again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+
     @property
     def pki(self) -> Pki:
         """Certificates, the same for every broker of a test run."""
@@ -158,6 +169,7 @@ def mosquitto(
     tls: bool = False,
     client_certs: bool = False,
     persistent: bool = False,
+    listen_on: str = HOST,
     extra: str = "",
     started: bool = True,
 ) -> Iterator[MosquittoBroker]:
@@ -167,7 +179,13 @@ def mosquitto(
     own = folder / f"mosquitto-{free_port()}"
     own.mkdir()
     broker = MosquittoBroker(
-        own, users=users, tls=tls, client_certs=client_certs, persistent=persistent, extra=extra
+        own,
+        users=users,
+        tls=tls,
+        client_certs=client_certs,
+        persistent=persistent,
+        listen_on=listen_on,
+        extra=extra,
     )
     if started:
         broker.start()

@@ -26,10 +26,18 @@ from echo_stream.deliver.outbox import Outbox
 from echo_stream.deliver.topics import Topics
 from echo_stream.errors import DeliveryError
 
-_WILL_DELAY_S = 15
 _SESSION_EXPIRY_S = 60
+_AWAY = ("the broker is away", "listening goes on; events wait in the outbox")
+_UNSTEADY = (
+    "the connection to the broker does not hold",
+    "does another daemon run with the same node and topic_root, or does the broker's access list forbid what "
+    "we publish? events wait in the outbox",
+)
+_REFUSED_HINT = "check what the broker's access list lets this user publish; events are kept"
 _STEADY_S = 10.0
-"""A connection that held for this long was a good one: the next outage begins with short waits again."""
+"""A connection that holds for this long is a good one."""
+_SHORT_LIVED_SAID = 3
+"""So many shorter ones in a row are said, each; then there is silence until one holds."""
 _TURN_S = 1.0
 _TEND_S = 60.0
 _STOP_SHARE = 0.8
@@ -70,6 +78,8 @@ class Publisher:
         protocol: 5, falling back to 3 (3.1.1) where the broker refuses it, or 3.
         outbox_max_rows: Bound of the outbox.
         outbox_max_age_s: Bound of the outbox.
+        will_delay_s: How long we may be away before the broker says that we are offline (MQTT 5; 3.1.1 does
+            so at once).
         score_interval_s: At most one score of a machine in this time.
         score_expiry_s: When the broker forgets a score that it could not deliver (MQTT 5).
         retry_min_s: First wait before connecting again; it doubles, with jitter, up to retry_max_s.
@@ -88,6 +98,7 @@ class Publisher:
         protocol: Protocol = 5,
         outbox_max_rows: int = 100_000,
         outbox_max_age_s: float = 30 * 86_400.0,
+        will_delay_s: int = 15,
         score_interval_s: float = 1.0,
         score_expiry_s: int = 30,
         retry_min_s: float = 1.0,
@@ -100,6 +111,7 @@ class Publisher:
         self._protocol: Protocol = protocol
         self._machines = dict(machines)
         self._mailbox = Mailbox(score_interval_s)
+        self._will_delay_s = will_delay_s
         self._score_expiry_s = score_expiry_s
         self._retry_min_s = retry_min_s
         self._retry_max_s = retry_max_s
@@ -112,6 +124,10 @@ class Publisher:
         self._published = 0
         self._last_error = ""
         self._trouble = ""
+        self._refusal = ""
+        self._short_lived = 0
+        self._steady_at_s = 0.0
+        self._wait_s = retry_min_s
         self._tend_at_s = 0.0
         self._mailbox.keep(self.topics.status, ONLINE)
         for machine in self._machines:
@@ -202,24 +218,21 @@ class Publisher:
     # The publisher's thread.
 
     def _run(self) -> None:
-        wait_s = self._retry_min_s
         while not self._stopping.is_set():
             self._tend()
-            began_s = time.monotonic()
             try:
                 self._talk()
             except BrokerTooOld as error:
                 log.warning("the broker does not speak MQTT 5: going on with 3.1.1", reason=error.message)
                 self._protocol = 3
             except BrokerRefuses as error:
-                self._troubled("refused", error)
+                self._troubled("the broker refuses us", error.hint, error)
                 self._rest(self._refused_retry_s)
             except BrokerAway as error:
-                self._troubled("away", error)
-                if time.monotonic() - began_s > _STEADY_S:
-                    wait_s = self._retry_min_s
-                self._rest(wait_s)
-                wait_s = min(2 * wait_s, self._retry_max_s)
+                unsteady = self._short_lived >= _SHORT_LIVED_SAID
+                self._troubled(*(_UNSTEADY if unsteady else _AWAY), error)
+                self._rest(self._wait_s)
+                self._wait_s = min(2 * self._wait_s, self._retry_max_s)
 
     def _talk(self) -> None:
         """One connection, until it ends or we are to stop.
@@ -232,15 +245,24 @@ class Publisher:
             self._broker,
             client_id=f"{self.topics.root}-{self.topics.node}",
             protocol=self._protocol,
-            session_expiry_s=_SESSION_EXPIRY_S,
-            will=Will(self.topics.status, OFFLINE, _WILL_DELAY_S),
+            # Longer than the delay of the will, because the end of the session sends it.
+            session_expiry_s=self._will_delay_s + _SESSION_EXPIRY_S,
+            will=Will(self.topics.status, OFFLINE, self._will_delay_s),
         )
         try:
             connection.open()
             self._arrived()
-            session = Session(connection, self.outbox, self._mailbox, refused_retry_s=self._refused_retry_s)
+            session = Session(
+                connection,
+                self.outbox,
+                self._mailbox,
+                delivered=self._count,
+                refused=self._refused,
+                refused_retry_s=self._refused_retry_s,
+            )
             while not self._stopping.is_set():
-                self._published += session.turn(_TURN_S)
+                session.turn(_TURN_S)
+                self._steady()
                 self._tend()
             self._leave(session)
         finally:
@@ -250,6 +272,22 @@ class Publisher:
     def _arrived(self) -> None:
         self._connected = True
         self._connections += 1
+        self._short_lived += 1
+        self._steady_at_s = time.monotonic() + _STEADY_S
+        # Of a connection that comes and goes, one line is enough until it holds.
+        if self._short_lived <= _SHORT_LIVED_SAID:
+            self._say_connected()
+
+    def _steady(self) -> None:
+        """A connection has held for a while: the next outage begins with short waits and is said again."""
+        if self._short_lived and time.monotonic() >= self._steady_at_s:
+            self._short_lived = 0
+            self._refusal = ""
+            self._wait_s = self._retry_min_s
+            if self._trouble:
+                self._say_connected()
+
+    def _say_connected(self) -> None:
         self._trouble = ""
         log.info(
             "connected to the broker",
@@ -259,23 +297,29 @@ class Publisher:
             waiting=self.outbox.depth,
         )
 
+    def _count(self, delivered: int) -> None:
+        self._published += delivered
+
     def _leave(self, session: Session) -> None:
         """Drain, keeping a part of the time for the good-bye."""
         drained_by_s = self._stop_at_s - (self._stop_at_s - time.monotonic()) * _FAREWELL_SHARE
         while not session.idle and (left_s := drained_by_s - time.monotonic()) > 0:
-            self._published += session.turn(left_s)
+            session.turn(left_s)
         topics = [self.topics.of(machine, "availability") for machine in self._machines]
-        self._published += session.farewell([*topics, self.topics.status], self._stop_at_s)
+        session.farewell([*topics, self.topics.status], self._stop_at_s)
 
-    def _troubled(self, trouble: str, error: DeliveryError) -> None:
+    def _troubled(self, trouble: str, hint: str, error: DeliveryError) -> None:
+        """Say once what began; `_say_connected` says that it ended."""
         self._last_error = error.message
         if trouble != self._trouble:
-            log.warning(
-                "the broker refuses us" if trouble == "refused" else "the broker is away",
-                reason=error.message,
-                hint=error.hint or "listening goes on; events wait in the outbox",
-            )
+            log.warning(trouble, reason=error.message, hint=hint)
         self._trouble = trouble
+
+    def _refused(self, reason: str) -> None:
+        self._last_error = f"a message was refused: {reason}"
+        if reason != self._refusal:
+            log.warning("the broker refuses a message", reason=reason, hint=_REFUSED_HINT)
+        self._refusal = reason
 
     def _rest(self, wait_s: float) -> None:
         # With jitter, so that many daemons do not come back at once.

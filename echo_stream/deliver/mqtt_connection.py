@@ -142,6 +142,10 @@ class Connection:
             raise self._tls_trouble(error) from error
         except (OSError, ValueError) as error:
             raise BrokerAway(f"no connection to {self._where}: {error}") from error
+        opened = self._client.socket()
+        if isinstance(opened, socket.socket):
+            # Without this the second of two small messages waits for the first one's TCP acknowledgement.
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         deadline = time.monotonic() + self._broker.connect_timeout_s
         while self._answer is None:
             left_s = deadline - time.monotonic()

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
-
-import structlog
+from collections.abc import Callable, Iterable
 
 from echo_stream.deliver.messages import OFFLINE
-from echo_stream.deliver.mqtt_broker import BrokerAway
+from echo_stream.deliver.mqtt_broker import BrokerAway, BrokerRefuses
 from echo_stream.deliver.mqtt_connection import Connection
 from echo_stream.deliver.mqtt_mailbox import Mailbox
 from echo_stream.deliver.outbox import Outbox
@@ -21,8 +19,6 @@ from echo_stream.deliver.outbox_file import Row
 
 _ACK_TIMEOUT_S = 30.0
 """A broker that keeps the line open but acknowledges nothing is left after this."""
-
-log = structlog.get_logger()
 
 
 class Session:
@@ -32,15 +28,26 @@ class Session:
         connection: Open.
         outbox: What it owes; acknowledged rows leave it.
         mailbox: States and scores; all states are announced.
+        refused: Called with the reason when the broker refuses a message.
+        delivered: Called with the number of events that the broker has acknowledged since the last call.
         refused_retry_s: How long to wait before an event that the broker refused is sent again.
     """
 
     def __init__(
-        self, connection: Connection, outbox: Outbox, mailbox: Mailbox, *, refused_retry_s: float
+        self,
+        connection: Connection,
+        outbox: Outbox,
+        mailbox: Mailbox,
+        *,
+        delivered: Callable[[int], None],
+        refused: Callable[[str], None],
+        refused_retry_s: float,
     ) -> None:
         self._connection = connection
         self._outbox = outbox
         self._mailbox = mailbox
+        self._delivered = delivered
+        self._say_refused = refused
         self._refused_retry_s = refused_retry_s
         self._in_flight: dict[int, int | None] = {}
         """Packet id to outbox row; None for what is in no outbox."""
@@ -61,31 +68,35 @@ class Session:
     def _room(self) -> int:
         return self._connection.window - len(self._in_flight)
 
-    def turn(self, timeout_s: float) -> int:
-        """Send what is due, wait for the network, note what was acknowledged: how many events.
+    def turn(self, timeout_s: float) -> None:
+        """Send what is due, wait for the network, note what was acknowledged.
 
         Raises:
             BrokerAway: The connection ended, or the broker acknowledges nothing any more.
-            BrokerRefuses: The broker ended it and said why.
+            BrokerRefuses: The broker ended it and said why, or after it had refused a message.
         """
         self._send_states()
         self._send_events()
-        self._connection.step(self._mailbox.due_s(timeout_s), self._mailbox.wake_out)
+        try:
+            self._connection.step(self._mailbox.due_s(timeout_s), self._mailbox.wake_out)
+        except BrokerAway as error:
+            self._settle()
+            if self._refusal:  # mosquitto 2.0.11 hangs up on who sends what its access list forbids
+                raise BrokerRefuses(f"a message was refused: {self._refusal}") from error
+            raise
         self._mailbox.hush()
-        acknowledged = self._settle()
+        self._settle()
         if self._in_flight and time.monotonic() - self._progress_s > _ACK_TIMEOUT_S:
             raise BrokerAway(f"the broker acknowledged nothing for {_ACK_TIMEOUT_S:g} s")
-        return acknowledged
 
-    def farewell(self, topics: Iterable[str], until_s: float) -> int:
+    def farewell(self, topics: Iterable[str], until_s: float) -> None:
         """Say offline on these topics, wait for the acknowledgements until a monotonic time, and leave."""
         for topic in topics:
             self._mailbox.keep(topic, OFFLINE)
-        acknowledged = self.turn(0.0)
+        self.turn(0.0)
         while self._in_flight and (left_s := until_s - time.monotonic()) > 0:
-            acknowledged += self.turn(left_s)
+            self.turn(left_s)
         self._connection.leave()
-        return acknowledged
 
     def _send_states(self) -> None:
         for latest in self._mailbox.take(self._room):
@@ -124,7 +135,7 @@ class Session:
             self._progress_s = time.monotonic()
         self._in_flight[packet] = row_id
 
-    def _settle(self) -> int:
+    def _settle(self) -> None:
         """Forget what the broker has, and hold back for a while where it refused something."""
         done: list[int] = []
         for packet, refusal in self._connection.acknowledged:
@@ -137,16 +148,11 @@ class Session:
         self._connection.acknowledged.clear()
         if done:
             self._outbox.ack(done)
-        return len(done)
+            self._delivered(len(done))
 
     def _refused(self, row_id: int | None, refusal: str) -> None:
-        if refusal != self._refusal:
-            log.warning(
-                "the broker refuses a message",
-                reason=refusal,
-                hint="check what the broker's access list lets this user publish; events are kept",
-            )
         self._refusal = refusal
+        self._say_refused(refusal)
         if row_id is not None:
             self._fed_id = 0
             self._late_id = self._outbox.last_id

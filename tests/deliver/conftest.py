@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from echo_stream.deliver import messages
 from echo_stream.deliver.mqtt import Publisher
@@ -89,14 +95,19 @@ class Subscriber:
         return [payload["event_id"] for payload in self.payloads(topic)]
 
 
-def subscribe(broker: MosquittoBroker, topic: str = "#", name: str = "", **connect: Any) -> Subscriber:
+def subscribe(
+    broker: MosquittoBroker, topic: str = "#", name: str = "", session_expiry: int = 0, **connect: Any
+) -> Subscriber:
+    """Connect and subscribe; with name, clean_start=False and expiry, the broker keeps what it misses."""
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = session_expiry
     client = Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTv5)
     subscriber = Subscriber(client)
     ready: list[bool] = []
     client.on_message = lambda _c, _u, message: subscriber.heard.append(message)
     client.on_connect = lambda c, *_: c.subscribe(topic, 1)
     client.on_subscribe = lambda *_: ready.append(True)
-    client.connect_async(broker.host, broker.port, **connect)
+    client.connect_async(broker.host, broker.port, properties=properties, **connect)
     client.reconnect_delay_set(1, 1)
     client.loop_start()
     wait_until(lambda: ready, "the subscriber is connected")
@@ -148,4 +159,64 @@ def publish(tmp_path: Path) -> Iterator[Callable[..., Publisher]]:
     yield make
     for publisher in made:
         if publisher.alive:
-            publisher.stop(5.0)
+            publisher.stop(1.0)
+
+
+class Process:
+    """A Publisher in a process of its own (publish_alone.py)."""
+
+    def __init__(self, broker: MosquittoBroker, outbox: Path, **arguments: Any) -> None:
+        given = {
+            "broker": {"host": broker.host, "port": broker.port},
+            "outbox_path": str(outbox),
+            "node": "pc7",
+            "machines": {"pump3": "Pump 3", "fan1": "Fan 1"},
+            "retry_min_s": 0.05,
+            "retry_max_s": 0.2,
+            **arguments,
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.deliver.publish_alone", json.dumps(given)],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def ask(self, **asked: Any) -> Any:
+        """Send a command and wait for its answer; BrokenPipeError where the process is gone."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        # structlog writes to standard output, too: answers are JSON, log lines are not.
+        while line := self._process.stdout.readline():
+            if line[0] in '"{':
+                return json.loads(line)
+        raise BrokenPipeError
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._close()
+
+    def stop(self) -> None:
+        """End it properly."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._close()
+
+    def _close(self) -> None:
+        self._process.wait(20)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+
+@pytest.fixture
+def logged() -> Iterator[list[MutableMapping[str, Any]]]:
+    """What is logged meanwhile, one mapping a line."""
+    with structlog.testing.capture_logs() as lines:
+        yield lines

@@ -1,140 +1,100 @@
-"""Which microphones there are, and what each is called for good. Runs wherever one is listed or opened."""
+"""Which microphones there are now: asks a short-lived child process (look.py). Any thread; takes a moment.
+
+PortAudio sees only what was there when it was initialised, prints to standard error what it does not like,
+and hangs with a sound server that hangs. A child process is always fresh, can be silenced and can be killed.
+"""
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
+from echo_stream.capture.names import Input, find_input
+from echo_stream.capture.portaudio import BAD_CHANNELS, BAD_RATE
 from echo_stream.errors import SourceError
 
-LOOK_TIMEOUT_S = 8.0
-NO_PORTAUDIO_HINT = "Try: sudo apt-get install libportaudio2"
-DEFAULTS = ("default", "sysdefault")  # whatever the sound system picks: only for those who ask for it
-CARD = re.compile(r"^(?P<label>.*?)(?: -)? \(hw:(?P<card>\d+),(?P<device>\d+)\)$")
-NUMBERED = re.compile(r"^(?:\d+|.*\b(?:plug)?hw:\d.*)$", re.IGNORECASE)
+TIMEOUT_S = 8.0
+FRESH_S = 1.0  # several microphones that went together are looked for together
+_looking = threading.Lock()
+_seen: tuple[float, list[Input] | SourceError] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A microphone, or something that behaves like one."""
-
-    pcm: str
-    """ALSA's name of it at this moment, with which it is opened."""
-    names: tuple[str, ...]
-    """Names that stay over a restart or another USB port's device: any of them may be configured."""
-    host_api: str
-    channels: int
-    sample_rate_hz: int
-    """Its default rate; it may offer others."""
-    write: str
-    """The name to write into the configuration: it names no other input."""
-
-
-def list_inputs(proc: Path = Path("/proc/asound"), sysfs: Path = Path("/sys/class/sound")) -> list[Input]:
-    """All inputs that are there now, fresh from a child process.
+def list_inputs() -> list[Input]:
+    """All inputs that are there now (not older than a second).
 
     Raises:
         SourceError: PortAudio is not installed, or the sound system does not answer.
     """
-    found = [_identify(name, channels, rate, proc, sysfs) for name, channels, rate in _look()]
-    return [_named(candidate, found) for candidate in found]
+    global _seen  # noqa: PLW0603 - one process, one sound system
+    with _looking:
+        if _seen is None or time.monotonic() - _seen[0] > FRESH_S:
+            try:
+                seen: list[Input] | SourceError = [
+                    Input(**{**told, "names": tuple(told["names"])}) for told in _ask()
+                ]
+            except SourceError as error:
+                seen = error
+            _seen = (time.monotonic(), seen)
+        if isinstance(_seen[1], SourceError):
+            raise SourceError(_seen[1].message, _seen[1].hint)
+        return _seen[1]
 
 
-def find_input(device: str, inputs: Sequence[Input]) -> Input:
-    """The one input that `device` names: exactly, else as a part of one of its names; case does not matter.
+def find(device: str, sample_rate_hz: int, channels: int) -> tuple[Input, int]:
+    """The input that `device` names, and with how many channels it opens: `channels`, or all that it has.
 
     Raises:
-        SourceError: a number, no such input, or several.
+        SourceError: no such input, or it does not open.
     """
-    if NUMBERED.match(device) or not device.strip():
-        raise SourceError(
-            f"microphone {device!r}: a number, which changes when devices come and go", _hint(device, inputs)
-        )
-    wanted = device.casefold()
-    exact = [i for i in inputs if any(wanted == name.casefold() for name in i.names)]
-    part = [i for i in inputs if i.pcm not in DEFAULTS and any(wanted in name.casefold() for name in i.names)]
-    matches = exact or part
-    if not matches:
-        raise SourceError(f"microphone {device!r}: no such input", _hint(device, inputs))
-    if len(matches) > 1:
-        names = ", ".join(repr(match.write) for match in matches)
-        raise SourceError(
-            f"microphone {device!r}: {len(matches)} inputs have this name", f"Write one of {names}."
-        )
-    return matches[0]
+    found = find_input(device, list_inputs())
+    counts = (channels, max(channels, found.channels))  # a card may have no stream of less than all channels
+    told = _ask(found.pcm, str(sample_rate_hz), *map(str, counts))[0]
+    if "opened" in told:
+        return found, told["opened"]
+    why = told["why"]
+    what = f"microphone {found.write!r} cannot be opened at {sample_rate_hz} Hz, {channels} channel(s): {why}"
+    if told["code"] == BAD_RATE:
+        raise SourceError(what, f"Its own rate is {found.sample_rate_hz} Hz: set sample_rate_hz to it.")
+    if told["code"] == BAD_CHANNELS or channels > found.channels:
+        raise SourceError(what, f"It has {found.channels} channels, counted from 0.")
+    raise SourceError(what, "Is it plugged in? Does another program hold it? See: fuser -v /dev/snd/*")
 
 
-def _look() -> list[tuple[str, int, int]]:
-    command = [sys.executable, "-P", str(Path(__file__).with_name("look.py"))]
+def _ask(*arguments: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-P", "-m", "echo_stream.capture.look", *arguments]
+    path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     try:
-        # A session of its own: what the sound system prints, and a terminal's Ctrl-C, stay out of it.
         answer = subprocess.run(
-            command, capture_output=True, timeout=LOOK_TIMEOUT_S, check=False, start_new_session=True
+            command,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+            start_new_session=True,  # a terminal's Ctrl-C is not for it
         )
+    except OSError as error:
+        raise SourceError(
+            f"microphones cannot be looked for: {error}", "Is this PC out of memory?"
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise SourceError(
-            f"the sound system did not answer within {LOOK_TIMEOUT_S:.0f} s",
-            "The sound server (PulseAudio, PipeWire) hangs: restart it.",
+            f"the sound system does not answer within {TIMEOUT_S:.0f} s",
+            "The sound server (PulseAudio, PipeWire) or a driver hangs: restart it.",
         ) from error
-    if answer.returncode != 0:
-        lines = answer.stderr.decode(errors="replace").strip().splitlines() or [f"exit {answer.returncode}"]
-        raise SourceError(f"inputs cannot be listed: {lines[-1]}", NO_PORTAUDIO_HINT)
-    told = json.loads(answer.stdout)
-    if "error" in told:
-        raise SourceError(f"PortAudio cannot be loaded: {told['error']}", NO_PORTAUDIO_HINT)
-    return [(name, channels, rate) for name, channels, rate in told["inputs"]]
-
-
-def _identify(name: str, channels: int, rate: int, proc: Path, sysfs: Path) -> Input:
-    card = CARD.match(name)
-    if card is None:  # an ALSA plug-in (default, pulse, one of asoundrc): its name is all there is
-        return Input(name, (name,), "ALSA", channels, rate, name)
-    number, device = card["card"], card["device"]
-    names = [card["label"]]
-    usb = (sysfs / f"card{number}" / "device").resolve().parent
-    if serial := _text(usb / "serial"):
-        names.append(f"serial:{serial}")
-    if (usb / "idVendor").is_file():
-        names.append(f"usb:{usb.name}")
-    pcm = f"hw:{number},{device}"
-    if card_id := _text(proc / f"card{number}" / "id"):
-        pcm = f"hw:CARD={card_id},DEV={device}"
-        names.append(f"card:{card_id},{device}")
-    return Input(pcm, tuple(names), "ALSA", channels, rate, names[0])
-
-
-def _named(candidate: Input, inputs: Sequence[Input]) -> Input:
-    """With the first of its names that no other input has (the ALSA card id, last, is unique)."""
-    others = {name.casefold() for other in inputs if other is not candidate for name in other.names}
-    own = [name for name in candidate.names if name.casefold() not in others]
-    return Input(
-        candidate.pcm,
-        candidate.names,
-        candidate.host_api,
-        candidate.channels,
-        candidate.sample_rate_hz,
-        own[0] if own else candidate.names[-1],
-    )
-
-
-def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _hint(device: str, inputs: Sequence[Input]) -> str:
-    if not inputs:
-        return "There is no input at all: is it plugged in, and is this user in the group audio?"
-    every = [candidate.write for candidate in inputs]
-    nearest = difflib.get_close_matches(device, every, n=1)
-    return (
-        f"Did you mean {nearest[0]!r}? " if nearest else ""
-    ) + f"There are: {', '.join(map(repr, every))}."
+        told = json.loads(answer.stdout)
+    except ValueError as error:
+        last = answer.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise SourceError(
+            f"looking for microphones failed with exit code {answer.returncode}: {last}",
+            "Try: echo-stream devices",
+        ) from error
+    if isinstance(told, dict):
+        raise SourceError(told["message"], told["hint"])
+    return list(told)

@@ -1,27 +1,39 @@
-"""What inputs PortAudio sees at this moment, as JSON. A program of its own, run as a child process.
+"""The child process that devices.py asks: it lists the inputs, or tries to open one, and answers in JSON."""
 
-PortAudio's list is that of the moment when it was initialised, and initialising it again kills every open
-stream; a sound server that hangs also hangs whoever looks. A child process is always fresh and can be killed.
-"""
+from __future__ import annotations
 
 import json
+import sys
+from dataclasses import asdict
+
+from echo_stream.capture.names import identify
+from echo_stream.capture.portaudio import Refused, Stream, list_alsa
+from echo_stream.errors import SourceError
 
 
-def main() -> None:
-    """Print {"inputs": [[name, channels, rate], ...]} or {"error": why PortAudio cannot be loaded}."""
+def main(arguments: list[str]) -> object:
+    """Without arguments the inputs; with `pcm rate channels...` the first number of channels that opens."""
     try:
-        import sounddevice  # noqa: PLC0415 - its absence is an answer, not a crash
-    except (ImportError, OSError) as error:
-        print(json.dumps({"error": str(error)}))
-        return
-    apis = sounddevice.query_hostapis()
-    inputs = [
-        [device["name"], device["max_input_channels"], round(device["default_samplerate"])]
-        for device in sounddevice.query_devices()
-        if device["max_input_channels"] > 0 and apis[device["hostapi"]]["name"] == "ALSA"
-    ]
-    print(json.dumps({"inputs": inputs}))
+        if not arguments:
+            return [asdict(found) for found in identify(list_alsa())]
+        pcm, rate, *counts = arguments
+        return [_try(pcm, int(rate), [int(count) for count in counts])]
+    except SourceError as error:
+        return {"message": error.message, "hint": error.hint}
+
+
+def _try(pcm: str, sample_rate_hz: int, counts: list[int]) -> dict[str, object]:
+    told: dict[str, object] = {}
+    for channels in dict.fromkeys(counts):
+        try:
+            stream = Stream(pcm, sample_rate_hz, channels, on_audio=lambda *_: None, on_end=lambda: None)
+        except Refused as error:
+            told = told or {"code": error.code, "why": str(error)}
+        else:
+            stream.close()
+            return {"opened": channels}
+    return told
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(main(sys.argv[1:])))

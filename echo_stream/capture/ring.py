@@ -46,7 +46,7 @@ class Ring:
         # Touched by the writer alone (the reader looks at the first two):
         self._claimed = 0
         self._stored = 0
-        self._next_index = 0
+        self.next_index = 0
         self.marked_samples = 0
         # Touched by the reader alone:
         self._taken = 0
@@ -70,19 +70,19 @@ class Ring:
         capacity = len(self._samples)
         n = len(samples)
         kept = min(n, capacity)
-        position, index = self._stored + n - kept, self._next_index + n - kept
+        position, index = self._stored + n - kept, self.next_index + n - kept
         self._claimed = self._stored + n
         put_wrapped(self._samples, position, samples[n - kept :])
         scratch = self._scratch[:kept]
         np.add(self._ramp[:kept], index, out=scratch)
         put_wrapped(self._index, position, scratch)
-        self._next_index += n
+        self.next_index += n
         self._stored = self._claimed
 
     def mark_gap(self, lost_samples: int) -> None:
         """Say that `lost_samples` (at least 1) are missing before what is written next."""
         lost = max(1, lost_samples)
-        self._next_index += lost
+        self.next_index += lost
         self.marked_samples += lost
 
     # ---- reader ----------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ class _View:
     channels = 1
 
     def __init__(self, shared: Shared, channel: int) -> None:
+        self.source = shared.source  # whoever wants to know how the device is
         self._shared = shared
         self._channel = channel
         self._blocks: deque[AudioBlock] = deque()

@@ -164,3 +164,50 @@ class AlarmEvent:
     score: float
     threshold: float
     """The trip level."""
+
+
+class SensorFault(StrEnum):
+    """What is wrong with a sensor or its cable; the one further up hides those below."""
+
+    DEAD = "dead"
+    """No sample differs from another."""
+    STUCK = "stuck"
+    """Long runs of one value."""
+    CLIPPED = "clipped"
+    """Overdriven: a large share of the samples at full scale."""
+    QUIET = "quiet"
+    """Far below the level of all normal sound that was fitted."""
+    LOUD = "loud"
+    """Far above it."""
+    HUM = "hum"
+    """Hardly anything but mains hum, which the normal sound was not: a broken cable or shield."""
+    RUMBLE = "rumble"
+    """Hardly anything but the lowest frequencies, which the normal sound was not: a loose contact."""
+
+
+@dataclass(frozen=True, slots=True)
+class SensorEvent:
+    """A sensor went wrong, came back, or is wrong in another way: not an alarm of the machine."""
+
+    machine: str
+    before: SensorFault | None
+    after: SensorFault | None
+    """None: nothing is wrong."""
+    at: int
+    """Absolute sample index: the end of the window that decided it."""
+    onset: int | None
+    """Absolute sample index at which the fault began; None where nothing is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriftEvent:
+    """The scores of normal sound have slowly moved away from those that were fitted, or have come back."""
+
+    machine: str
+    active: bool
+    at: int
+    """Absolute sample index: the end of the window that decided it."""
+    median: float
+    """Where the median of the scores is now, smoothed over hours; when fitted it was about 0."""
+    limit: float
+    """Above this it counts as drift."""

@@ -88,6 +88,9 @@ class _Snapshots(Collector):
             "broker_connected", "1 while the MQTT broker is connected.", broker.get("connected")
         )
         yield from _single("outbox_events", "Events that the broker has not confirmed.", outbox.get("depth"))
+        if outbox.get("dropped") is not None:
+            text = "Events given up because the outbox was full or they were too old."
+            yield CounterMetricFamily("echo_stream_events_dropped", text, value=outbox["dropped"])
         machines = list(found.get("machines", ()))
         for key, text in _COUNTERS.items():
             counter = CounterMetricFamily(f"echo_stream_{key}", text, labels=["machine"])

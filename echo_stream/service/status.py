@@ -4,7 +4,7 @@ One connection, one answer: the daemon writes its snapshot as a JSON object and 
 the client. The snapshot is a callable of the daemon, so that the socket, Prometheus and MQTT say the same:
 
     {"version", "node", "uptime_s", "alive": the pipeline makes progress or waits by design,
-     "broker": {"connected", "host", "port"}, "outbox": {"depth"},
+     "broker": {"connected", "host", "port"}, "outbox": {"depth", "dropped"},
      "machines": [{what `Health.snapshot` gives, "listening": sound comes and is scored, "device",
                    "alarms": {"warning" | "alarm": {"state", "active"}}}, ...]}
 

@@ -105,6 +105,7 @@ def test_it_is_active_when_it_is_ready_and_its_journal_is_readable(service: Cont
     assert {(line["level"], line["priority"]) for line in lines} <= {("info", "6"), ("warning", "4")}
     wait_until(lambda: retained(service, "status") == "online", 20, "not online")
     assert "hunter2" not in json.dumps(service.journal())
+    assert "hunter2" not in service.python("print(ask(Path('/run/echo-stream/status.sock')))")
 
 
 def test_stop_drains_and_says_offline(service: Container) -> None:
@@ -157,13 +158,18 @@ def test_a_wrong_configuration_is_not_tried_again(service: Container) -> None:
     assert "did you mean" in "\n".join(str(entry["MESSAGE"]) for entry in service.journal())
 
 
-def test_a_broker_that_is_away_is_no_reason_to_stop(service: Container) -> None:
-    (service.root / CONFIG).write_text(configuration().replace("mqtt: {", "mqtt: {port: 1, "))
+def test_what_is_away_is_no_reason_to_restart(service: Container) -> None:
+    text = configuration().replace("mqtt: {", "mqtt: {port: 1, ")
+    deaf = "source: {kind: microphone, device: USB Audio, sample_rate_hz: 16000}"
+    source = next(line.strip() for line in text.splitlines() if "source:" in line)
+    (service.root / CONFIG).write_text(text.replace(source, deaf))
     with service.overruled("[Service]\nWatchdogSec=4\n"):
         service.run("systemctl", "start", "echo-stream")
         time.sleep(8)
         assert service.property("ActiveState") == "active"
         assert service.property("NRestarts") == "0"
+        assert "DEGRADED" in service.property("StatusText")
+    assert status(service)["pump3"]["listening"] is False
 
 
 def test_a_bad_configuration_is_refused_by_a_reload(service: Container) -> None:

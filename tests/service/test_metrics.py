@@ -34,7 +34,7 @@ def snapshot() -> dict[str, Any]:
         "node": 'pc"7',
         "alive": True,
         "broker": {"connected": False, "host": "localhost", "port": 1883},
-        "outbox": {"depth": 3},
+        "outbox": {"depth": 3, "dropped": 2},
         "machines": [
             {**health.snapshot(2.5), "listening": True, "alarms": alarms},
             {**deaf.snapshot(2.5), "listening": False},
@@ -79,6 +79,7 @@ def test_metrics_say_what_the_snapshot_says(server: MetricsServer) -> None:
     assert found["echo_stream_build_info", 'pc"7', "1.2.3"] == 1
     assert found["echo_stream_broker_connected",] == 0
     assert found["echo_stream_outbox_events",] == 3
+    assert found["echo_stream_events_dropped_total",] == 2
     assert found["echo_stream_windows_scored_total", "pump3"] == 1
     assert found["echo_stream_samples_lost_total", "pump3"] == 480
     assert found["echo_stream_coverage_ratio", "pump3"] == 1

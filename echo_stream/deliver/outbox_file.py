@@ -120,7 +120,8 @@ def is_corrupt(error: Exception) -> bool:
     """The file is damaged or not ours, so that trying again cannot help; otherwise the disk refused."""
     # The lowest byte is the primary code; extended codes say more in the others.
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    # Plain ERROR is "no such table" and the like: a file of somebody else's.
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

@@ -5,7 +5,7 @@ Pure numpy; runs in the process that draws the picture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -92,6 +92,17 @@ def deciding_bands(document: Mapping[str, Any]) -> list[tuple[float, float]]:
     bands = document["bands_hz"]
     most = max((share for _, _, share in bands), default=0.0)
     return [(low, high) for low, high, share in bands if share > 0 and share >= _DECIDES * most]
+
+
+def joined(bands: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Bands that touch each other as one; in order of frequency."""
+    spans: list[tuple[float, float]] = []
+    for low_hz, high_hz in sorted(bands):
+        if spans and low_hz <= spans[-1][1] * 1.001:
+            spans[-1] = spans[-1][0], max(high_hz, spans[-1][1])
+        else:
+            spans.append((low_hz, high_hz))
+    return spans
 
 
 def in_words(it: Heard) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from echo_stream.deliver.changes import Heard, deciding_bands, heard, in_words, smoothed_db
+from echo_stream.deliver.changes import Heard, deciding_bands, heard, in_words, joined, smoothed_db
 from echo_stream.deliver.spectra import Float64
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ NORMAL: Final = "#0072B2"
 PRESENT: Final = "#D55E00"
 DECIDING: Final = "#009E73"
 INK: Final = "#222222"
-_CHANGE_DB: Final = 15.0
-"""Change at which the colour scale ends."""
+_LEAST_CHANGE_DB, _MOST_CHANGE_DB = 10.0, 30.0
+"""Where the colours of the change end; in between, at what all but 1 % stay under."""
 
 
 def alarm_figure(it: Heard) -> Figure:
@@ -41,12 +41,13 @@ def alarm_figure(it: Heard) -> Figure:
     low_db, high_db = np.quantile(it.levels_db, [0.05, 0.999])
     sound = _over_time(grid[0, 0], it, it.levels_db, cmap="magma", vmin=low_db, vmax=high_db)
     change_db = smoothed_db(it) - it.normal.median_db
-    change = _over_time(grid[1, 0], it, change_db, cmap="RdBu_r", vmin=-_CHANGE_DB, vmax=_CHANGE_DB)
+    most_db = np.clip(np.quantile(np.abs(change_db), 0.99), _LEAST_CHANGE_DB, _MOST_CHANGE_DB)
+    change = _over_time(grid[1, 0], it, change_db, cmap="RdBu_r", vmin=-most_db, vmax=most_db)
     grid[0, 0].set_title("What was heard", loc="left")
     grid[1, 0].set_title(f"Change from {it.normal_is}: red is louder, blue quieter", loc="left")
     grid[1, 0].set_xlabel("seconds from the alarm")
     figure.colorbar(sound, ax=grid[0, 0], label="level in a twelfth of an octave (dBFS)", pad=0.01)
-    figure.colorbar(change, ax=grid[1, 0], label="change (dB)", pad=0.01)
+    figure.colorbar(change, ax=grid[1, 0], label="change (dB)", pad=0.01, extend="both")
     _spectra(grid[0, 1], it)
     _shares(grid[1, 1], it)
     return figure
@@ -65,6 +66,7 @@ def _over_time(axes: Axes, it: Heard, values_db: Float64, **colours: Any) -> Any
     time_edges_s = np.append(it.times_s - half_s, it.times_s[-1] + half_s)
     mesh = axes.pcolormesh(time_edges_s, it.edges_hz, values_db.T, rasterized=True, **colours)
     frequency_axis(axes, it.edges_hz[0], it.edges_hz[-1])
+    axes.locator_params(axis="x", integer=True, nbins=12)
     axes.set_ylabel("frequency (Hz)")
     for at_s, style, word in ((it.onset_s, "--", "onset"), (0.0, "-", "alarm")):
         axes.axvline(at_s, color="white", lw=3.5, alpha=0.8)
@@ -85,7 +87,7 @@ def _over_time(axes: Axes, it: Heard, values_db: Float64, **colours: Any) -> Any
 
 def _mark_deciding(axes: Axes, it: Heard) -> None:
     """A green block at the right edge of the bands that carry the score, and lines along their edges."""
-    for low_hz, high_hz in deciding_bands(it.document):
+    for low_hz, high_hz in joined(deciding_bands(it.document)):
         low_high_hz = max(low_hz, it.edges_hz[0]), high_hz
         axes.hlines(low_high_hz, *axes.get_xlim(), color=DECIDING, lw=0.8, alpha=0.8)
         at_edge = axes.get_yaxis_transform()

@@ -19,7 +19,7 @@ import soundfile
 
 from echo_stream.capture.simulate import FAULT_KINDS, Fault, FaultKind, Scenario, SimulatedMachine
 from echo_stream.capture.windows import Slicer
-from echo_stream.deliver.changes import Heard, deciding_bands, heard, in_words
+from echo_stream.deliver.changes import Heard, deciding_bands, heard, in_words, joined
 from echo_stream.deliver.evidence import Evidence
 from echo_stream.deliver.evidence_files import (
     Kept,
@@ -391,6 +391,7 @@ def test_bands_that_carry_the_score_are_marked() -> None:
     document = {"bands_hz": [[0, 1, 0.2], [1, 2, 2.4], [2, 3, 0.9], [3, 4, -1.0]]}
     assert deciding_bands(document) == [(1, 2), (2, 3)]
     assert deciding_bands({"bands_hz": [[0, 1, -0.2]]}) == []
+    assert joined([(2.0, 3.0), (1.0, 2.0), (7.0, 8.0)]) == [(1.0, 3.0), (7.0, 8.0)]
 
 
 def test_a_picture_can_be_drawn_again_from_disk(tmp_path: Path) -> None:

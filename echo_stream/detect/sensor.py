@@ -2,8 +2,8 @@
 
 Each fault has a figure, a limit, and a condition of its own like an alarm's (dead-band, on-delay, off-delay).
 The limits are fitted: what is far from *all* normal sound of this machine. A loud machine is no sensor fault,
-so the upper limits are wide: an overdriven microphone (20 dB more, 6 % of the samples clipped) was a machine's
-fault in our recordings.
+so the upper limits are wide: in our recordings a microphone overdriven by 20 dB, 6 % of the samples clipped,
+was a machine's fault.
 """
 
 from __future__ import annotations

@@ -6,16 +6,16 @@ corridor; the publisher talks to the broker.
 
 from __future__ import annotations
 
+import fcntl
 import signal
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import structlog
@@ -36,7 +36,7 @@ from echo_stream.service.systemd import Notifier
 from echo_stream.types import Window
 
 DRAIN_S = 4.0
-STUCK_S = 20.0  # a round of the corridor that takes longer is no progress
+STUCK_S = 20.0  # a round that takes longer is no progress; under systemd half of WatchdogSec
 HEALTH_EVERY_S = 10.0
 SUMMARY_EVERY_S = 60.0
 CATCHING_UP_S = 30.0  # so long without a skipped hop, and the PC keeps up again
@@ -79,8 +79,8 @@ class Daemon:
         config = self._config
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
-        _require_writable(config.state_dir)
         with ExitStack() as stack:
+            stack.enter_context(_claimed(config.state_dir))
             encoder = encoder_of(config)
             self._publisher = publisher_of(config)
             stack.callback(self._publisher.stop, DRAIN_S)
@@ -119,8 +119,13 @@ class Daemon:
             self._roster.stations_now,
             self._publisher,
             since_s=self._since_s,
-            alive=monotonic() - self._round_at_s < STUCK_S,
+            alive=self._alive(monotonic()),
         )
+
+    def _alive(self, now_s: float) -> bool:
+        """Pipeline and publisher make progress, or wait by design for a microphone or a broker."""
+        patience_s = self._notifier.watchdog_interval_s or STUCK_S
+        return now_s - self._round_at_s < patience_s and self._publisher.alive
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
@@ -134,7 +139,7 @@ class Daemon:
     def _walk(self, encoder: Encoder) -> None:
         try:
             listen(
-                self._roster.stations,
+                self._begin_round,
                 encoder,
                 tell=self._announcer.tell,
                 observe=self._observe,
@@ -148,6 +153,10 @@ class Daemon:
             self._stop.set()
             self._wake.set()
 
+    def _begin_round(self) -> Mapping[str, Station]:
+        self._round_at_s = monotonic()
+        return self._roster.stations()
+
     def _observe(self, scored: Sequence[Scored]) -> None:
         now_s = monotonic()
         stations = self._roster.stations_now
@@ -158,7 +167,6 @@ class Daemon:
             self._announcer.score(station, (window, score))
         for station in stations.values():
             self._account(station, now_s)
-        self._round_at_s = monotonic()
 
     def _account(self, station: Station, now_s: float) -> None:
         """What was lost or left out since the last round."""
@@ -183,7 +191,7 @@ class Daemon:
             self._wake.wait(1.0)
             self._wake.clear()
             now_s = monotonic()
-            if now_s - self._round_at_s < STUCK_S:
+            if self._alive(now_s):
                 self._notifier.watchdog()
             if self._reload.is_set():
                 self._reload.clear()
@@ -262,13 +270,27 @@ def _warm_up(encoder: Encoder, stations: Iterable[Station]) -> None:
         encoder.encode([Window("warm-up", samples, 0, len(samples), rate, datetime.now(UTC))])
 
 
-def _require_writable(folder: Path) -> None:
+def _claimed(folder: Path) -> IO[bytes]:
+    """A lock on the state directory, which is made where it is missing; given back when it is closed.
+
+    Raises:
+        ConfigError: it cannot be written.
+        EchoStreamError: another daemon has it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        lock = (folder / "lock").open("wb")
     except OSError as error:
         raise ConfigError(
             f"state_dir {folder} cannot be written: {error.strerror}",
             "name a folder that the service may write, or give it the rights",
         ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise EchoStreamError(
+            f"another echo-stream runs already with the state directory {folder}",
+            "stop it first (systemctl stop echo-stream), or give this one a state_dir of its own",
+        ) from None
+    return lock

@@ -40,6 +40,11 @@ class Subscriber:
         end = f"{machine}/{what}" if machine else what
         return [payload for topic, payload in list(self.heard) if topic.endswith(f"/{end}")]
 
+    @property
+    def events(self) -> list[Any]:
+        """Events, each once: a killed daemon or broker may deliver one twice."""
+        return list({event["event_id"]: event for event in self.of("event")}.values())
+
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()

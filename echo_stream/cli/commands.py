@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from echo_stream import __version__
+from echo_stream.cli import operating
 from echo_stream.cli.common import (
     ConfigOption,
     JsonOption,
@@ -165,3 +166,6 @@ def demo(
     from echo_stream.demo import run_demo
 
     run_demo(into)
+
+
+app.add_typer(operating.app)

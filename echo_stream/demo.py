@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from echo_stream.capture.simulate import Fault, FaultKind, Scenario, SimulatedMachine, write_wav
+from echo_stream.deliver.evidence_files import list_events
 from echo_stream.demo_broker import HOST, DemoBroker, demo_broker
 from echo_stream.demo_listen import Seen, command, listen, say
 from echo_stream.demo_picture import Run, draw_run
@@ -66,11 +67,12 @@ def run_demo(into: Path, verbose: bool = False) -> None:
         EchoStreamError: a step failed; the message says which, and where the log is.
     """
     begun_s = time.monotonic()
+    state = f"state-{datetime.now(UTC):%Y%m%dT%H%M%S}"  # new each time: no earlier alarm lives on in it
     into.mkdir(parents=True, exist_ok=True)
     machine = SimulatedMachine(SEED, RATE_HZ)
     say(f"A simulated machine: shaft {machine.shaft_hz:.1f} Hz, gear mesh {machine.mesh_hz:.0f} Hz.")
     with demo_broker() as broker:
-        config = _write_config(into, broker)
+        config = _write_config(into, state, broker)
         recording = into / "normal.wav"
         write_wav(recording, machine.sound(NORMAL_S, start_s=NORMAL_FROM_S), RATE_HZ)
         say(f"1. {NORMAL_S} s of its normal sound: {recording}")
@@ -87,14 +89,13 @@ def run_demo(into: Path, verbose: bool = False) -> None:
         say("   SIGTERM: the daemon said goodbye and stopped with exit code 0.")
     run = _run_of(machine, seen)
     draw_run(run, into / "demo.png")
-    _summarise(run, seen.stream_at, into, time.monotonic() - begun_s)
+    _summarise(run, seen.stream_at, into, state, time.monotonic() - begun_s)
 
 
-def _write_config(into: Path, broker: DemoBroker) -> Path:
-    """The configuration; its state is new each time, so that no earlier alarm lives on in it."""
+def _write_config(into: Path, state: str, broker: DemoBroker) -> Path:
     config = into / "config.yaml"
     text = CONFIG.format(
-        state_dir=f"state-{datetime.now(UTC):%Y%m%dT%H%M%S}",
+        state_dir=state,
         host=HOST,
         port=broker.port,
         protocol=broker.protocol,
@@ -135,7 +136,7 @@ def _run_of(machine: SimulatedMachine, seen: Seen) -> Run:
     )
 
 
-def _summarise(run: Run, stream_at: datetime, into: Path, took_s: float) -> None:
+def _summarise(run: Run, stream_at: datetime, into: Path, state: str, took_s: float) -> None:
     def line(what: str, at_s: float, more: str = "") -> None:
         at = f"{stream_at + timedelta(seconds=at_s):%H:%M:%S.%f}"[:-5]
         say(f"  {what:<24} {at}  {at_s:5.1f} s  {more}")
@@ -147,6 +148,8 @@ def _summarise(run: Run, stream_at: datetime, into: Path, took_s: float) -> None
     line("fault was gone", run.fault_end_s)
     line("alarm was cleared", run.cleared_s, f"{cleared_after_s:.1f} s later, of which 5 s are the off-delay")
     say(f"  The whole run as a picture: {into / 'demo.png'}")
+    for kept in list_events(into / state / "evidence"):
+        say(f"  What was heard at the alarm: {kept.clip} and {kept.picture or 'no picture yet'}")
     say(f"  All this took {took_s:.0f} s.\n")
     say(WITH_A_MICROPHONE)
 

@@ -23,6 +23,8 @@ from echo_stream.types import Float32
 
 _LONGEST_AVERAGE_S: Final = 1.0
 _COLUMNS: Final = 500
+_WORTH_A_WORD_DB: Final = 2.0
+"""So far a band must be outside its normal range: one of a hundred is so by chance."""
 _DECIDES: Final = 1 / 3
 """Bands that add at least this share of the greatest contribution are marked."""
 
@@ -114,7 +116,7 @@ def in_words(it: Heard) -> str:
     said = []
     for sign, word in ((1, "louder"), (-1, "quieter")):
         peak = int(np.argmax(sign * beyond_db))
-        if sign * beyond_db[peak] < 1:
+        if sign * beyond_db[peak] < _WORTH_A_WORD_DB:
             continue
         outside = sign * change_db >= max(sign * change_db[peak] / 2, 1)
         low = high = peak

@@ -28,6 +28,30 @@ def boot_clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+class Inlet:
+    """Where PortAudio's callback puts sound: a ring, and when it came."""
+
+    def __init__(self, sample_rate_hz: int, channels: int, clock: Callable[[], float]) -> None:
+        self.ring = Ring(round(RING_S * sample_rate_hz), channels)
+        self.heard = (clock(), 0)
+        """When the last callback came, on `clock`, and the index after it; at first the start, and 0."""
+        self._rate = sample_rate_hz
+        self._channels = channels
+        self._clock = clock
+
+    def on_audio(self, samples: Float32, overflow: bool) -> None:
+        """The callback: keep the first channels of `samples` (n, channels or more)."""
+        now_s = self._clock()
+        if overflow:  # PortAudio does not say how much: what passed since the last callback, less what came
+            self.ring.mark_gap(round((now_s - self.heard[0]) * self._rate) - len(samples))
+        self.ring.write(samples[:, : self._channels])
+        self.heard = (now_s, self.ring.next_index)
+
+    def restart(self) -> None:
+        """The stream is opened only now; nothing was heard yet."""
+        self.heard = (self._clock(), 0)
+
+
 class Microphone:
     """An AudioSource that listens to one device, with all of the channels that anybody needs of it."""
 
@@ -50,21 +74,24 @@ class Microphone:
         self.sample_rate_hz = sample_rate_hz
         self.channels = channels
         self._clock = clock
-        self._ring = Ring(round(RING_S * sample_rate_hz), channels)
+        self._inlet = Inlet(sample_rate_hz, channels, clock)
         self._anchor: Anchor | None = None
         self.input, opened = find(device, sample_rate_hz, channels)
         self.description = f"microphone {self.input.write!r}"
         self.failure: str | None = None
         """Why nothing (right) will come any more; None while all is well."""
-        self.heard = (clock(), 0)
-        """When the last callback came, on `clock`, and the index after it; at first the start, and 0."""
         self._closed = threading.Event()
         self._stream: Stream | None = self._open(opened)
 
     @property
+    def heard(self) -> tuple[float, int]:
+        """When the last callback came, on `clock`, and the index after it; at first the start, and 0."""
+        return self._inlet.heard
+
+    @property
     def lost_samples(self) -> int:
         """Samples lost to overflows that PortAudio reported, and to a reader that did not keep up."""
-        return self._ring.lost_samples
+        return self._inlet.ring.lost_samples
 
     def read(self) -> AudioBlock | None:
         """What was heard since the last read.
@@ -72,7 +99,7 @@ class Microphone:
         Raises:
             SourceError: the device failed, and all it delivered has been read.
         """
-        block = self._ring.read()
+        block = self._inlet.ring.read()
         if block is None:
             if self.failure is not None:
                 raise SourceError(f"{self.description}: {self.failure}", "Was it unplugged?")
@@ -111,17 +138,10 @@ class Microphone:
         return stream
 
     def _start(self, channels: int) -> Stream:
-        self.heard = (self._clock(), 0)
+        self._inlet.restart()
         return Stream(
-            self.input.pcm, self.sample_rate_hz, channels, on_audio=self._on_audio, on_end=self._on_end
+            self.input.pcm, self.sample_rate_hz, channels, on_audio=self._inlet.on_audio, on_end=self._on_end
         )
-
-    def _on_audio(self, samples: Float32, overflow: bool) -> None:
-        now_s = self._clock()
-        if overflow:  # PortAudio does not say how much: what passed since the last callback, less what came
-            self._ring.mark_gap(round((now_s - self.heard[0]) * self.sample_rate_hz) - len(samples))
-        self._ring.write(samples[:, : self.channels])
-        self.heard = (now_s, self._ring.next_index)
 
     def _on_end(self) -> None:
         self.failure = self.failure or "the device stopped"

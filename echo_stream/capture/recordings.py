@@ -32,6 +32,7 @@ AUDIO_KINDS = (
     "w64",
     "rf64",
 )
+LOWEST_HZ, HIGHEST_HZ = 1000, 192_000
 MAX_READ_S = 10.0  # a reader that was away for longer catches up in several reads
 MPEG_LENGTH_TOLERANCE = 0.05  # an MP3 does not always know its own length
 STREAMED_HEADER_BYTES = 0x7FFF0000  # what wrote to a pipe claims at least this, because it cannot know
@@ -193,6 +194,11 @@ def _open(path: Path) -> soundfile.SoundFile:
         raise SourceError(f"{path}: a folder, expected a recording", "Name one file in it.")
     if not path.exists():
         raise SourceError(f"{path}: no such file", f"Looked from {Path.cwd()}.")
+    if path.suffix.lower() == ".raw":
+        raise SourceError(
+            f"{path}: raw samples do not say their rate and format",
+            "Use a source of kind stdin, or convert it: sox -r RATE -e signed -b 16 -c 1 IN OUT.wav",
+        )
     try:
         if path.stat().st_size == 0:
             raise SourceError(f"{path}: the file is empty (0 bytes)", "Record it again, or leave it out.")
@@ -218,6 +224,11 @@ def _check_header(path: Path, file: soundfile.SoundFile) -> None:
     for promised, present in re.findall(r": (\d+) \(should be (\d+)\)", file.extra_info):
         if int(present) < int(promised) < STREAMED_HEADER_BYTES:
             raise _truncated(path, file.frames / file.samplerate, None)
+    if not LOWEST_HZ <= file.samplerate <= HIGHEST_HZ:
+        raise SourceError(
+            f"{path}: a rate of {file.samplerate} Hz; expected {LOWEST_HZ} to {HIGHEST_HZ} Hz",
+            "Is the header damaged? Otherwise resample it: sox IN -r 48000 OUT.wav",
+        )
     if file.frames == 0:
         raise SourceError(f"{path}: a recording without a single sample", "Record it again, or leave it out.")
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from echo_stream.capture.recordings import Recording, find_recordings
 from echo_stream.errors import SourceError
@@ -142,6 +145,41 @@ def test_what_is_no_audio(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.wav"
     path.write_bytes(content)
     assert "not a recording" in message(path)
+
+
+def test_raw_samples_without_a_header(tmp_path: Path) -> None:
+    path = tmp_path / "sound.raw"
+    path.write_bytes(bytes(4000))
+    assert "do not say their rate" in message(path)
+
+
+@pytest.mark.parametrize("rate", [999, 192_001])
+def test_a_rate_that_no_microphone_has(write_recording: Write, noise: Float32, rate: int) -> None:
+    assert f"a rate of {rate} Hz; expected 1000 to 192000 Hz" in message(write_recording(noise, rate=rate))
+
+
+@pytest.mark.parametrize("rate", [1000, 192_000])
+def test_the_lowest_and_the_highest_rate(write_recording: Write, noise: Float32, rate: int) -> None:
+    assert len(play(Recording(write_recording(noise, rate=rate), pace="fast"))) == len(noise)
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "mp3", "ogg", "aiff"])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=8),
+    st.none() | st.integers(0, 4000),
+)
+def test_a_damaged_file_plays_or_says_why_not(
+    write_recording: Write, noise: Float32, kind: str, damage: list[tuple[int, int]], cut: int | None
+) -> None:
+    subtype = {"mp3": "MPEG_LAYER_III", "ogg": "VORBIS"}.get(kind, "PCM_16")
+    path = write_recording(noise[:3000], f"damaged.{kind}", subtype=subtype)
+    data = bytearray(path.read_bytes())
+    for at, value in damage:
+        data[at % min(len(data), 200)] = value  # in and near the header, where it hurts
+    path.write_bytes(data[:cut])
+    with suppress(SourceError):  # and nothing else
+        assert np.isfinite(play(Recording(path, pace="fast", block_s=0.5))).all()
 
 
 def test_a_recording_without_samples(write_recording: Write) -> None:

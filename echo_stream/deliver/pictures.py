@@ -1,7 +1,7 @@
 """The picture of an alarm: what was heard, what is normal, where they differ and which bands decided.
 
 Drawn by a short-lived process (`python -m echo_stream.deliver.pictures EVENT.json`) that the evidence worker
-starts: matplotlib takes a second of computing and 80 MB, which the process that listens never feels so.
+starts: matplotlib takes a second of computing and 90 MB, which the process that listens never feels so.
 """
 
 from __future__ import annotations

@@ -211,14 +211,15 @@ class Daemon:
         """Says once when a source is away and once when it is back."""
         for machine, station in self._roster.stations_now.items():
             capture, before = capture_of(station), self._captures.get(machine)
-            if capture == before:
+            reason = reason_of(station)
+            opening = capture == "waiting" and reason is None  # takes a second or two with PortAudio
+            if capture == before or opening:
                 continue
             self._captures[machine] = capture
             self._publisher.set_available(machine, capture == "running")
             device = station.ear.source.description
             if capture in ("waiting", "lost"):
-                reason = str(reason_of(station) or "")
-                log.warning(f"no sound: {capture}", machine=machine, device=device, reason=reason)
+                log.warning(f"no sound: {capture}", machine=machine, device=device, reason=str(reason))
             elif capture == "ended" or before is not None:
                 log.info(f"sound: {capture}", machine=machine, device=device)
         self._notifier.status(self._in_a_line())

@@ -253,6 +253,39 @@ def health(
     }
 
 
+def reply(
+    *,
+    node: str,
+    machine: str,
+    ts: datetime,
+    command: str | None,
+    token: str | None,
+    ok: bool,
+    outcome: str,
+) -> Payload:
+    """What became of a command (`.../reply`, or where its sender waits, QoS 1).
+
+    Args:
+        node: This PC.
+        machine: Whose alarm was meant.
+        ts: When it was decided.
+        command: Its name; None where it could not be read.
+        token: The id that it came with.
+        ok: It was carried out.
+        outcome: What was done, or why not.
+    """
+    return {
+        "schema": SCHEMA_VERSION,
+        "ts": timestamp(ts),
+        "node": node,
+        "machine": machine,
+        "command": command,
+        "id": token,
+        "ok": ok,
+        "outcome": outcome,
+    }
+
+
 def schema(name: str) -> Payload:
     """The JSON Schema (2020-12) of a payload; `name` is one of `SCHEMAS`."""
     text = resources.files(__package__).joinpath("schemas", f"{name}.json").read_text(encoding="utf-8")

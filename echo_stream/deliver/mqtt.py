@@ -17,9 +17,13 @@ from typing import Any
 
 import structlog
 
+from echo_stream import __version__
+from echo_stream.deliver.commands import Command
+from echo_stream.deliver.homeassistant import discovery, discovery_topic
 from echo_stream.deliver.messages import OFFLINE, ONLINE, Payload
 from echo_stream.deliver.mqtt_broker import Broker, BrokerAway, BrokerRefuses, BrokerTooOld
 from echo_stream.deliver.mqtt_connection import Connection, Protocol, Will
+from echo_stream.deliver.mqtt_inbox import Inbox
 from echo_stream.deliver.mqtt_mailbox import Mailbox
 from echo_stream.deliver.mqtt_session import Session
 from echo_stream.deliver.outbox import Outbox
@@ -80,6 +84,8 @@ class Publisher:
         outbox_max_age_s: Bound of the outbox.
         will_delay_s: How long we may be away before the broker says that we are offline (MQTT 5; 3.1.1 does
             so at once).
+        discovery_prefix: Home Assistant's, usually `homeassistant`; None tells it nothing.
+        birth_delay_s: When Home Assistant starts, discovery is sent again within this time.
         score_interval_s: At most one score of a machine in this time.
         score_expiry_s: When the broker forgets a score that it could not deliver (MQTT 5).
         retry_min_s: First wait before connecting again; it doubles, with jitter, up to retry_max_s.
@@ -99,6 +105,8 @@ class Publisher:
         outbox_max_rows: int = 100_000,
         outbox_max_age_s: float = 30 * 86_400.0,
         will_delay_s: int = 15,
+        discovery_prefix: str | None = None,
+        birth_delay_s: float = 10.0,
         score_interval_s: float = 1.0,
         score_expiry_s: int = 30,
         retry_min_s: float = 1.0,
@@ -111,6 +119,13 @@ class Publisher:
         self._protocol: Protocol = protocol
         self._machines = dict(machines)
         self._mailbox = Mailbox(score_interval_s)
+        self._inbox = Inbox(
+            self.topics,
+            self._machines,
+            self._mailbox,
+            discovery_prefix=discovery_prefix,
+            birth_delay_s=birth_delay_s,
+        )
         self._will_delay_s = will_delay_s
         self._score_expiry_s = score_expiry_s
         self._retry_min_s = retry_min_s
@@ -130,8 +145,14 @@ class Publisher:
         self._wait_s = retry_min_s
         self._tend_at_s = 0.0
         self._mailbox.keep(self.topics.status, ONLINE)
-        for machine in self._machines:
+        for machine, name in self._machines.items():
             self.set_available(machine, False)
+            if discovery_prefix is not None:
+                expires_s = max(60.0, 3 * score_interval_s)
+                found = discovery(
+                    self.topics, machine, name=name, version=__version__, score_expires_s=expires_s
+                )
+                self._mailbox.keep(discovery_topic(discovery_prefix, self.topics, machine), _json(found))
 
     # What the daemon calls. None of it waits for the network, none of it raises because of it.
 
@@ -193,6 +214,14 @@ class Publisher:
         """The newest score, from `messages.score`; those between two messages are not sent."""
         self._mailbox.score(self.topics.of(machine, "score"), _json(payload), self._score_expiry_s)
 
+    def commands(self) -> list[Command]:
+        """What operators have asked since the last call; to be answered by `reply`."""
+        return self._inbox.take()
+
+    def reply(self, command: Command, *, ok: bool, outcome: str) -> None:
+        """Tell who sent a command what became of it, in a few words."""
+        self._inbox.reply(command, ok=ok, outcome=outcome)
+
     @property
     def connected(self) -> bool:
         """The broker has let us in and the connection stands, as far as is known."""
@@ -247,6 +276,7 @@ class Publisher:
             protocol=self._protocol,
             # Longer than the delay of the will, because the end of the session sends it.
             session_expiry_s=self._will_delay_s + _SESSION_EXPIRY_S,
+            on_message=self._inbox.receive,
             will=Will(self.topics.status, OFFLINE, self._will_delay_s),
         )
         try:
@@ -256,6 +286,7 @@ class Publisher:
                 connection,
                 self.outbox,
                 self._mailbox,
+                subscriptions=self._inbox.subscriptions,
                 delivered=self._count,
                 refused=self._refused,
                 refused_retry_s=self._refused_retry_s,
@@ -263,6 +294,7 @@ class Publisher:
             while not self._stopping.is_set():
                 session.turn(_TURN_S)
                 self._steady()
+                self._inbox.tick()
                 self._tend()
             self._leave(session)
         finally:

@@ -30,6 +30,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from echo_stream.deliver.mqtt_broker import Broker, BrokerAway, BrokerRefuses, BrokerTooOld
 from echo_stream.errors import DeliveryError
@@ -193,6 +194,7 @@ class Connection:
         retain: bool = False,
         expiry_s: int | None = None,
         user: tuple[tuple[str, str], ...] = (),
+        correlation: bytes | None = None,
     ) -> int:
         """Send a message; the packet id that comes back in `acknowledged` when `qos` is 1."""
         said: dict[str, Any] = {}
@@ -200,12 +202,17 @@ class Connection:
             said["MessageExpiryInterval"] = expiry_s
         if user:
             said["UserProperty"] = list(user)
+        if correlation is not None:
+            said["CorrelationData"] = correlation
         properties = self._properties(PacketTypes.PUBLISH, **said)
         return self._client.publish(topic, payload, qos, retain, properties).mid
 
     def subscribe(self, topic: str, qos: int = 1) -> None:
-        """Ask for a topic; the answer comes in `subscribed`."""
-        self._client.subscribe(topic, qos)
+        """Ask for a topic; the answer comes in `subscribed`. With MQTT 5, what is retained is marked so."""
+        if self._v5:
+            self._client.subscribe(topic, options=SubscribeOptions(qos, retainAsPublished=True))
+        else:
+            self._client.subscribe(topic, qos)
 
     def leave(self, timeout_s: float = 1.0) -> None:
         """Say good-bye: the broker forgets the will and the session."""

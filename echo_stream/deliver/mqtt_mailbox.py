@@ -10,22 +10,26 @@ import contextlib
 import socket
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
+
+_MAX_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Latest:
-    """A message of which only the newest counts."""
+class Letter:
+    """A message to be sent."""
 
     topic: str
     payload: str
     qos: int
     retain: bool
     expiry_s: int | None = None
+    correlation: bytes | None = None
 
 
 class Mailbox:
-    """Retained states, each sent when it changed and all at every connection, and scores, each sent once.
+    """States, each sent when it changed and all at every connection; scores and replies, each sent once.
 
     Args:
         score_interval_s: At most one score of a topic in this time.
@@ -33,9 +37,10 @@ class Mailbox:
 
     def __init__(self, score_interval_s: float) -> None:
         self._lock = threading.Lock()
-        self._kept: dict[str, Latest] = {}
+        self._kept: dict[str, Letter] = {}
         self._changed: dict[str, None] = {}
-        self._scores: dict[str, Latest] = {}
+        self._scores: dict[str, Letter] = {}
+        self._once: deque[Letter] = deque(maxlen=_MAX_ONCE)
         self._score_due_s: dict[str, float] = {}
         self._score_interval_s = score_interval_s
         self._wake_in, self.wake_out = socket.socketpair()
@@ -44,7 +49,7 @@ class Mailbox:
 
     def keep(self, topic: str, payload: str, qos: int = 1) -> None:
         """Set a retained state; the same again is not sent again."""
-        latest = Latest(topic, payload, qos, retain=True)
+        latest = Letter(topic, payload, qos, retain=True)
         with self._lock:
             if self._kept.get(topic) == latest:
                 return
@@ -55,7 +60,19 @@ class Mailbox:
     def score(self, topic: str, payload: str, expiry_s: int) -> None:
         """Replace a score that was not sent yet."""
         with self._lock:
-            self._scores[topic] = Latest(topic, payload, 0, retain=False, expiry_s=expiry_s)
+            self._scores[topic] = Letter(topic, payload, 0, retain=False, expiry_s=expiry_s)
+        self.wake()
+
+    def once(self, topic: str, payload: str, correlation: bytes | None) -> None:
+        """Send a reply; of too many that wait, the oldest go."""
+        with self._lock:
+            self._once.append(Letter(topic, payload, 1, retain=False, correlation=correlation))
+        self.wake()
+
+    def announce(self, prefix: str) -> None:
+        """The states whose topics begin so are to be sent again."""
+        with self._lock:
+            self._changed |= {topic: None for topic in self._kept if topic.startswith(prefix)}
         self.wake()
 
     def announce_all(self) -> None:
@@ -64,13 +81,15 @@ class Mailbox:
             self._changed = dict.fromkeys(self._kept)
             self._scores.clear()
 
-    def take(self, room: int) -> list[Latest]:
-        """What is to be sent now: at most `room` states, and scores, which nobody acknowledges."""
+    def take(self, room: int) -> list[Letter]:
+        """What is to be sent now: at most `room` states and replies, and scores, which need no room."""
         now_s = time.monotonic()
         with self._lock:
             taken = [self._kept[topic] for topic in list(self._changed)[: max(room, 0)]]
-            for latest in taken:
-                del self._changed[latest.topic]
+            for state in taken:
+                del self._changed[state.topic]
+            while self._once and len(taken) < room:
+                taken.append(self._once.popleft())
             for topic in [topic for topic in self._scores if now_s >= self._score_due_s.get(topic, 0.0)]:
                 taken.append(self._scores.pop(topic))
                 self._score_due_s[topic] = now_s + self._score_interval_s

@@ -28,7 +28,8 @@ class Session:
         connection: Open.
         outbox: What it owes; acknowledged rows leave it.
         mailbox: States and scores; all states are announced.
-        refused: Called with the reason when the broker refuses a message.
+        subscriptions: What to subscribe to.
+        refused: Called with the reason when the broker refuses a message or a subscription.
         delivered: Called with the number of events that the broker has acknowledged since the last call.
         refused_retry_s: How long to wait before an event that the broker refused is sent again.
     """
@@ -39,6 +40,7 @@ class Session:
         outbox: Outbox,
         mailbox: Mailbox,
         *,
+        subscriptions: Iterable[str],
         delivered: Callable[[int], None],
         refused: Callable[[str], None],
         refused_retry_s: float,
@@ -57,6 +59,8 @@ class Session:
         self._hold_until_s = 0.0
         self._progress_s = time.monotonic()
         self._refusal = ""
+        for topic in subscriptions:
+            connection.subscribe(topic)
         mailbox.announce_all()
 
     @property
@@ -99,11 +103,16 @@ class Session:
         self._connection.leave()
 
     def _send_states(self) -> None:
-        for latest in self._mailbox.take(self._room):
+        for letter in self._mailbox.take(self._room):
             packet = self._connection.publish(
-                latest.topic, latest.payload, qos=latest.qos, retain=latest.retain, expiry_s=latest.expiry_s
+                letter.topic,
+                letter.payload,
+                qos=letter.qos,
+                retain=letter.retain,
+                expiry_s=letter.expiry_s,
+                correlation=letter.correlation,
             )
-            if latest.qos > 0:
+            if letter.qos > 0:
                 self._note(packet, None)
 
     def _send_events(self) -> None:
@@ -146,6 +155,9 @@ class Session:
             elif row_id is not None:
                 done.append(row_id)
         self._connection.acknowledged.clear()
+        for denied in filter(None, self._connection.subscribed):
+            self._say_refused(f"subscription to commands: {denied}")
+        self._connection.subscribed.clear()
         if done:
             self._outbox.ack(done)
             self._delivered(len(done))

@@ -1,0 +1,56 @@
+"""Runs under a Python that has the `homeassistant` package: a discovery message against its own code.
+
+Reads {"topic": ..., "payload": ...} from standard input, writes {"version": ..., "components": {key: platform},
+"states": {...}} or ends with what is wrong. Templates are rendered by Home Assistant with the states given.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import sys
+
+from homeassistant import const
+from homeassistant.components.mqtt import binary_sensor, button, discovery, sensor
+from homeassistant.components.mqtt.schemas import DEVICE_DISCOVERY_SCHEMA
+from homeassistant.core import HomeAssistant
+from homeassistant.helpers.template import Template
+
+PLATFORMS = {"binary_sensor": binary_sensor, "button": button, "sensor": sensor}
+
+
+async def main() -> None:
+    """Check, as Home Assistant does on receiving the message."""
+    given = json.load(sys.stdin)
+    hass = HomeAssistant("/tmp")
+    trimmed = given["topic"].split("/", 1)[1]
+    match = discovery.TOPIC_MATCHER.match(trimmed)
+    assert match is not None, f"topic: {given['topic']}"
+    assert match.group("component") == "device"
+    payload = discovery.MQTTDiscoveryPayload(copy.deepcopy(given["payload"]))
+    discovery._replace_all_abbreviations(payload)
+    DEVICE_DISCOVERY_SCHEMA(payload)
+    found = {}
+    rendered = {}
+    for key, component in payload["components"].items():
+        config = discovery.MQTTDiscoveryPayload(component)
+        platform = config.pop("platform")
+        discovery._replace_all_abbreviations(config, component_only=True)
+        discovery._merge_common_device_options(config, payload)
+        config["device"] = payload["device"]
+        config["origin"] = payload["origin"]
+        config["platform"] = "mqtt"
+        checked = PLATFORMS[platform].DISCOVERY_SCHEMA(config)
+        found[key] = platform
+        if "value_template" in component and component["state_topic"] in given["states"]:
+            template = Template(component["value_template"], hass)
+            value = given["states"][component["state_topic"]]
+            rendered[key] = template.async_render_with_possible_json_value(value)
+        del checked
+    json.dump({"version": const.__version__, "components": found, "rendered": rendered}, sys.stdout)
+
+
+asyncio.run(main())

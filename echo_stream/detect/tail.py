@@ -94,12 +94,15 @@ class Tail:
     def with_hours(self, hours: float) -> Tail:
         """What it would probably be with so many hours of the same sound: as many clusters, up to enough.
 
-        With more, the threshold rises instead; a generalised Pareto tail keeps its shape then.
+        With more, the threshold rises instead; a generalised Pareto tail keeps its shape then. The shape is
+        taken one deviation below the mean: the lighter the tail, the more sound a bound needs.
         """
         shape, scale, weight = self._posterior
+        mean = float(weight @ shape)
+        xi = mean - math.sqrt(float(weight @ (shape - mean) ** 2))
+        sigma = math.exp(float(weight @ np.log(scale)))
         clusters = max(1, round(min(ENOUGH_CLUSTERS, len(self.excesses) * hours / self.hours)))
         share = min(1.0, clusters * self.hours / (hours * max(1, len(self.excesses))))
-        xi, sigma = float(weight @ shape), math.exp(float(weight @ np.log(scale)))
         rise = sigma * float(_pareto(np.array(share), xi))
         at = (np.arange(clusters) + 0.5) / clusters
         return Tail(self.threshold + rise, (sigma + xi * rise) * _pareto(at, xi), hours, self.spread)

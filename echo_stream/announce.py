@@ -17,8 +17,8 @@ from echo_stream.deliver.messages import LevelState
 from echo_stream.deliver.mqtt import Publisher
 from echo_stream.deliver.spectra import NormalSpectrum
 from echo_stream.errors import EchoStreamError
-from echo_stream.pipeline import Scored, Station
-from echo_stream.types import AlarmEvent, AlarmLevel, AlarmState
+from echo_stream.pipeline import Event, Scored, Station
+from echo_stream.types import AlarmEvent, AlarmLevel, AlarmState, SensorEvent
 
 log = structlog.get_logger()
 
@@ -61,8 +61,21 @@ class Announcer:
         self._levels[machine] = levels
         self._set_alarm(machine, datetime.now(UTC))
 
-    def tell(self, station: Station, event: AlarmEvent) -> None:
-        """A transition: log line, outbox, retained state."""
+    def tell(self, station: Station, event: Event) -> None:
+        """What the corridor found: log line, and for a transition outbox and retained state."""
+        if isinstance(event, AlarmEvent):
+            self.transition(station, event)
+        elif isinstance(event, SensorEvent):
+            fault = event.after and event.after.value
+            log.warning(
+                f"sensor fault: {fault}" if fault else "the sensor is well again", machine=event.machine
+            )
+        else:
+            say = "the scores drift: extend the bank?" if event.active else "the scores no longer drift"
+            log.warning(say, machine=event.machine, median=round(event.median, 2), limit=event.limit)
+
+    def transition(self, station: Station, event: AlarmEvent, reason: str | None = None) -> None:
+        """A transition of an alarm, with what its cause alone does not say."""
         source, machine = station.ear.source, event.machine
         ts = source.time_of(event.at)
         onset = None if event.onset is None else source.time_of(event.onset)
@@ -85,6 +98,7 @@ class Announcer:
             coverage_10m=station.health.coverage(monotonic()),
             clip=clip,
             picture=picture,
+            reason=reason or (station.sensor.fault and station.sensor.fault.value),
         )
         self._publisher.event(payload, snapshot=self._snapshot(station, ts))
         self._set_alarm(machine, ts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from time import monotonic
 
+from echo_stream.capture.sanity import FLOOR_DBFS
 from echo_stream.capture.shared import Shared
 from echo_stream.capture.sources import AudioSource
 from echo_stream.config import (
@@ -22,7 +23,9 @@ from echo_stream.deliver.mqtt_broker import Broker
 from echo_stream.detect.alarm import Alarm
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.calibration import Calibration, TripLevel
+from echo_stream.detect.drift import DriftWatch
 from echo_stream.detect.scorer import Scorer
+from echo_stream.detect.sensor import SensorLimits, SensorWatch
 from echo_stream.detect.versions import BankVersions
 from echo_stream.encode.encoder import Encoder, make_encoder
 from echo_stream.errors import BankError
@@ -167,6 +170,12 @@ def alarms_of(machine: Machine, bank: NormalBank) -> tuple[Alarm, ...]:
     )
 
 
+def sensor_limits(bank: NormalBank) -> SensorLimits:
+    """What the sensor of the machine must lie outside of to be called broken; without a fit, nothing is."""
+    saved = bank.calibration.get("sensor")
+    return SensorLimits.from_json(saved) if saved else SensorLimits(FLOOR_DBFS, 0.0)
+
+
 def station_of(config: Config, machine: Machine, source: AudioSource, encoder: Encoder) -> Station:
     """Source, bank and alarms of one machine, put together.
 
@@ -190,6 +199,8 @@ def station_of(config: Config, machine: Machine, source: AudioSource, encoder: E
         bank_id=BankVersions(machine.bank).accepted or "",
         scorer=Scorer(bank),
         alarms=alarms_of(machine, bank),
+        sensor=SensorWatch(machine.id, sample_rate_hz=source.sample_rate_hz, limits=sensor_limits(bank)),
+        drift=DriftWatch(machine.id, sample_rate_hz=source.sample_rate_hz),
         health=Health(machine.id, cut.hop_s, monotonic()),
     )
 

@@ -27,19 +27,18 @@ from echo_stream.config import Config, Machine
 from echo_stream.configfile import find, load
 from echo_stream.encode.encoder import Encoder
 from echo_stream.errors import ConfigError, EchoStreamError
-from echo_stream.overview import capture_of, overview, reason_of
+from echo_stream.obey import answer
+from echo_stream.overview import overview
 from echo_stream.pipeline import Scored, Station, listen
 from echo_stream.roster import Roster
 from echo_stream.service.logs import configure
 from echo_stream.service.status import StatusServer, daemon_socket
 from echo_stream.service.systemd import Notifier
 from echo_stream.types import Window
+from echo_stream.vigil import Vigil
 
 DRAIN_S = 4.0
 STUCK_S = 20.0  # a round that takes longer is no progress; under systemd half of WatchdogSec
-HEALTH_EVERY_S = 10.0
-SUMMARY_EVERY_S = 60.0
-CATCHING_UP_S = 30.0  # so long without a skipped hop, and the PC keeps up again
 
 FIXED = tuple(set(Config.model_fields) - {"machines"})
 
@@ -70,9 +69,6 @@ class Daemon:
         self._notifier = Notifier()
         self._since_s = self._round_at_s = monotonic()
         self._failure: BaseException | None = None
-        self._captures: dict[str, str] = {}
-        self._skipped_at_s: float | None = None
-        self._late = False
 
     def run(self) -> None:
         """Starts everything, waits, stops everything in reverse."""
@@ -90,6 +86,13 @@ class Daemon:
             if evidence:
                 evidence.start()
                 stack.callback(evidence.stop)
+            self._vigil = Vigil(
+                self.overview,
+                announcer=self._announcer,
+                publisher=self._publisher,
+                notifier=self._notifier,
+                now_s=monotonic(),
+            )
             self._roster = Roster(config, encoder, on_join=self._on_join, on_leave=self._on_leave)
             self._roster.open()
             stack.callback(self._roster.close)
@@ -155,7 +158,13 @@ class Daemon:
 
     def _begin_round(self) -> Mapping[str, Station]:
         self._round_at_s = monotonic()
-        return self._roster.stations()
+        stations = self._roster.stations()
+        for command in self._publisher.commands():
+            ok, outcome = answer(
+                command, stations, self._announcer.transition, self._config.state_dir / "proposals"
+            )
+            self._publisher.reply(command, ok=ok, outcome=outcome)
+        return stations
 
     def _observe(self, scored: Sequence[Scored]) -> None:
         now_s = monotonic()
@@ -166,27 +175,22 @@ class Daemon:
             station.health.scored(window, score, spent_s=spent_s, now_s=now_s)
             self._announcer.score(station, (window, score))
         for station in stations.values():
-            self._account(station, now_s)
-
-    def _account(self, station: Station, now_s: float) -> None:
-        """What was lost or left out since the last round."""
-        lost, skipped = station.ear.losses()
-        if lost:
-            station.health.lost(lost, station.ear.source.sample_rate_hz)
-        if skipped:
-            station.health.skipped(skipped)
-            self._skipped_at_s = now_s
+            lost, skipped = station.ear.losses()
+            if lost:
+                station.health.lost(lost, station.ear.source.sample_rate_hz)
+            if skipped:
+                station.health.skipped(skipped)
 
     def _on_join(self, station: Station, machine: Machine) -> None:
         self._announcer.join(station, machine.title)
 
     def _on_leave(self, machine_id: str) -> None:
         self._publisher.set_available(machine_id, False)
+        self._vigil.forget(machine_id)
 
     # The main thread.
 
     def _supervise(self) -> None:
-        health_at_s = summary_at_s = monotonic()
         while not self._stop.is_set():
             self._wake.wait(1.0)
             self._wake.clear()
@@ -197,49 +201,7 @@ class Daemon:
                 self._reload.clear()
                 self._read_again()
             self._roster.take_new_banks()
-            self._look_at_captures()
-            self._look_at_pace(now_s)
-            if now_s >= health_at_s:
-                health_at_s = now_s + HEALTH_EVERY_S
-                for found in self.overview()["machines"]:
-                    self._announcer.health(found)
-            if now_s >= summary_at_s + SUMMARY_EVERY_S:
-                summary_at_s = now_s
-                self._summarise()
-
-    def _look_at_captures(self) -> None:
-        """Says once when a source is away and once when it is back."""
-        for machine, station in self._roster.stations_now.items():
-            capture, before = capture_of(station), self._captures.get(machine)
-            reason = reason_of(station)
-            opening = capture == "waiting" and reason is None  # takes a second or two with PortAudio
-            if capture == before or opening:
-                continue
-            self._captures[machine] = capture
-            self._publisher.set_available(machine, capture == "running")
-            device = station.ear.source.description
-            if capture in ("waiting", "lost"):
-                log.warning(f"no sound: {capture}", machine=machine, device=device, reason=str(reason))
-            elif capture == "ended" or before is not None:
-                log.info(f"sound: {capture}", machine=machine, device=device)
-        self._notifier.status(self._in_a_line())
-
-    def _look_at_pace(self, now_s: float) -> None:
-        """Says once when the PC cannot keep up and once when it can again."""
-        late = self._skipped_at_s is not None and now_s - self._skipped_at_s < CATCHING_UP_S
-        if late != self._late:
-            self._late = late
-            factors = {f["machine"]: f["real_time_factor"] for f in self.overview()["machines"]}
-            say = log.warning if late else log.info
-            say("the PC cannot keep up: newest windows win" if late else "the PC keeps up", factors=factors)
-
-    def _in_a_line(self) -> str:
-        """For `systemctl status`."""
-        away = [machine for machine, capture in self._captures.items() if capture in ("waiting", "lost")]
-        states = [f"{m}: {s.alarms[-1].state}" for m, s in self._roster.stations_now.items()]
-        broker = "" if self._publisher.connected else "; broker away"
-        degraded = f"DEGRADED, no sound from {', '.join(away)}; " if away else ""
-        return f"{degraded}{'; '.join(states[:5])}{broker}"
+            self._vigil.look(self._roster.stations_now, now_s)
 
     def _read_again(self) -> None:
         """SIGHUP: validated first; a bad file keeps the old configuration and says so."""
@@ -256,12 +218,6 @@ class Daemon:
             log.info("configuration read again", machines=[m.id for m in config.machines])
             self._config = config
         self._notifier.ready()
-
-    def _summarise(self) -> None:
-        for found in self.overview()["machines"]:
-            keys = ("machine", "score", "coverage_10m", "level_dbfs", "real_time_factor", "capture")
-            states = {level: alarm["state"] for level, alarm in found["alarms"].items()}
-            log.info("summary", **{key: found[key] for key in keys}, **states)
 
 
 def _warm_up(encoder: Encoder, stations: Iterable[Station]) -> None:

@@ -7,21 +7,26 @@ configuration here.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from threading import Event
 from time import sleep
 
+from echo_stream.capture.sanity import inspect
 from echo_stream.capture.sources import AudioSource
 from echo_stream.capture.windows import Slicer
 from echo_stream.detect.alarm import Alarm
 from echo_stream.detect.bank import NormalBank
+from echo_stream.detect.drift import DriftWatch
 from echo_stream.detect.scorer import Scorer
+from echo_stream.detect.sensor import SENSOR, SensorFigures, SensorWatch
+from echo_stream.detect.sensor_spectrum import hum_and_rumble
 from echo_stream.encode.encoder import Encoder
 from echo_stream.service.health import Health
-from echo_stream.types import AlarmEvent, Features, Score, Window
+from echo_stream.types import AlarmEvent, DriftEvent, Features, Score, SensorEvent, Window
 
 Scored = tuple[Window, Score]
+Event = AlarmEvent | SensorEvent | DriftEvent
 
 WAIT_S = 0.05  # PortAudio delivers in bursts of up to 0.1 s
 BEHIND_S = 3.0  # older windows of a live source than this are skipped: the newest win
@@ -86,35 +91,46 @@ class Station:
     bank_id: str
     scorer: Scorer
     alarms: tuple[Alarm, ...]
+    sensor: SensorWatch
+    drift: DriftWatch
     health: Health
     last: Scored | None = None
 
-    def judge(self, scored: Scored) -> Iterator[AlarmEvent]:
-        """What the score of the next window changes."""
+    def judge(self, scored: Scored) -> Iterator[Event]:
+        """What the next window changes: at its sensor first, because that suppresses the machine's alarms."""
         window, score = scored
         self.last = scored
+        yield from self.sensor.step(figures_of(window), window.start, window.end)
+        reasons = {SENSOR: self.sensor.fault is not None, OFF: score.condition == OFF}
         for alarm in self.alarms:
-            if score.condition == OFF:
-                yield from alarm.suppress(window.end, OFF)
-            else:
-                yield from alarm.unsuppress(window.end, OFF)
+            for reason, holds in reasons.items():
+                yield from (alarm.suppress if holds else alarm.unsuppress)(window.end, reason)
             yield from alarm.step(score.value, window.start, window.end)
+        if not any(alarm.active or alarm.suppressed_by for alarm in self.alarms):
+            yield from self.drift.step(score.value, window.end)
+
+
+def figures_of(window: Window) -> SensorFigures:
+    """What a window says about its sensor."""
+    found = inspect(window.samples)
+    hum, rumble = hum_and_rumble(window.samples, window.sample_rate_hz)
+    return SensorFigures(found.level_dbfs, found.clipped_share, found.dead, found.stuck, hum, rumble)
 
 
 def listen(
     stations: Callable[[], Mapping[str, Station]],
     encoder: Encoder,
     *,
-    tell: Callable[[Station, AlarmEvent], None],
+    tell: Callable[[Station, Event], None],
     observe: Callable[[Sequence[Scored]], None],
-    stop: Event,
+    stop: threading.Event,
 ) -> None:
     """Walks the corridor until every source has ended or `stop` is set.
 
     Args:
         stations: asked once a round, so that machines can come and go between two rounds.
         encoder: turns windows into features.
-        tell: gets each transition of an alarm, before the windows that follow are looked at.
+        tell: gets each event, before the windows that follow are looked at.
         observe: gets what was scored in each round, also where that is nothing.
         stop: ends it.
 

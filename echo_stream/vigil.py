@@ -1,4 +1,4 @@
-"""What the main thread looks at once a second; a trouble is said once when it begins and once when it ends."""
+"""What the main thread looks at once a second; a trouble is said when it begins and when it ends."""
 
 from __future__ import annotations
 

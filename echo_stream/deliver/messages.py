@@ -15,14 +15,25 @@ from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
-from echo_stream.types import AlarmEvent, AlarmLevel, AlarmState, BandScore, Score
+from echo_stream.types import (
+    AlarmEvent,
+    AlarmLevel,
+    AlarmState,
+    BandScore,
+    DriftEvent,
+    Score,
+    SensorEvent,
+)
 
 Payload = dict[str, Any]
 
 SCHEMA_VERSION = 1
 ONLINE = "online"
 OFFLINE = "offline"
-SCHEMAS = ("event", "alarm", "score", "health", "evidence", "availability", "command", "reply")
+SCHEMAS = (
+    *("event", "alarm", "score", "health", "evidence", "sensor", "drift", "flood"),
+    *("availability", "command", "reply"),
+)
 """Names of the JSON Schemas that ship with the package."""
 
 _PRIORITY = {AlarmLevel.ALARM: "high", AlarmLevel.WARNING: "low"}
@@ -78,6 +89,7 @@ def event(
     bank_sha256: str,
     coverage_10m: float | None,
     delayed: bool = False,
+    merged: bool = False,
     clip: str | None = None,
     picture: str | None = None,
     reason: str | None = None,
@@ -96,6 +108,7 @@ def event(
         bank_sha256: Of the bank's file.
         coverage_10m: Share of the hops of the last ten minutes that were scored, 0 to 1.
         delayed: It was held back by an outage; the publisher sets it.
+        merged: It is part of a flood that is announced as one.
         clip: File name of the recorded sound.
         picture: File name of the spectrogram.
         reason: What the cause alone does not say: the sensor's fault, or who commanded it and why.
@@ -106,6 +119,7 @@ def event(
         "seq": seq,
         "ts": timestamp(ts),
         "delayed": delayed,
+        "merged": merged,
         "node": node,
         "machine": event.machine,
         "level": event.level.value,
@@ -153,6 +167,73 @@ def evidence(
         "clip": clip,
         "picture": picture,
         "folder": folder,
+    }
+
+
+def sensor(
+    event: SensorEvent, *, node: str, event_id: str, ts: datetime, onset_ts: datetime | None
+) -> Payload:
+    """A microphone or its cable went wrong, or is well again (`.../sensor`, QoS 1, through the outbox)."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "event_id": event_id,
+        "ts": timestamp(ts),
+        "delayed": False,
+        "node": node,
+        "machine": event.machine,
+        "from": event.before and event.before.value,
+        "to": event.after and event.after.value,
+        "active": event.after is not None,
+        "onset_ts": timestamp(onset_ts) if onset_ts else None,
+    }
+
+
+def drift(event: DriftEvent, *, node: str, event_id: str, ts: datetime) -> Payload:
+    """Normal sound is no longer what was fitted, or is again (`.../drift`, QoS 1, through the outbox)."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "event_id": event_id,
+        "ts": timestamp(ts),
+        "delayed": False,
+        "node": node,
+        "machine": event.machine,
+        "active": event.active,
+        "median": _number(event.median),
+        "limit": _number(event.limit),
+    }
+
+
+def flood(
+    *,
+    node: str,
+    event_id: str,
+    ts: datetime,
+    since: datetime,
+    active: bool,
+    announcements: int,
+    machines: Sequence[str],
+) -> Payload:
+    """Many alarms at once, announced as one (`<root>/<node>/flood`, QoS 1, through the outbox).
+
+    Args:
+        node: This PC.
+        event_id: From `new_event_id`.
+        ts: When.
+        since: When the flood began.
+        active: It has begun; otherwise it is over.
+        announcements: At its beginning those of the last ten minutes, at its end all that were merged.
+        machines: Where.
+    """
+    return {
+        "schema": SCHEMA_VERSION,
+        "event_id": event_id,
+        "ts": timestamp(ts),
+        "delayed": False,
+        "node": node,
+        "since": timestamp(since),
+        "active": active,
+        "announcements": announcements,
+        "machines": list(machines),
     }
 
 

@@ -48,6 +48,9 @@ _STOP_SHARE = 0.8
 _FAREWELL_SHARE = 0.3
 """Of the time to stop, what is left at most for draining and good-bye, and of that for the good-bye."""
 
+_KINDS = {"seq": "event", "clip": "evidence", "from": "sensor", "median": "drift", "machines": "flood"}
+"""The first of these fields in a payload says what it is: the last level of its topic."""
+
 log = structlog.get_logger()
 
 
@@ -179,23 +182,18 @@ class Publisher:
         return self.outbox.next_seq(machine)
 
     def event(self, payload: Payload, *, snapshot: dict[str, Any] | None = None) -> None:
-        """An alarm transition, or its completed evidence: on disk when this returns, sent until acknowledged.
+        """Something that must not be lost: on disk when this returns, then sent until acknowledged.
 
         Args:
-            payload: From `messages.event` or `messages.evidence`.
+            payload: From `messages.event`, `evidence`, `sensor`, `drift` or `flood`.
             snapshot: State of the machine's alarm after it, for `outbox.snapshot` after a restart; kept in
                 the same transaction.
         """
-        machine = payload["machine"]
-        what = "event" if "seq" in payload else "evidence"
-        self.outbox.put(
-            machine,
-            self.topics.of(machine, what),
-            payload,
-            now_s=time.time(),
-            key=f"{what} {payload.get('level', '')}",
-            snapshot=snapshot,
-        )
+        machine = payload.get("machine", "")
+        what = _KINDS[next(key for key in payload if key in _KINDS)]
+        topic = self.topics.of(machine, what) if machine else self.topics.flood
+        key = f"{what} {payload.get('level', '')}"
+        self.outbox.put(machine, topic, payload, now_s=time.time(), key=key, snapshot=snapshot)
         self._mailbox.wake()
 
     def set_alarm(self, machine: str, payload: Payload) -> None:

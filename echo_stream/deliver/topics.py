@@ -24,12 +24,17 @@ class Topics:
         return f"{self.root}/{self.node}/status"
 
     @property
+    def flood(self) -> str:
+        """Many alarms of this node's machines at once."""
+        return f"{self.root}/{self.node}/flood"
+
+    @property
     def commands(self) -> str:
         """Filter that matches the command topics of all machines of this node."""
         return f"{self.root}/{self.node}/+/cmd"
 
     def of(self, machine: str, what: str) -> str:
-        """Topic of one machine; `what`: availability, alarm, event, evidence, score, health, cmd or reply."""
+        """Topic of one machine; `what`: alarm, event, score, and so on: see docs/mqtt.md."""
         _check_level(machine)
         return f"{self.root}/{self.node}/{machine}/{what}"
 

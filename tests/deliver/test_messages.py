@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from echo_stream.deliver import messages
 from echo_stream.deliver.topics import Topics
 from echo_stream.errors import DeliveryError
-from echo_stream.types import AlarmLevel, AlarmState, BandScore, Score
+from echo_stream.types import (
+    AlarmLevel,
+    AlarmState,
+    BandScore,
+    DriftEvent,
+    Score,
+    SensorEvent,
+    SensorFault,
+)
 
 from .conftest import NOON, a_score, an_event
 
@@ -31,7 +39,9 @@ def test_schemas_are_schemas_and_their_examples_fit(name: str) -> None:
         jsonschema.Draft202012Validator(schema).validate(example)
 
 
-@pytest.mark.parametrize("name", ["event", "alarm", "score", "health", "evidence"])
+@pytest.mark.parametrize(
+    "name", ["event", "alarm", "score", "health", "evidence", "sensor", "drift", "flood"]
+)
 def test_schemas_refuse_a_field_that_is_missing_or_unknown(name: str) -> None:
     example = messages.schema(name)["examples"][0]
     for key in example:
@@ -104,6 +114,31 @@ def test_score_and_health_and_evidence_fit_their_schemas() -> None:
         ),
         "evidence",
     )
+
+
+def test_sensor_drift_and_flood_fit_their_schemas() -> None:
+    event_id = messages.new_event_id(NOON)
+    for fault in SensorFault:
+        event = SensorEvent("pump3", None, fault, 480_000, 240_000)
+        payload = messages.sensor(event, node="pc7", event_id=event_id, ts=NOON, onset_ts=NOON)
+        check(payload, "sensor")
+        assert (payload["from"], payload["to"], payload["active"]) == (None, fault.value, True)
+    well = SensorEvent("pump3", SensorFault.HUM, None, 480_000, None)
+    payload = messages.sensor(well, node="pc7", event_id=event_id, ts=NOON, onset_ts=None)
+    check(payload, "sensor")
+    assert not payload["active"]
+    drifted = DriftEvent("pump3", True, 480_000, 0.92, 0.8)
+    check(messages.drift(drifted, node="pc7", event_id=event_id, ts=NOON), "drift")
+    flood = messages.flood(
+        node="pc7",
+        event_id=event_id,
+        ts=NOON,
+        since=NOON,
+        active=True,
+        announcements=11,
+        machines=("fan1", "pump3"),
+    )
+    check(flood, "flood")
 
 
 @pytest.mark.parametrize("alarm", AlarmState)

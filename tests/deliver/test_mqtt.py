@@ -99,6 +99,23 @@ def test_of_many_scores_only_the_newest_goes_out(
     assert len(heard.texts(f"{ROOT}/pump3/score")) < 20
 
 
+def test_each_kind_of_event_goes_to_its_own_topic(
+    broker: MosquittoBroker, publish: Publish, listen: Listen
+) -> None:
+    heard = listen(broker, "echo-stream/pc7/#")
+    publisher = publish(broker)
+    kinds = ("event", "evidence", "sensor", "drift", "flood")
+    sent = {kind: messages.schema(kind)["examples"][0] for kind in kinds}
+    for payload in sent.values():
+        publisher.event(payload)
+    wait_until(lambda: publisher.counters().published == 5, "acknowledged")
+    wait_until(lambda: heard.texts(f"{ROOT}/flood"), "the last")
+    for kind in kinds:
+        topic = f"{ROOT}/flood" if kind == "flood" else f"{ROOT}/pump3/{kind}"
+        (payload,) = heard.payloads(topic)
+        assert {**payload, "delayed": False} == {**sent[kind], "delayed": False}
+
+
 def test_a_clean_stop_says_offline_and_calls_the_will_off(
     broker: MosquittoBroker, publish: Publish, listen: Listen
 ) -> None:

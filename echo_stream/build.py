@@ -221,10 +221,10 @@ def evidence_of(config: Config, on_complete: Callable[[Kept], None]) -> Evidence
     )
 
 
-def publisher_of(config: Config) -> Publisher:
-    """The MQTT side, not started yet."""
+def broker_of(config: Config) -> Broker:
+    """Where the broker is, and how it lets us in."""
     mqtt, tls = config.mqtt, config.mqtt.tls
-    broker = Broker(
+    return Broker(
         host=mqtt.host,
         port=mqtt.port,
         username=mqtt.username,
@@ -234,8 +234,13 @@ def publisher_of(config: Config) -> Publisher:
         cert_file=tls.cert_file,
         key_file=tls.key_file,
     )
+
+
+def publisher_of(config: Config) -> Publisher:
+    """The MQTT side, not started yet."""
+    mqtt = config.mqtt
     return Publisher(
-        broker,
+        broker_of(config),
         node=config.node,
         machines={machine.id: machine.title for machine in config.machines},
         outbox_path=config.state_dir / "outbox.sqlite",
@@ -243,5 +248,6 @@ def publisher_of(config: Config) -> Publisher:
         protocol=mqtt.protocol,
         outbox_max_rows=config.outbox.max_rows,
         outbox_max_age_s=config.outbox.max_days * 86_400,
+        discovery_prefix=mqtt.discovery_prefix,
         score_interval_s=mqtt.score_interval_s,
     )

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic, sleep
 
 import numpy as np
 
-from echo_stream.build import encoder_of, sources_of
+from echo_stream.build import broker_of, encoder_of, sources_of
 from echo_stream.config import Config, Machine, Microphone
+from echo_stream.deliver.mqtt_check import check
+from echo_stream.deliver.topics import Topics
+from echo_stream.errors import DeliveryError
 from echo_stream.pipeline import WAIT_S
 from echo_stream.service import doctor
 from echo_stream.service.doctor import Check, Heard
@@ -27,12 +31,13 @@ def examine(config: Config) -> Iterator[Check]:
     yield doctor.disk_space(config.state_dir, config.evidence.max_mb + config.evidence.min_free_mb)
     yield doctor.state_directory(config.state_dir)
     yield doctor.time_sync()
-    microphones = [m for m in config.machines if isinstance(m.source, Microphone)]
+    yield doctor.broker(lambda: _reach_broker(config))
+    wanted = [m.source.device for m in config.machines if isinstance(m.source, Microphone)]
     yield doctor.audio_access()
-    yield doctor.inputs(_input_names, [str(m.source.device) for m in microphones])  # type: ignore[union-attr]
+    yield doctor.inputs(_input_names, wanted)
     for machine in config.machines:
         if machine.source.kind != "stdin":
-            yield from doctor.sound(machine.id, lambda machine=machine: _listen(machine))
+            yield from doctor.sound(machine.id, partial(_listen, machine))
 
 
 def _real_time_factor(config: Config) -> float:
@@ -49,8 +54,16 @@ def _real_time_factor(config: Config) -> float:
     return float(np.median(spent_s)) / cut.hop_s
 
 
+def _reach_broker(config: Config) -> str:
+    topics = Topics(config.mqtt.topic_root, config.node)
+    for step in check(broker_of(config), topics, protocol=config.mqtt.protocol):
+        if not step.ok:
+            raise DeliveryError(f"{step.name}: {step.found}", step.hint)
+    return f"{config.mqtt.host}:{config.mqtt.port} takes what is published"
+
+
 def _input_names() -> list[str]:
-    from echo_stream.capture.look import list_inputs  # noqa: PLC0415 - PortAudio, only where it is asked for
+    from echo_stream.capture.devices import list_inputs  # noqa: PLC0415 - PortAudio, only where it is asked for
 
     return [name for found in list_inputs() for name in (*found.names, found.write)]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from echo_stream import __version__
-from echo_stream.cli import operating
+from echo_stream.cli import broker, operating
 from echo_stream.cli.common import (
     ConfigOption,
     JsonOption,
@@ -169,3 +169,4 @@ def demo(
 
 
 app.add_typer(operating.app)
+app.add_typer(broker.app)

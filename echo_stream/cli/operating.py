@@ -138,7 +138,12 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     quiet()
     checks = []
-    for check in examine(read_config(config)):
+    from echo_stream.config import Config
+    from echo_stream.configfile import DEFAULT_PATHS
+
+    fresh = config is None and not any(path.is_file() for path in DEFAULT_PATHS)
+    settings = Config.model_construct(node="pc", machines=()) if fresh else read_config(config)
+    for check in examine(settings):
         checks.append(check)
         if not as_json:
             advice = f"\n        {check.advice}" if check.advice else ""

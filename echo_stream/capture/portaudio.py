@@ -116,7 +116,7 @@ class Stream:
             self.ended.set()
 
         self.ended = threading.Event()
-        self._alive = (name, alsa, audio, end)
+        self._alive: tuple[Any, ...] = (name, alsa, audio, end)
         pointer = ffi.new("PaStream **")
         asked = ffi.new("PaStreamParameters *", parameters)
         with _exclusive():
@@ -137,6 +137,7 @@ class Stream:
         with _exclusive():
             self._lib.Pa_CloseStream(self._pointer)
         _running.discard(self)
+        self._alive = ()
 
     def _check(self, ffi: Any, code: int) -> None:
         if code != 0:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from echo_stream.types import AudioBlock, Float32
 
+PIECE_SAMPLES = 4096  # more than a callback usually brings
+
 
 def put_wrapped(buffer: NDArray[Any], position: int, values: NDArray[Any]) -> None:
     """Write `values` (n, ...), n <= len(buffer), at `position` of an endless line wrapped round `buffer`."""
@@ -41,8 +43,8 @@ class Ring:
             raise ValueError(f"a ring of {capacity_samples} samples, {channels} channels holds nothing")
         self._samples = np.zeros((capacity_samples, channels), np.float32)
         self._index = np.zeros(capacity_samples, np.int64)
-        self._ramp = np.arange(capacity_samples, dtype=np.int64)
-        self._scratch = np.empty(capacity_samples, np.int64)
+        self._ramp = np.arange(min(capacity_samples, PIECE_SAMPLES), dtype=np.int64)
+        self._scratch = np.empty_like(self._ramp)
         # Touched by the writer alone (the reader looks at the first two):
         self._claimed = 0
         self._stored = 0
@@ -67,15 +69,14 @@ class Ring:
 
     def write(self, samples: Float32) -> None:
         """Store `samples` (n, channels). Neither waits nor allocates beyond array views."""
-        capacity = len(self._samples)
-        n = len(samples)
-        kept = min(n, capacity)
-        position, index = self._stored + n - kept, self.next_index + n - kept
+        n, piece = len(samples), len(self._ramp)
         self._claimed = self._stored + n
-        put_wrapped(self._samples, position, samples[n - kept :])
-        scratch = self._scratch[:kept]
-        np.add(self._ramp[:kept], index, out=scratch)
-        put_wrapped(self._index, position, scratch)
+        for at in range(0, n, piece):
+            part = samples[at : at + piece]
+            index = self._scratch[: len(part)]
+            np.add(self._ramp[: len(part)], self.next_index + at, out=index)
+            put_wrapped(self._samples, self._stored + at, part)
+            put_wrapped(self._index, self._stored + at, index)
         self.next_index += n
         self._stored = self._claimed
 

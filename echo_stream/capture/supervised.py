@@ -212,7 +212,7 @@ class Supervised:
     def _lose(self, error: SourceError) -> None:
         live, self._live = self._live, None
         now_s = self._clock()
-        self.last_error = error
+        self.last_error = error.with_traceback(None)  # whose frames would hold the device and its ring
         self._pace = Pace(self.sample_rate_hz)
         self._quiet_s = 0.0
         if live is not None:
@@ -245,7 +245,7 @@ class Supervised:
             return None
         self._opening, self._live = None, opening.source
         if opening.source is None:
-            self.last_error = opening.error
+            self.last_error = opening.error.with_traceback(None)
             self._retry(now_s)
         return self._live
 

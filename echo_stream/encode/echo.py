@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,9 +57,13 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(1, dim, kernel_size=(front.BAND_BINS, front.PATCH_FRAMES))
 
+    def matrix(self) -> tuple[Tensor, Tensor]:
+        """The kernel as (dim, 512), frame by frame as `spectrogram.patches` lays them, and its bias."""
+        return self.proj.weight[:, 0].transpose(1, 2).flatten(1), cast("Tensor", self.proj.bias)
+
     def forward(self, patches: Tensor) -> Tensor:
         """(..., 512) to (..., dim)."""
-        return functional.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        return functional.linear(patches, *self.matrix())
 
 
 class Attention(nn.Module):
@@ -116,6 +120,11 @@ class EchoModel(nn.Module):
         )
         self.norm = nn.LayerNorm(d.embed_dim, eps=d.norm_eps)
 
+    @property
+    def layers(self) -> list[EncoderLayer]:
+        """The layers of the encoder, first to last."""
+        return list(cast("nn.ModuleList", self.encoder["layers"]))  # type: ignore[arg-type]
+
     @classmethod
     def from_checkpoint(cls, path: Path | str, size: str | EchoDimensions = "tiny") -> Self:
         """The net with the weights of a safetensors file, ready for inference.
@@ -150,7 +159,7 @@ class EchoModel(nn.Module):
         frequency = frequency[:, None]
         tokens = self.patch_embed(patches) + self.pos_embed[:, 1 : 1 + patches.shape[1]] + frequency
         x = torch.cat([self.cls_token + frequency, tokens], dim=1)
-        for layer in self.encoder["layers"]:  # type: ignore[attr-defined]
+        for layer in self.layers:
             x = layer(x)
         return self.norm(x)  # type: ignore[no-any-return]
 

@@ -1,26 +1,47 @@
-"""ECHO as an encoder: windows of any machines in, one batch through the net. Runs in the pipeline."""
+"""ECHO as an encoder: windows of any machines in, one batch through the net. Runs in the pipeline.
+
+The work itself is done by `Workers`, one thread a core; the pipeline waits for them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from echo_stream.encode import spectrogram as front
+from echo_stream.encode.choice import choose
 from echo_stream.encode.echo import EchoDimensions, EchoModel
 from echo_stream.encode.level import check_window, level_dbfs
+from echo_stream.encode.runtime import Workers
 from echo_stream.types import EncoderIdentity, Features, Window
 
 
 class EchoEncoder:
-    """Encodes windows of at most 20 s with one net that all machines share."""
+    """Encodes windows of at most 20 s with one net that all machines share.
 
-    def __init__(self, model: EchoModel) -> None:
-        self._model = model
+    Runtime and precision are no part of the identity: features of each are as near to those of float32 as
+    `runtime.PROMISED_COSINE` says, and a bank must survive a move to another PC.
+    """
+
+    def __init__(
+        self, model: EchoModel, runtime: str = "auto", precision: str = "auto", cache: Path | None = None
+    ) -> None:
+        """Chooses how to compute the net; `choice` says what was chosen.
+
+        Args:
+            model: The net with its weights.
+            runtime: `auto`, `plain`, `torch` or `openvino`.
+            precision: `auto`, `float32`, `bfloat16` or `int8`.
+            cache: File that remembers what `auto` chose; None measures at each start, for about a second.
+
+        Raises:
+            EncoderError: What was asked for by name is not there, or not exact enough.
+        """
         d = model.dimensions
         self.identity = EncoderIdentity(
             kind="echo",
@@ -33,55 +54,90 @@ class EchoEncoder:
                 "norm_eps": d.norm_eps,
             },
         )
+        self._dimensions = d
+        self._workers = Workers()
+        self._runtime, self.choice = choose(model, self._workers, runtime, precision, cache)
 
     @classmethod
-    def from_checkpoint(cls, weights: Path, size: str | EchoDimensions = "tiny") -> Self:
-        """An encoder with the weights of a safetensors file.
+    def from_checkpoint(
+        cls,
+        weights: Path,
+        size: str | EchoDimensions = "tiny",
+        runtime: str = "auto",
+        precision: str = "auto",
+        cache: Path | None = None,
+    ) -> Self:
+        """An encoder with the weights of a safetensors file; the arguments are those of `__init__`.
 
         Raises:
             CheckpointError: See `EchoModel.from_checkpoint`.
+            EncoderError: What was asked for by name is not there, or not exact enough.
         """
-        return cls(EchoModel.from_checkpoint(weights, size))
+        return cls(EchoModel.from_checkpoint(weights, size), runtime, precision, cache)
 
-    @torch.inference_mode()
     def encode(self, windows: Sequence[Window]) -> list[Features]:
         """Features of each window, in order; all bands with the same number of patches are one batch.
 
         Raises:
             EncoderError: A sample is not finite, or a window is shorter than one frame or longer than 20 s.
         """
-        alike: dict[tuple[int, int], list[int]] = {}  # one FFT for all windows of a rate and length
-        for i, window in enumerate(windows):
-            rate = window.sample_rate_hz
-            longest = front.fft_samples(rate) + self._model.dimensions.spec_len * front.hop_samples(rate) - 1
-            check_window(window, shortest=front.fft_samples(rate), longest=longest)
-            alike.setdefault((rate, len(window.samples)), []).append(i)
-        batches: dict[int, list[tuple[int, int, Tensor]]] = {}  # by length: window, rate, its patches
-        for (rate, _), members in alike.items():
-            audio = np.stack([windows[i].samples for i in members], dtype=np.float32)
-            cut = front.patches(front.log_spectrogram(torch.from_numpy(audio), rate))
-            batch = batches.setdefault(cut.shape[2], [])
-            batch.extend((i, rate, patches) for i, patches in zip(members, cut, strict=True))
-        tokens = {i: part for batch in batches.values() for i, part in self._tokens(batch)}
-        return [_features(window, tokens[i]) for i, window in enumerate(windows)]
+        for window in windows:
+            length, hop = front.fft_samples(window.sample_rate_hz), front.hop_samples(window.sample_rate_hz)
+            check_window(window, shortest=length, longest=length + self._dimensions.spec_len * hop - 1)
+        heard = [one for part in self._workers.map(_hear, self._parts(windows)) for one in part]
+        batches: dict[int, list[_Heard]] = {}  # by the number of patches
+        for one in heard:
+            batches.setdefault(one.patches.shape[1], []).append(one)
+        features = {id(one.window): f for batch in batches.values() for one, f in self._encode_batch(batch)}
+        return [features[id(window)] for window in windows]
 
-    def _tokens(self, batch: list[tuple[int, int, Tensor]]) -> list[tuple[int, Tensor]]:
-        """Each window's number with its (bands, 1 + patches, dim); one call of the net."""
-        dim = self._model.dimensions.embed_dim
-        tokens = self._model(
-            torch.cat([patches for _, _, patches in batch]),
-            torch.cat([front.frequency_embedding(rate, dim) for _, rate, _ in batch]),
-        )
-        parts = tokens.split([len(patches) for _, _, patches in batch])
-        return [(i, part) for (i, _, _), part in zip(batch, parts, strict=True)]
+    def _parts(self, windows: Sequence[Window]) -> list[list[Window]]:
+        """Windows of one rate and length together, for one FFT, and those shared out among the workers."""
+        alike: dict[tuple[int, int], list[Window]] = {}
+        for window in windows:
+            alike.setdefault((window.sample_rate_hz, len(window.samples)), []).append(window)
+        share = [-(-len(group) // self._workers.count) for group in alike.values()]
+        return [
+            group[at : at + size]
+            for group, size in zip(alike.values(), share, strict=True)
+            for at in range(0, len(group), size)
+        ]
+
+    def _encode_batch(self, batch: list[_Heard]) -> list[tuple[_Heard, Features]]:
+        """Windows with the same number of patches, all their bands through the net together."""
+        dim = self._dimensions.embed_dim
+        embeddings = [front.frequency_embedding(one.window.sample_rate_hz, dim) for one in batch]
+        patches = torch.cat([one.patches for one in batch])
+        tokens = self._workers.run(self._runtime, patches, torch.cat(embeddings))
+        parts = torch.split(tokens, [len(one.patches) for one in batch])
+        return [(one, _features(one, part)) for one, part in zip(batch, parts, strict=True)]
 
 
-def _features(window: Window, tokens: Tensor) -> Features:
-    """Takes a window's tokens (bands, 1 + patches, dim) apart."""
+class _Heard(NamedTuple):
+    """A window after the front end."""
+
+    window: Window
+    patches: Tensor
+    """(bands, patches, 512)."""
+    level_dbfs: float
+
+
+def _hear(windows: list[Window]) -> list[_Heard]:
+    """The front end for windows of one rate and length."""
+    audio = torch.from_numpy(np.stack([window.samples for window in windows], dtype=np.float32))
+    cut = front.patches(front.log_spectrogram(audio, windows[0].sample_rate_hz))
+    return [
+        _Heard(window, patches, level_dbfs(window.samples))
+        for window, patches in zip(windows, cut, strict=True)
+    ]
+
+
+def _features(heard: _Heard, tokens: Tensor) -> Features:
+    """Takes a window's tokens (bands, 1 + patches, dim) apart; copies, so that no batch is kept in memory."""
     array = tokens.numpy()
     return Features(
-        window=array[:, 0].copy(),  # a view would keep the whole batch in memory for as long as it is kept
+        window=array[:, 0].copy(),
         segments=array[:, 1:].transpose(1, 0, 2).copy(),
-        bands_hz=front.band_edges_hz(window.sample_rate_hz).numpy(),
-        level_dbfs=level_dbfs(window.samples),
+        bands_hz=front.band_edges_hz(heard.window.sample_rate_hz).numpy(),
+        level_dbfs=heard.level_dbfs,
     )

@@ -31,17 +31,30 @@ class Encoder(Protocol):
         """
 
 
-def make_encoder(kind: str, *, window_s: float, weights: Path | None = None, size: str = "tiny") -> Encoder:
+def make_encoder(
+    kind: str,
+    *,
+    window_s: float,
+    weights: Path | None = None,
+    size: str = "tiny",
+    runtime: str = "auto",
+    precision: str = "auto",
+    cache: Path | None = None,
+) -> Encoder:
     """The encoder of a kind; torch is imported for `echo` only.
 
     Args:
         kind: `spectral` (needs no weights) or `echo`.
         window_s: Length of the windows that will be encoded, in seconds.
-        weights: safetensors file of ECHO; `spectral` has none.
-        size: Published size of ECHO, `tiny` or `small`.
+        weights: safetensors file of ECHO; the rest is ECHO's alone, too.
+        size: Published size, `tiny` or `small`.
+        runtime: `auto` (the fastest here), `plain`, `torch` or `openvino`.
+        precision: `auto`, `float32`, `bfloat16` or `int8`.
+        cache: JSON file that remembers what `auto` chose on this CPU, best in the state directory; without it
+            each start measures, for about a second.
 
     Raises:
-        EncoderError: No such kind, or ECHO without weights.
+        EncoderError: No such kind, ECHO without weights, or a runtime that is not there.
         CheckpointError: The weights are missing, damaged or of another size.
     """
     # Each kind is imported where it is chosen: torch takes seconds to import and the default does without it.
@@ -57,5 +70,5 @@ def make_encoder(kind: str, *, window_s: float, weights: Path | None = None, siz
             )
         from echo_stream.encode.echo_encoder import EchoEncoder  # noqa: PLC0415
 
-        return EchoEncoder.from_checkpoint(weights, size)
+        return EchoEncoder.from_checkpoint(weights, size, runtime, precision, cache)
     raise EncoderError(f"encoder.kind {kind!r} is unknown", "Use spectral or echo.")

@@ -6,6 +6,7 @@ import sys
 import types
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from echo_stream.encode.echo import EchoDimensions, EchoModel
+from echo_stream.encode.runtime import KNOWN
+from echo_stream.encode.runtime_torch import available
 from echo_stream.types import Window
 
 GOLDEN = Path(__file__).parents[1] / "data" / "echo_golden.safetensors"
@@ -57,6 +60,12 @@ def random_weights(size: str | EchoDimensions, seed: int) -> dict[str, torch.Ten
         offset = 1.0 if "norm" in name and name.endswith("weight") else 0.0
         weights[name] = offset + scale * torch.randn(tensor.shape, generator=generator)
     return weights
+
+
+def usable_runtimes() -> list[tuple[str, str]]:
+    """Runtimes and precisions that this machine has: what is not installed here is not tried here."""
+    present = {"plain": True, "torch": True, "openvino": find_spec("openvino") is not None}
+    return [(name, p) for name, p in KNOWN if present[name] and (name != "torch" or available(p))]
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from echo_stream.encode.echo_encoder import EchoEncoder
 from echo_stream.encode.encoder import Encoder, make_encoder
 from echo_stream.errors import EncoderError
 from echo_stream.types import Features, Window
-from tests.encode.conftest import GOLDEN_DIMENSIONS, MakeWindow
+from tests.encode.conftest import GOLDEN_DIMENSIONS, MakeWindow, usable_runtimes
 
 TOLERANCE = 1e-3
 """Of features whose scale is about 1 (ECHO) or tens of dB (spectral): rounding, never another sound."""
@@ -22,17 +23,19 @@ def spectral(_: Path) -> Encoder:
     return make_encoder("spectral", window_s=2.0)
 
 
-def echo(weights: Path) -> Encoder:
-    return EchoEncoder.from_checkpoint(weights, GOLDEN_DIMENSIONS)
+def echo(weights: Path, runtime: str = "plain", precision: str = "float32") -> Encoder:
+    return EchoEncoder.from_checkpoint(weights, GOLDEN_DIMENSIONS, runtime, precision)
 
 
-ENCODERS = [spectral, echo]
+ENCODERS: dict[str, Callable[[Path], Encoder]] = {
+    "spectral": spectral,
+    **{f"echo-{r}-{p}": partial(echo, runtime=r, precision=p) for r, p in usable_runtimes()},
+}
 
 
-@pytest.fixture(params=ENCODERS, ids=lambda make: make.__name__)
+@pytest.fixture(scope="module", params=list(ENCODERS))
 def encoder(request: pytest.FixtureRequest, golden_weights: Path) -> Encoder:
-    make: Callable[[Path], Encoder] = request.param
-    return make(golden_weights)
+    return ENCODERS[request.param](golden_weights)
 
 
 @pytest.fixture
@@ -151,7 +154,7 @@ def test_too_few_samples_are_refused(encoder: Encoder, make_window: MakeWindow, 
 
 
 def test_identity_is_equal_for_equal_encoders_only(encoder: Encoder, golden_weights: Path) -> None:
-    again = [make(golden_weights) for make in ENCODERS]
+    again = [make(golden_weights) for make in (spectral, echo)]
     assert [other.identity == encoder.identity for other in again].count(True) == 1
     assert encoder.identity.kind in {"spectral", "echo"}
 

@@ -1,44 +1,60 @@
-"""The words we send: every payload as a dict, every topic by name. Pure; called from any thread.
+"""The words we send, as dicts: what happened, and where the alarms stand. Pure; called from any thread.
 
-Each payload has a JSON Schema under `schemas/`; the tests hold every message against it, and docs/mqtt.md is
-made from it. Numbers that are not finite are sent as null, because JSON knows no NaN.
+Everything of payload.py and telemetry.py that others need can be had from here. Each payload has a JSON
+Schema under `schemas/`; the tests hold every message against it, and docs/mqtt.md is made from it. Numbers that
+are not finite are sent as null, because JSON knows no NaN.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import resources
-from typing import Any
+from datetime import datetime
 
+from echo_stream.deliver.payload import (
+    SCHEMA_VERSION,
+    SCHEMAS,
+    Payload,
+    bands_hz,
+    new_event_id,
+    number,
+    schema,
+    timestamp,
+)
+from echo_stream.deliver.telemetry import health, reply, score
 from echo_stream.types import (
     AlarmEvent,
     AlarmLevel,
     AlarmState,
-    BandScore,
     DriftEvent,
     Score,
     SensorEvent,
 )
 
-Payload = dict[str, Any]
+__all__ = [
+    "OFFLINE",
+    "ONLINE",
+    "SCHEMAS",
+    "SCHEMA_VERSION",
+    "LevelState",
+    "Payload",
+    "alarm_state",
+    "drift",
+    "event",
+    "evidence",
+    "flood",
+    "health",
+    "new_event_id",
+    "reply",
+    "schema",
+    "score",
+    "sensor",
+    "timestamp",
+]
 
-SCHEMA_VERSION = 1
 ONLINE = "online"
 OFFLINE = "offline"
-SCHEMAS = (
-    *("event", "alarm", "score", "health", "evidence", "sensor", "drift", "flood"),
-    *("availability", "command", "reply"),
-)
-"""Names of the JSON Schemas that ship with the package."""
-
 _PRIORITY = {AlarmLevel.ALARM: "high", AlarmLevel.WARNING: "low"}
-_BANDS_TOLD = 5
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +69,6 @@ class LevelState:
     """When the condition became true; None where it is not true."""
     event_id: str | None = None
     """Of the transition that led here."""
-
-
-def timestamp(at: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds: `2026-11-20T08:14:03.120Z`.
-
-    Raises:
-        ValueError: `at` carries no time zone.
-    """
-    if at.tzinfo is None:
-        raise ValueError(f"{at!r} has no time zone")
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def new_event_id(at: datetime) -> str:
-    """A new ULID: 48 bits of milliseconds since 1970, 80 random bits, 26 letters that sort by time.
-
-    Source: github.com/ulid/spec.
-    """
-    milliseconds = int(at.timestamp() * 1000) & (2**48 - 1)
-    number = milliseconds << 80 | secrets.randbits(80)
-    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
 
 
 def event(
@@ -129,18 +124,18 @@ def event(
         "cause": event.cause,
         "reason": reason,
         "active": event.active,
-        "score": _number(event.score),
-        "threshold": _number(event.threshold),
-        "p_value": _number(score.p_value) if score else None,
+        "score": number(event.score),
+        "threshold": number(event.threshold),
+        "p_value": number(score.p_value) if score else None,
         "onset_ts": timestamp(onset_ts) if onset_ts else None,
         "evidence": {
-            "bands_hz": _bands(score.bands) if score else [],
-            "level_delta_db": _number(score.level_delta_db) if score else None,
+            "bands_hz": bands_hz(score.bands) if score else [],
+            "level_delta_db": number(score.level_delta_db) if score else None,
             "clip": clip,
             "picture": picture,
         },
         "bank": {"id": bank_id, "sha256": bank_sha256},
-        "coverage_10m": _number(coverage_10m),
+        "coverage_10m": number(coverage_10m),
     }
 
 
@@ -198,8 +193,8 @@ def drift(event: DriftEvent, *, node: str, event_id: str, ts: datetime) -> Paylo
         "node": node,
         "machine": event.machine,
         "active": event.active,
-        "median": _number(event.median),
-        "limit": _number(event.limit),
+        "median": number(event.median),
+        "limit": number(event.limit),
     }
 
 
@@ -263,117 +258,6 @@ def alarm_state(
     }
 
 
-def score(
-    score: Score,
-    *,
-    node: str,
-    machine: str,
-    ts: datetime,
-    threshold: float,
-    warning_threshold: float | None = None,
-) -> Payload:
-    """The newest anomaly score (`.../score`, QoS 0, expires; those between two messages are not sent)."""
-    return {
-        "schema": SCHEMA_VERSION,
-        "ts": timestamp(ts),
-        "node": node,
-        "machine": machine,
-        "score": _number(score.value),
-        "threshold": _number(threshold),
-        "warning_threshold": _number(warning_threshold),
-        "p_value": _number(score.p_value),
-        "level_dbfs": _number(score.level_dbfs),
-        "level_delta_db": _number(score.level_delta_db),
-        "condition": score.condition,
-        "bands_hz": _bands(score.bands),
-    }
-
-
-def health(
-    *,
-    node: str,
-    machine: str,
-    ts: datetime,
-    capture: str,
-    coverage_10m: float | None,
-    level_dbfs: float | None,
-    overruns: int,
-    lost_samples: int,
-    real_time_factor: float | None,
-    versions: Mapping[str, str],
-    counters: Mapping[str, int] | None = None,
-) -> Payload:
-    """How well a machine is being listened to (`.../health`, QoS 0, retained).
-
-    Args:
-        node: This PC.
-        machine: What is watched.
-        ts: When this was measured.
-        capture: State of the source in a word or a line, such as `listening` or `lost: no such device`.
-        coverage_10m: Share of the hops of the last ten minutes that were scored, 0 to 1.
-        level_dbfs: Level of the newest window.
-        overruns: Times that the ring ran full since the start.
-        lost_samples: Samples that the device should have delivered and did not, since the start.
-        real_time_factor: Time spent on a window through its hop; from 1 on, the PC is too slow.
-        versions: echo-stream, the encoder, and what else helps to tell one installation from another.
-        counters: Further counts since the start, by name.
-    """
-    return {
-        "schema": SCHEMA_VERSION,
-        "ts": timestamp(ts),
-        "node": node,
-        "machine": machine,
-        "capture": capture,
-        "coverage_10m": _number(coverage_10m),
-        "level_dbfs": _number(level_dbfs),
-        "overruns": overruns,
-        "lost_samples": lost_samples,
-        "real_time_factor": _number(real_time_factor),
-        "versions": dict(versions),
-        "counters": dict(counters or {}),
-    }
-
-
-def reply(
-    *,
-    node: str,
-    machine: str,
-    ts: datetime,
-    command: str | None,
-    token: str | None,
-    ok: bool,
-    outcome: str,
-) -> Payload:
-    """What became of a command (`.../reply`, or where its sender waits, QoS 1).
-
-    Args:
-        node: This PC.
-        machine: Whose alarm was meant.
-        ts: When it was decided.
-        command: Its name; None where it could not be read.
-        token: The id that it came with.
-        ok: It was carried out.
-        outcome: What was done, or why not.
-    """
-    return {
-        "schema": SCHEMA_VERSION,
-        "ts": timestamp(ts),
-        "node": node,
-        "machine": machine,
-        "command": command,
-        "id": token,
-        "ok": ok,
-        "outcome": outcome,
-    }
-
-
-def schema(name: str) -> Payload:
-    """The JSON Schema (2020-12) of a payload; `name` is one of `SCHEMAS`."""
-    text = resources.files(__package__).joinpath("schemas", f"{name}.json").read_text(encoding="utf-8")
-    loaded: Payload = json.loads(text)
-    return loaded
-
-
 def _level(it: LevelState) -> Payload:
     return {
         "state": it.state.value,
@@ -382,21 +266,3 @@ def _level(it: LevelState) -> Payload:
         "onset_ts": timestamp(it.onset) if it.onset else None,
         "event_id": it.event_id,
     }
-
-
-def _bands(bands: Sequence[BandScore]) -> list[list[float | None]]:
-    """The bands that carry the score, largest first: [lower Hz, upper Hz, share of all that raise it]."""
-    raising = [band for band in bands if band.contribution > 0]
-    total = sum(band.contribution for band in raising)
-    raising.sort(key=lambda band: band.contribution, reverse=True)
-    return [
-        [_number(band.low_hz), _number(band.high_hz), _number(band.contribution / total)]
-        for band in raising[:_BANDS_TOLD]
-    ]
-
-
-def _number(value: float | None) -> float | None:
-    """Six significant digits; None for what JSON cannot say."""
-    if value is None or not math.isfinite(value):
-        return None
-    return float(f"{value:.6g}")

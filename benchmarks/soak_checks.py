@@ -72,7 +72,7 @@ def faults_found(log: Sequence[Line], machines: Iterable[Heard], until_s: float)
 
 
 def time_accounted(record: Record, machines: Sequence[Heard], faults: Sequence[Happened]) -> Iterator[Check]:
-    """All seconds are scored, lost, skipped or unheard, elapsed is real time, outages are what was injected."""
+    """Seconds are scored, lost, skipped or unheard; elapsed is real time; outages are what was injected."""
     known = {machine.name: machine for machine in machines}
     for name in [*known, GUEST.name]:
         stays = [list(stay) for stay in _stays(record, name)]
@@ -193,8 +193,8 @@ def _off_s(stay: Sequence[tuple[float, Mapping[str, Any]]]) -> float:
 
 
 def _more_than_elapsed_s(status: Mapping[str, Any]) -> float:
-    parts = status["scored_s"] + status["lost_s"] + status["skipped_s"]
-    return float(parts - status["elapsed_s"])
+    more_s: float = status["scored_s"] + status["lost_s"] + status["skipped_s"] - status["elapsed_s"]
+    return more_s
 
 
 def _outages_s(name: str, faults: Iterable[Happened]) -> tuple[float, float]:

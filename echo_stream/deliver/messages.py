@@ -1,8 +1,8 @@
 """The words we send, as dicts: what happened, and where the alarms stand. Pure; called from any thread.
 
-Everything of payload.py and telemetry.py that others need can be had from here. Each payload has a JSON
-Schema under `schemas/`; the tests hold every message against it, and docs/mqtt.md is made from it. Numbers that
-are not finite are sent as null, because JSON knows no NaN.
+What others need of payload.py and telemetry.py can be had from here. Each payload has a JSON Schema under
+`schemas/`; the tests hold every message against it, and docs/mqtt.md is made from it. Numbers that are not
+finite are sent as null, because JSON knows no NaN.
 """
 
 from __future__ import annotations

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Protocol
+from typing import Literal
 
 from echo_stream.capture.microphone import boot_clock
+from echo_stream.capture.opening import Live, Opening, in_background
 from echo_stream.capture.pace import RATE_TOLERANCE, Pace
-from echo_stream.capture.sources import Anchor, AudioSource
+from echo_stream.capture.sources import Anchor
 from echo_stream.errors import SourceError
 from echo_stream.types import AudioBlock
 
@@ -33,31 +33,6 @@ State = Literal["waiting", "running", "lost"]
 def utc_now() -> datetime:
     """The time of day, which may jump."""
     return datetime.now(UTC)
-
-
-class Live(AudioSource, Protocol):
-    """What can be supervised: a source that tells when it last heard something."""
-
-    @property
-    def heard(self) -> tuple[float, int]:
-        """When the last samples came, on the supervisor's clock, and the index after them."""
-        ...
-
-    @property
-    def failure(self) -> str | None:
-        """Why nothing will come any more."""
-        ...
-
-
-@dataclass(slots=True)
-class _Opening:
-    """Hands a result from the thread that opens; whoever comes second, it or cancel(), closes the source."""
-
-    done: bool = False
-    cancelled: bool = False
-    source: Live | None = None
-    error: SourceError = field(default_factory=lambda: SourceError("opening failed", "See the traceback."))
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Supervised:
@@ -105,7 +80,6 @@ class Supervised:
         self._clock = clock
         self._utc_now = utc_now
         self._live: Live | None = None
-        self._opening: _Opening | None = None
         self._open_at_s = clock()
         self._retry_s, self._flap_s = RETRY_S[0], FLAP_S[0]
         self._closing: list[threading.Thread] = []
@@ -118,7 +92,7 @@ class Supervised:
         self._end_s: float | None = None  # when that was, on the clock
         self._lost = 0  # of sources that are closed, and of the time between
         self._anchor: Anchor | None = None
-        self._try()
+        self._opening: Opening | None = Opening(open_source)
 
     @property
     def lost_samples(self) -> int:
@@ -160,11 +134,9 @@ class Supervised:
         self.ended = True
         live, self._live = self._live, None
         if self._opening is not None:
-            with self._opening.lock:
-                self._opening.cancelled = True
-                live = self._opening.source if self._opening.done else None
+            self._opening.cancel()
         if live is not None:
-            _in_background(live.close).join(CLOSE_S)
+            in_background(live.close).join(CLOSE_S)
 
     # ---- heard -----------------------------------------------------------------------------------------
 
@@ -172,11 +144,12 @@ class Supervised:
         rate = self.sample_rate_hz
         gap = block.gap
         if self.state != "running":
-            started_s = heard_s - (index - block.start) / rate
-            jump = 0 if self._end_s is None else max(1, round((started_s - self._end_s) * rate))
-            self._offset = self._end + jump - block.start
-            self._lost += jump
-            gap = jump > 0
+            if self._end_s is not None:
+                started_s = heard_s - (index - block.start) / rate
+                jump = max(1, block.start, round((started_s - self._end_s) * rate))
+                self._offset = self._end + jump - block.start
+                self._lost += jump - block.start  # what went before the block, the source counts itself
+                gap = True
             self.state, self.last_error, self.lost_since = "running", None, None
             self._running_since_s = heard_s
             self._retry_s = RETRY_S[0]
@@ -217,7 +190,7 @@ class Supervised:
         self._quiet_s = 0.0
         if live is not None:
             self._lost += live.lost_samples
-            self._closing.append(_in_background(live.close))
+            self._closing.append(in_background(live.close))
         if self.state != "running":
             self._retry(now_s)
             return
@@ -239,36 +212,12 @@ class Supervised:
         if opening is None:
             self._closing = [thread for thread in self._closing if thread.is_alive()]
             if now_s >= self._open_at_s and len(self._closing) < HANGING:
-                self._try()
+                self._opening = Opening(self._open_source)
             return None
         if not opening.done:
             return None
         self._opening, self._live = None, opening.source
         if opening.source is None:
-            self.last_error = opening.error.with_traceback(None)
+            self.last_error = opening.error
             self._retry(now_s)
         return self._live
-
-    def _try(self) -> None:
-        """One attempt at a time: one that hangs ends when the sound server goes on, or dies."""
-        opening = self._opening = _Opening()
-
-        def attempt() -> None:
-            try:
-                opening.source = self._open_source()
-            except SourceError as error:
-                opening.error = error
-            finally:
-                with opening.lock:
-                    opening.done = True
-                    unwanted = opening.source if opening.cancelled else None
-                if unwanted is not None:
-                    unwanted.close()
-
-        _in_background(attempt)
-
-
-def _in_background(work: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    return thread

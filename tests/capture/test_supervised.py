@@ -127,6 +127,11 @@ class Run:
         self.pass_time(0.05)
         assert self.state == "lost"
 
+    def until_open(self) -> None:
+        """Until it is open again, and silent."""
+        while self.source._live is None:
+            self.pass_time(0.05, sound=False)
+
     def until_back(self) -> float:
         """Seconds until it is heard again."""
         began_s = self.world.now_s
@@ -267,6 +272,19 @@ def test_losses_that_the_device_reports_go_through(run: Run) -> None:
     run.world.live.failure = "unplugged"
     run.pass_time(20)
     assert run.source.lost_samples == sum(missing for _, missing in run.gaps)
+
+
+def test_what_a_device_lost_before_its_first_block_is_counted_once(run: Run) -> None:
+    for _ in range(2):
+        run.until_open()
+        assert run.world.live is not None
+        run.world.now_s += 0.5
+        run.world.live.deliver(50, lost=300)
+        run.pass_time(5)
+        run.fail("unplugged")
+    (_, first), (_, second) = run.gaps
+    assert first == 300
+    assert run.source.lost_samples == first + second
 
 
 def test_a_device_that_does_not_last_is_opened_ever_less_often(run: Run) -> None:

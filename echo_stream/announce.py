@@ -16,9 +16,10 @@ from echo_stream.deliver.evidence_files import Kept
 from echo_stream.deliver.messages import LevelState
 from echo_stream.deliver.mqtt import Publisher
 from echo_stream.deliver.spectra import NormalSpectrum
-from echo_stream.errors import EchoStreamError
+from echo_stream.detect.flood import ChatterCounter, FloodGate, FloodReport
+from echo_stream.memory import Levels, recall, remember
 from echo_stream.pipeline import Event, Scored, Station
-from echo_stream.types import AlarmEvent, AlarmLevel, AlarmState, SensorEvent
+from echo_stream.types import AlarmEvent, AlarmLevel, AlarmState, DriftEvent, SensorEvent
 
 log = structlog.get_logger()
 
@@ -37,7 +38,9 @@ class Announcer:
         """Keeps what was heard at each alarm; None where nothing is to be kept."""
         self._names: dict[str, str] = {}
         self._publisher = publisher
-        self._levels: dict[str, dict[AlarmLevel, LevelState]] = {}
+        self._levels: dict[str, Levels] = {}
+        self._flood = FloodGate()
+        self._chatter = ChatterCounter()
 
     def join(self, station: Station, name: str) -> None:
         """A machine is listened to from now on: its alarms go on where they stood, and the broker knows.
@@ -48,17 +51,7 @@ class Announcer:
         """
         machine = station.ear.machine
         self._names[machine] = name
-        saved = self._publisher.outbox.snapshot(machine)
-        levels = {alarm.level: LevelState() for alarm in station.alarms}
-        if saved is not None:
-            away_s = (datetime.now(UTC) - datetime.fromisoformat(saved["at"])).total_seconds()
-            for alarm in station.alarms:
-                try:
-                    alarm.restore(saved["alarms"][alarm.level], away_s=away_s)
-                    levels[alarm.level] = _level_from(saved["levels"][alarm.level])
-                except (EchoStreamError, KeyError) as error:
-                    log.warning("an alarm begins anew", machine=machine, level=alarm.level, reason=str(error))
-        self._levels[machine] = levels
+        self._levels[machine] = recall(station, self._publisher.outbox.snapshot(machine))
         self._set_alarm(machine, datetime.now(UTC))
 
     def tell(self, station: Station, event: Event) -> None:
@@ -66,13 +59,25 @@ class Announcer:
         if isinstance(event, AlarmEvent):
             self.transition(station, event)
         elif isinstance(event, SensorEvent):
-            fault = event.after and event.after.value
-            log.warning(
-                f"sensor fault: {fault}" if fault else "the sensor is well again", machine=event.machine
-            )
+            self._sensor(station, event)
         else:
-            say = "the scores drift: extend the bank?" if event.active else "the scores no longer drift"
-            log.warning(say, machine=event.machine, median=round(event.median, 2), limit=event.limit)
+            self._drift(station, event)
+
+    def _sensor(self, station: Station, event: SensorEvent) -> None:
+        source, fault = station.ear.source, event.after and event.after.value
+        log.warning(f"sensor fault: {fault}" if fault else "the sensor is well again", machine=event.machine)
+        ts = source.time_of(event.at)
+        onset = None if event.onset is None else source.time_of(event.onset)
+        event_id = messages.new_event_id(ts)
+        payload = messages.sensor(event, node=self._node, event_id=event_id, ts=ts, onset_ts=onset)
+        self._publisher.event(payload, snapshot=self._snapshot(station, ts))
+
+    def _drift(self, station: Station, event: DriftEvent) -> None:
+        say = "the scores drift: extend the bank?" if event.active else "the scores no longer drift"
+        log.warning(say, machine=event.machine, median=round(event.median, 2), limit=event.limit)
+        ts = station.ear.source.time_of(event.at)
+        payload = messages.drift(event, node=self._node, event_id=messages.new_event_id(ts), ts=ts)
+        self._publisher.event(payload, snapshot=self._snapshot(station, ts))
 
     def transition(self, station: Station, event: AlarmEvent, reason: str | None = None) -> None:
         """A transition of an alarm, with what its cause alone does not say."""
@@ -100,8 +105,18 @@ class Announcer:
             picture=picture,
             reason=reason or (station.sensor.fault and station.sensor.fault.value),
         )
-        self._publisher.event(payload, snapshot=self._snapshot(station, ts))
+        alone, report = self._flood.take(event, ts.timestamp())
+        if report is not None:
+            self._tell_of_flood(report)
+        if alone:
+            self._publisher.event(payload, snapshot=self._snapshot(station, ts))
+        else:
+            self._publisher.outbox.keep(machine, self._snapshot(station, ts))
         self._set_alarm(machine, ts)
+        if self._chatter.take(event, ts.timestamp()):
+            log.warning(
+                "the alarm chatters: delays or dead-band are too small", machine=machine, level=event.level
+            )
         if kept:
             _keep(kept, station, event, payload)
         say = log.warning if event.active else log.info
@@ -114,6 +129,27 @@ class Announcer:
             threshold=payload["threshold"],
             event_id=event_id,
         )
+
+    def pass_time(self) -> None:
+        """Once in a while, also when nothing happens: a flood ends by itself."""
+        report = self._flood.tick(datetime.now(UTC).timestamp())
+        if report is not None:
+            self._tell_of_flood(report)
+
+    def _tell_of_flood(self, report: FloodReport) -> None:
+        ts, since = (datetime.fromtimestamp(s, UTC) for s in (report.at_s, report.since_s))
+        say = "alarms flood: they are announced as one" if report.active else "the flood of alarms is over"
+        log.warning(say, announcements=report.announcements, machines=report.machines)
+        payload = messages.flood(
+            node=self._node,
+            event_id=messages.new_event_id(ts),
+            ts=ts,
+            since=since,
+            active=report.active,
+            announcements=report.announcements,
+            machines=report.machines,
+        )
+        self._publisher.event(payload)
 
     def score(self, station: Station, scored: Scored) -> None:
         """The newest score of a machine, as telemetry."""
@@ -167,13 +203,8 @@ class Announcer:
         self._publisher.set_alarm(machine, payload)
 
     def _snapshot(self, station: Station, at: datetime) -> dict[str, Any]:
-        """What `restore` needs, kept in one transaction with the event that led here."""
-        levels = self._levels[station.ear.machine]
-        return {
-            "at": messages.timestamp(at),
-            "alarms": {alarm.level.value: alarm.snapshot() for alarm in station.alarms},
-            "levels": {level.value: _level_to(state) for level, state in levels.items()},
-        }
+        """Kept in one transaction with the event that led here."""
+        return remember(station, self._levels[station.ear.machine], at)
 
 
 def _keep(evidence: Evidence, station: Station, event: AlarmEvent, payload: Mapping[str, Any]) -> None:
@@ -187,18 +218,3 @@ def _keep(evidence: Evidence, station: Station, event: AlarmEvent, payload: Mapp
         history=station.ear.slicer.history,
         normal=NormalSpectrum.from_json(spectrum) if spectrum else None,
     )
-
-
-def _level_to(state: LevelState) -> dict[str, Any]:
-    return {
-        "state": state.state.value,
-        "active": state.active,
-        "since": state.since and messages.timestamp(state.since),
-        "onset": state.onset and messages.timestamp(state.onset),
-        "event_id": state.event_id,
-    }
-
-
-def _level_from(saved: Mapping[str, Any]) -> LevelState:
-    times = {key: saved[key] and datetime.fromisoformat(saved[key]) for key in ("since", "onset")}
-    return LevelState(AlarmState(saved["state"]), saved["active"], event_id=saved["event_id"], **times)

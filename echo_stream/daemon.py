@@ -169,6 +169,7 @@ class Daemon:
     def _observe(self, scored: Sequence[Scored]) -> None:
         now_s = monotonic()
         stations = self._roster.stations_now
+        self._announcer.pass_time()
         for window, score in scored:
             station = stations[window.machine]
             spent_s = (now_s - self._round_at_s) / len(scored)

@@ -27,7 +27,7 @@ USUAL_RATE_HZ = 48_000
 
 def examine(config: Config) -> Iterator[Check]:
     """All checks, one after the other; the last ones listen for some seconds to each machine."""
-    yield doctor.cpu_speed(lambda: _real_time_factor(config), len(config.machines))
+    yield doctor.cpu_speed(lambda: _real_time_factor(config), max(1, len(config.machines)))
     yield doctor.disk_space(config.state_dir, config.evidence.max_mb + config.evidence.min_free_mb)
     yield doctor.state_directory(config.state_dir)
     yield doctor.time_sync()

@@ -49,8 +49,9 @@ def log_spectrogram(audio: Tensor, sample_rate_hz: int) -> Tensor:
         (n, bins, frames) float32, on the scale of the net.
     """
     length, hop = fft_samples(sample_rate_hz), hop_samples(sample_rate_hz)
-    # Row by row: a batch is summed in another order, and bins near zero show the last digit of a mean.
-    centred = torch.stack([row - row.mean() for row in audio])
+    # In float64: a sum in float32 depends on the batch and on how many threads share it, and bins near zero
+    # show the last digit of a mean. A constant becomes zero exactly.
+    centred = audio - audio.mean(-1, keepdim=True, dtype=torch.float64).float()
     spectrum = torch.fft.rfft(centred.unfold(-1, length, hop) * _hann(length))  # (n, frames, bins)
     magnitude = np.abs(spectrum.numpy())  # numpy's magnitude and logarithm are ten and four times as fast
     magnitude += np.float32(FLOOR)

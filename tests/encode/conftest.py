@@ -21,6 +21,8 @@ from echo_stream.encode.runtime import KNOWN
 from echo_stream.encode.runtime_torch import available
 from echo_stream.types import Window
 
+torch.set_num_threads(1)  # threads inside an operation wait long for each other where the cores are busy
+
 GOLDEN = Path(__file__).parents[1] / "data" / "echo_golden.safetensors"
 """Weights and signals of our own making, and the features that the published code returned for them."""
 GOLDEN_DIMENSIONS = EchoDimensions(embed_dim=24, encoder_depth=2, num_heads=3)

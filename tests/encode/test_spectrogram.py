@@ -66,8 +66,21 @@ def test_a_tone_lands_in_its_bin() -> None:
 
 def test_a_window_has_the_same_spectrogram_in_any_batch() -> None:
     audio = torch.randn(5, 24000, generator=torch.Generator().manual_seed(1)) + 0.2
+    audio[1] = 0.2  # a stuck sensor: nothing but its mean
     together = front.log_spectrogram(audio, 12000)
     for i in range(5):
         torch.testing.assert_close(
             together[i], front.log_spectrogram(audio[i : i + 1], 12000)[0], rtol=0, atol=1e-6
         )
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_no_digit(threads: int) -> None:
+    audio = torch.randn(1, 96000, generator=torch.Generator().manual_seed(4)) + 0.3
+    expected = front.log_spectrogram(audio, 48000)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(front.log_spectrogram(audio, 48000), expected)
+    finally:
+        torch.set_num_threads(before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from echo_stream.capture.sanity import FLOOR_DBFS
 from echo_stream.capture.shared import Shared
@@ -33,6 +34,9 @@ from echo_stream.pipeline import Ear, Station
 from echo_stream.service.health import Health
 from echo_stream.types import AlarmLevel
 
+if TYPE_CHECKING:
+    from echo_stream.encode.echo import EchoDimensions
+
 DAYS_A_MONTH = 30.0
 
 
@@ -43,11 +47,23 @@ def encoder_of(config: Config) -> Encoder:
         CheckpointError: its weights are missing, damaged or of another size.
     """
     settings = config.encoder
-    if isinstance(settings, EchoEncoder):
-        return make_encoder(
-            settings.kind, window_s=settings.window_s, weights=settings.weights, size=settings.size
-        )
-    return make_encoder(settings.kind, window_s=settings.window_s)
+    if not isinstance(settings, EchoEncoder):
+        return make_encoder(settings.kind, window_s=settings.window_s)
+    size: str | EchoDimensions = settings.size
+    if settings.dimensions is not None:
+        from echo_stream.encode import echo  # noqa: PLC0415 - torch is ECHO's alone
+
+        own = settings.dimensions
+        size = echo.EchoDimensions(own.embed_dim, own.depth, own.heads, own.mlp_ratio)
+    return make_encoder(
+        settings.kind,
+        window_s=settings.window_s,
+        weights=settings.weights,
+        size=size,
+        runtime=settings.runtime,
+        precision=settings.precision,
+        cache=config.state_dir / "encoder.json",
+    )
 
 
 def by_device(machines: Iterable[Machine]) -> dict[object, list[Machine]]:

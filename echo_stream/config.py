@@ -65,9 +65,11 @@ class EchoEncoder(Windowing):
     weights: Path = Field(description="safetensors file, as `echo-stream fetch-model` writes it")
     size: Literal["tiny", "small"] = Field("tiny", description="published size of the weights")
     dimensions: Dimensions | None = Field(None, description="instead of size, for other weights")
-    runtime: Literal["auto", "torch", "openvino"] = Field("auto", description="auto: the fastest on this CPU")
+    runtime: Literal["auto", "plain", "torch", "openvino"] = Field(
+        "auto", description="auto: the fastest on this CPU"
+    )
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
-        "float32", description="auto: the fastest; float32: exact"
+        "auto", description="auto: the fastest; float32: exact"
     )
 
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from echo_stream.errors import EncoderError
 from echo_stream.types import EncoderIdentity, Features, Window
+
+if TYPE_CHECKING:
+    from echo_stream.encode.echo import EchoDimensions
 
 
 class Encoder(Protocol):
@@ -36,7 +39,7 @@ def make_encoder(
     *,
     window_s: float,
     weights: Path | None = None,
-    size: str = "tiny",
+    size: str | EchoDimensions = "tiny",
     runtime: str = "auto",
     precision: str = "auto",
     cache: Path | None = None,
@@ -47,7 +50,7 @@ def make_encoder(
         kind: `spectral` (needs no weights) or `echo`.
         window_s: Length of the windows that will be encoded, in seconds.
         weights: safetensors file of ECHO; the rest is ECHO's alone, too.
-        size: Published size, `tiny` or `small`.
+        size: Published size, `tiny` or `small`, or dimensions of other weights.
         runtime: `auto` (the fastest here), `plain`, `torch` or `openvino`.
         precision: `auto`, `float32`, `bfloat16` or `int8`.
         cache: JSON file that remembers what `auto` chose on this CPU, best in the state directory; without it

@@ -54,7 +54,12 @@ def encoder_of(config: Config) -> Encoder:
         from echo_stream.encode import echo  # noqa: PLC0415 - torch is ECHO's alone
 
         own = settings.dimensions
-        size = echo.EchoDimensions(own.embed_dim, own.depth, own.heads, own.mlp_ratio)
+        size = echo.EchoDimensions(
+            embed_dim=own.embed_dim,
+            encoder_depth=own.depth,
+            num_heads=own.heads,
+            mlp_ratio=own.mlp_ratio,
+        )
     return make_encoder(
         settings.kind,
         window_s=settings.window_s,

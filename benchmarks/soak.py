@@ -82,7 +82,7 @@ def soak(folder: Path, *, minutes: float, seed: int) -> Outcome:
         with daemon(folder, **set_up.environment, **notifications.environment) as process:
             wait_for(lambda: notifications.ready_s, 60, f"READY=1; {_tail(folder)}")
             lanes = Lanes(set_up, lambda: process.send_signal(signal.SIGHUP), seed)
-            record = Record(time.monotonic())
+            record = Record(time.monotonic(), folder / "samples.csv")
             watched = psutil.Process(process.pid)
             lanes.start(10.0, seconds - QUIET_S)
             try:
@@ -96,7 +96,6 @@ def soak(folder: Path, *, minutes: float, seed: int) -> Outcome:
         listener.close()
         text = (folder / "log").read_text()
         log = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-        shutil.copy(folder / "log", folder / "daemon.log")
         warm_s = record.began_s + (min(900.0, seconds / 4) if seconds >= SHORT_S else seconds / 3)
         dropped = record.statuses[-1][1]["outbox"]["dropped"]
         machines = set_up.machines
@@ -196,8 +195,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write the outcome there, with all samples of memory")
-    parser.add_argument("--keep", action="store_true", help="keep the folder, with the daemon's log")
+    parser.add_argument("--json", type=Path, help="write the outcome there")
+    parser.add_argument("--keep", action="store_true", help="keep the folder: the daemon's log, samples.csv")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     try:

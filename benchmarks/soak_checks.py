@@ -188,13 +188,15 @@ def _stays(record: Record, name: str) -> Iterator[list[tuple[float, dict[str, An
 
 def _off_s(stay: Sequence[tuple[float, Mapping[str, Any]]]) -> float:
     """How far elapsed_s and real time come apart at most."""
-    apart = [status["elapsed_s"] - at_s for at_s, status in stay]
+    apart = [float(status["elapsed_s"]) - at_s for at_s, status in stay]
     return max(apart) - min(apart)
 
 
 def _more_than_elapsed_s(status: Mapping[str, Any]) -> float:
-    more_s: float = status["scored_s"] + status["lost_s"] + status["skipped_s"] - status["elapsed_s"]
-    return more_s
+    scored_s, lost_s, skipped_s, elapsed_s = (
+        float(status[key]) for key in ("scored_s", "lost_s", "skipped_s", "elapsed_s")
+    )
+    return scored_s + lost_s + skipped_s - elapsed_s
 
 
 def _outages_s(name: str, faults: Iterable[Happened]) -> tuple[float, float]:

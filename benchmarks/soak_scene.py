@@ -237,13 +237,16 @@ def _sound(scene: Scene, stack: contextlib.ExitStack) -> None:
         return
     folder = scene.folder / "pulse"
     folder.mkdir()
+    # PulseAudio 16 sometimes aborts where memory is shared with clients that come and go (its issue 824).
+    (folder / "client.conf").write_text("enable-shm = no\nenable-memfd = no\n")
     scene.sound = PulseServer(folder, {machine.name: (machine.rate, 1) for machine in microphones})
+    scene.sound.env["PULSE_CLIENTCONFIG"] = str(folder / "client.conf")
     stack.callback(scene.sound.stop)
     scene.sound.start()
     for machine in microphones:
         scene.players[machine.name] = Player(scene.sound, machine)
         stack.callback(scene.players[machine.name].close)
-    added = ("PULSE_SERVER", "XDG_RUNTIME_DIR", "ALSA_CONFIG_PATH")
+    added = ("PULSE_SERVER", "PULSE_CLIENTCONFIG", "XDG_RUNTIME_DIR", "ALSA_CONFIG_PATH")
     scene.environment |= {name: scene.sound.env[name] for name in added}
 
 

@@ -10,7 +10,7 @@ import json
 import socket
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,8 @@ class Record:
     """All that was seen."""
 
     began_s: float
+    table: Path
+    """Gets each sample as a line while the soak runs."""
     samples: list[Sample] = field(default_factory=list)
     statuses: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     unanswered: list[tuple[float, str]] = field(default_factory=list)
@@ -119,6 +121,10 @@ class Record:
                 cpu.user + cpu.system,
             )
         )
+        sample = self.samples[-1]
+        row = [sample.at_s - self.began_s, *astuple(sample)[1:]]
+        with self.table.open("a", encoding="utf-8") as table:
+            table.write(",".join(f"{value:.10g}" for value in row) + "\n")
         try:
             self.statuses.append((time.monotonic(), ask(status_socket)))
         except EchoStreamError as error:

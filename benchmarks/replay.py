@@ -1,0 +1,191 @@
+"""The real corridor over recordings, for benchmarks: fit as fit-normal does, replay as the daemon does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event as Stop
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echo_stream.build import bank_of, encoder_of, sources_of, station_of, trip_levels
+from echo_stream.calibrate import fit_from_recordings
+from echo_stream.config import Config, Machine
+from echo_stream.detect.alarm_array import hops_in, margins
+from echo_stream.detect.calibration import Calibration
+from echo_stream.pipeline import Event, Scored, Station, listen
+from echo_stream.types import AlarmEvent, AlarmLevel, SensorEvent
+
+Float64 = NDArray[np.float64]
+RECORDINGS = "ECHO_STREAM_RECORDINGS"
+"""Environment variable that names the folder of recordings, where no argument does."""
+CROSSFADE_S = 0.01
+"""Over which takes are joined, as in the shared streams."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """One time that a warning or an alarm stood; seconds of the stream."""
+
+    onset_s: float
+    """Where the newest hop of the first window above the trip level starts."""
+    raised_s: float
+    """When it is announced: after the on-delay."""
+    cleared_s: float | None
+    """None: it still stood when the stream ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What the corridor made of one recording."""
+
+    ends_s: Float64
+    """(windows,) ends of the windows."""
+    scores: Float64
+    """(windows,)"""
+    raised: dict[AlarmLevel, list[Raised]]
+    sensor: list[tuple[float, str]]
+    """When the sensor's state changed, in seconds, and to what; a broken one suppresses alarms."""
+
+
+class Rig:
+    """One machine with the default configuration: fitted once, then replayed as often as wanted.
+
+    Args:
+        machine: its id.
+        normal: files of normal sound, as they would be given to `fit-normal --recordings`.
+        folder: where bank and state go.
+        sound: any recording of the machine; its rate is the machine's.
+    """
+
+    def __init__(self, machine: str, normal: Sequence[Path], folder: Path, sound: Path) -> None:
+        self._bank = folder / f"{machine}.safetensors"
+        self._folder = folder
+        config, settings = self._configuration(machine, sound)
+        fit_from_recordings(config, settings, normal, condition="normal", accept=True, say=_quiet)
+        self.machine, self.alarm = settings.id, settings.alarm
+        self.window_s, self.hop_s = config.encoder.window_s, config.encoder.hop_s
+        bank = bank_of(settings)
+        self.held_out = np.concatenate(bank.held_out)
+        self.levels = trip_levels(settings, Calibration.from_json(bank.calibration))
+        self._encoder = encoder_of(config)
+        source = sources_of([settings])[settings.id]
+        self.sample_rate_hz = source.sample_rate_hz
+        self._station = station_of(config, settings, source, self._encoder)
+        source.close()
+
+    def _configuration(self, machine: str, sound: Path) -> tuple[Config, Machine]:
+        config = Config.model_validate(
+            {
+                "node": "benchmark",
+                "state_dir": str(self._folder),
+                "machines": [
+                    {
+                        "id": machine,
+                        "source": {"kind": "recording", "path": str(sound), "pace": "fast"},
+                        "bank": str(self._bank),
+                    }
+                ],
+            }
+        )
+        return config, config.machines[0]
+
+    def replay(self, sound: Path) -> Replayed:
+        """Let the corridor hear a recording from its beginning, with alarms that have heard nothing yet."""
+        _, settings = self._configuration(self.machine, sound)
+        source = sources_of([settings])[self.machine]
+        fresh = self._station
+        # Whatever state it has is copied; what nobody writes here need not be.
+        only_read = {id(part): part for part in (fresh.ear, fresh.bank, fresh.scorer, fresh.health)}
+        station = deepcopy(fresh, only_read)
+        station.ear = replace(fresh.ear, source=source)
+        events: list[Event] = []
+        heard: list[Scored] = []
+
+        def tell(_: Station, event: Event) -> None:
+            events.append(event)
+
+        listen(lambda: {self.machine: station}, self._encoder, tell=tell, observe=heard.extend, stop=Stop())
+        source.close()
+        return Replayed(
+            ends_s=np.array([window.end / window.sample_rate_hz for window, _ in heard]),
+            scores=np.array([score.value for _, score in heard]),
+            raised={level: raised_of(events, level, self.sample_rate_hz) for level in AlarmLevel},
+            sensor=[
+                (event.at / self.sample_rate_hz, event.after.value if event.after else "well")
+                for event in events
+                if isinstance(event, SensorEvent)
+            ],
+        )
+
+    def holds(self, scores: Float64) -> float:
+        """The trip level up to which a contiguous run of scores raises an alarm; -inf: it is too short."""
+        found = margins(
+            scores,
+            on_hops=hops_in(self.alarm.on_delay_s, self.hop_s),
+            dead_band=self.alarm.dead_band,
+            median=float(np.median(self.held_out)),
+        )
+        return float(found.max(initial=-np.inf))
+
+    def calibration_lines(self) -> list[str]:
+        """Trip levels beside the scores of the normal sound that they come from."""
+        low, median, high, most = np.quantile(self.held_out, [0.05, 0.5, 0.95, 1.0])
+        lines = [
+            f"{self.machine}: {len(self.held_out)} held-out scores, 5 % {low:.1f}, median {median:.1f}, "
+            f"95 % {high:.1f}, largest {most:.1f}"
+        ]
+        for level, trip in self.levels.items():
+            lines.append(
+                f"  {level} above {trip.level:.1f}, clear at {trip.clear:.1f}; asked "
+                f"{trip.asked_per_month:.1f} a month, with 95 % at most {trip.upper95_per_month:.0f}; "
+                f"on-delay of {trip.persistence_hops} hops in the calibration"
+            )
+        return lines
+
+
+def raised_of(events: Sequence[Event], level: AlarmLevel, sample_rate_hz: int) -> list[Raised]:
+    """Each time that the alarm of a level stood."""
+    found: list[Raised] = []
+    standing = False
+    for event in events:
+        if not isinstance(event, AlarmEvent) or event.level is not level:
+            continue
+        at_s = event.at / sample_rate_hz
+        if event.active and not standing:
+            onset = event.at if event.onset is None else event.onset
+            found.append(Raised(onset / sample_rate_hz, at_s, None))
+        elif standing and not event.active:
+            found[-1] = replace(found[-1], cleared_s=at_s)
+        standing = event.active
+    return found
+
+
+def join(takes: Sequence[NDArray[np.float32]], sample_rate_hz: int) -> NDArray[np.float32]:
+    """One stream of several takes, each (n,), with linear cross-fades of 10 ms."""
+    n = round(CROSSFADE_S * sample_rate_hz)
+    fade = np.linspace(0, 1, n, dtype=np.float32)
+    joined = takes[0].copy()
+    for take in takes[1:]:
+        joined[-n:] = joined[-n:] * (1 - fade) + take[:n] * fade
+        joined = np.concatenate([joined, take[n:]])
+    return joined
+
+
+def recordings_folder(argument: Path | None) -> Path:
+    """The folder that an argument or the environment names; ends the program where neither does."""
+    folder = argument or (Path(os.environ[RECORDINGS]) if os.environ.get(RECORDINGS) else None)
+    if folder is None:
+        sys.exit(f"name the folder of recordings, as the argument or in {RECORDINGS}")
+    if not folder.is_dir():
+        sys.exit(f"{folder}: no such folder")
+    return folder
+
+
+def _quiet(_done: float, _total: float, _what: str) -> None:
+    """No progress bar."""

@@ -45,6 +45,10 @@ class Subscriber:
         """Events, each once: a killed daemon or broker may deliver one twice."""
         return list({event["event_id"]: event for event in self.of("event")}.values())
 
+    def publish(self, topic: str, payload: dict[str, Any]) -> None:
+        """QoS 1, not retained."""
+        self._client.publish(topic, json.dumps(payload), qos=1)
+
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()

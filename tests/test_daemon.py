@@ -7,7 +7,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from tests.broker import MosquittoBroker
 from tests.daemon import daemon, run, subscriber, terminate, wait_for
@@ -165,3 +167,49 @@ def test_a_second_daemon_is_refused(project: Path) -> None:
         assert process.poll() is None
         assert "another echo-stream runs already" in (project / "log").read_text()
         assert terminate(process)[0] == 0
+
+
+def test_operators_are_obeyed_and_answered(project: Path, broker: MosquittoBroker) -> None:
+    configure(project, broker, FAULTY)
+    with subscriber(broker.host, broker.port) as told, daemon(project) as process:
+        wait_for(lambda: len(told.events) == 2, 30, "warning and alarm")
+
+        told.publish("echo-stream/pc7/pump3/cmd", {"command": "ack", "by": "Jo", "id": "1"})
+        reply = wait_for(lambda: told.of("reply"), 10, "a reply")[0]
+        assert (reply["id"], reply["ok"]) == ("1", True)
+        acked = wait_for(lambda: [e for e in told.events if e["to"] == "ACKED"], 10, "acknowledged")
+        assert {event["level"] for event in acked} == {"alarm", "warning"}
+        assert all("Jo" in event["reason"] for event in acked)
+
+        told.publish("echo-stream/pc7/pump3/cmd", {"command": "reset", "id": "2"})
+        refused = wait_for(lambda: told.of("reply")[1:], 10, "a refusal")[0]
+        assert (refused["id"], refused["ok"]) == ("2", False)
+
+        told.publish("echo-stream/pc7/pump3/cmd", {"command": "mark_normal", "id": "3"})
+        wait_for(lambda: told.of("reply")[2:], 10, "the sound is kept")
+        assert list((project / "state/proposals/pump3").glob("*.flac"))
+
+        told.publish("echo-stream/pc7/pump3/cmd", {"command": "shelve", "duration_s": 3, "id": "4"})
+        wait_for(lambda: [e for e in told.events if e["to"] == "SHELVED"], 10, "shelved")
+        wait_for(lambda: [e for e in told.events if e["cause"] == "shelve_expired"], 15, "the shelving ends")
+        commands = logged(project, "command")
+        assert commands[0]["by"] == "Jo"
+        assert terminate(process)[0] == 0
+
+
+def test_a_dead_sensor_is_no_machine_fault(project: Path, broker: MosquittoBroker) -> None:
+    silence = project / "dead.wav"
+    soundfile.write(silence, np.zeros(8000 * 12), 8000)
+    text = (project / "config.yaml").read_text()
+    source = "{kind: simulated, seed: 3, sample_rate_hz: 8000, start_s: 100, }"
+    assert source in text
+    text = text.replace(source, f"{{kind: recording, path: {silence}}}").replace(
+        "on_delay_s: 1", "on_delay_s: 4"
+    )
+    (project / "config.yaml").write_text(text)
+    with subscriber(broker.host, broker.port) as told, daemon(project):
+        fault = wait_for(lambda: told.of("sensor"), 20, "a sensor fault")[0]
+        assert fault["to"] == "dead"
+        suppressed = wait_for(lambda: told.events, 10, "suppressed")
+        assert {event["to"] for event in suppressed} == {"SUPPRESSED"}
+        assert {event["reason"] for event in suppressed} == {"dead"}

@@ -45,7 +45,8 @@ class TripLevel:
     """trip - dead_band * (trip - median)."""
     asked_per_month: float
     expected_per_month: float
-    """False alarms, by the tail: as likely more as fewer (the posterior's median)."""
+    """False alarms, by the tail: as many as were asked for, or fewer. Where data are few the posterior's mean
+    is larger, its median smaller."""
     upper95_per_month: float
     """By the tail: with 95 % at most so many; the finite amount of normal sound is in it."""
     minutes_needed: float
@@ -116,7 +117,7 @@ class Calibration:
         n: int = 1,
         dead_band: float = 0.1,
     ) -> TripLevel:
-        """The level at which normal sound raises so many events a month, as likely more as fewer.
+        """The level at which normal sound raises so many events a month, or fewer (`Tail.level_for`).
 
         Args:
             events_per_month: Of 30 days; above 0.
@@ -141,7 +142,7 @@ class Calibration:
             level=level,
             clear=clear,
             asked_per_month=events_per_month,
-            expected_per_month=tail.per_hour(level, 0.5) * MONTH_H,
+            expected_per_month=min(events_per_month, tail.mean_per_hour(level) * MONTH_H),
             upper95_per_month=tail.per_hour(level, 0.95) * MONTH_H,
             minutes_needed=60 * _hours_until_good(tail, per_hour, level),
             measured_hours=self.hours,

@@ -33,6 +33,9 @@ SCALE_PER_SPREAD = 0.6
 MIN_SPREAD = 0.1
 """In spreads of a score: margins that hardly vary (a short enrolment) are not taken to be certain."""
 
+SAFETY = 1.0
+"""In spreads of a score: so much of its sensitivity is given for fewer false alarms."""
+
 _SHAPES = np.linspace(-0.3, 0.6, 31)
 _LOG_SCALES = np.linspace(-3.0, 3.0, 49)
 _RATE_NODES = np.array([NormalDist().inv_cdf((i + 0.5) / 24) for i in range(24)])
@@ -73,23 +76,39 @@ class Tail:
         cube_root = 1 - 1 / (9 * a) + _RATE_NODES / (3 * math.sqrt(a))
         return np.asarray(a * np.maximum(cube_root, 0.1) ** 3 / self.hours)
 
+    def _survival(self, level: float) -> Float64:
+        """(grid, 1) share of the clusters above a level, for each shape and scale."""
+        shape, scale, _ = self._posterior
+        excess = np.array([level - self.threshold])
+        return np.asarray(np.exp(_log_survival(excess, shape[:, None], scale[:, None])))
+
+    def mean_per_hour(self, level: float) -> float:
+        """Mean of the posterior of the rate of clusters above a level, at least the threshold."""
+        _, _, weight = self._posterior
+        return float(weight @ self._survival(level)[:, 0]) * float(self._rates_per_hour.mean())
+
     def per_hour(self, level: float, quantile: float) -> float:
-        """Quantile of the posterior of the rate of clusters above a level, at least the threshold."""
-        shape, scale, weight = self._posterior
-        survival = np.exp(_log_survival(np.array([level - self.threshold]), shape[:, None], scale[:, None]))
-        rates = (survival * self._rates_per_hour).ravel()
+        """Quantile of the same."""
+        _, _, weight = self._posterior
+        rates = (self._survival(level) * self._rates_per_hour).ravel()
         order = np.argsort(rates)
         reached = np.cumsum(np.repeat(weight / len(_RATE_NODES), len(_RATE_NODES))[order])
         place = min(int(np.searchsorted(reached, quantile)), len(rates) - 1)
         return float(rates[order[place]])
 
     def level_for(self, per_hour: float) -> float:
-        """Where the posterior's median rate is so low; the threshold where it is lower even there."""
+        """Where normal sound raises so many events, or fewer.
 
-        def too_often(excess: float) -> bool:
-            return self.per_hour(self.threshold + excess, 0.5) > per_hour
+        The level at which the posterior's *mean* is so low is safe, but with few data it lies where no fault
+        is heard any more: improbably heavy tails carry the mean. The level of its *median* is as likely too
+        low as too high. So: the median's, and from there up to one spread of a score towards the mean's.
+        """
 
-        return self.threshold + _smallest(too_often, MIN_SPREAD)
+        def first(rate: Callable[[float], float]) -> float:
+            return _smallest(lambda excess: rate(self.threshold + excess) > per_hour, MIN_SPREAD)
+
+        central, safe = first(lambda level: self.per_hour(level, 0.5)), first(self.mean_per_hour)
+        return self.threshold + max(central, min(safe, central + SAFETY))
 
     def with_hours(self, hours: float) -> Tail:
         """What it would probably be with so many hours of the same sound: as many clusters, up to enough.

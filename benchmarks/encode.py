@@ -1,0 +1,222 @@
+"""Encoding speed: the published path beside ours, alternating, as ratios measured in one run.
+
+    python -m benchmarks.encode --size tiny --rates 48000 --windows 1 4 16
+
+The published path is the arithmetic of the authors' code: one window at a time, float32, torch.stft, band by
+band, Conv2d, nn.TransformerEncoder. Weights are random: speed does not depend on them. Run it on a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from echo_stream.encode import spectrogram as front
+from echo_stream.encode.echo import SIZES, EchoDimensions, EchoModel
+from echo_stream.encode.echo_encoder import EchoEncoder
+from echo_stream.encode.runtime import KNOWN
+from echo_stream.errors import EncoderError
+from echo_stream.types import Window
+
+
+class Published(nn.Module):
+    """The path that the model card shows, written with the modules that the published code uses."""
+
+    def __init__(self, model: EchoModel) -> None:
+        super().__init__()
+        d = model.dimensions
+        self.proj = nn.Conv2d(1, d.embed_dim, kernel_size=(32, 16), stride=(32, 16))
+        layer = nn.TransformerEncoderLayer(
+            d.embed_dim,
+            d.num_heads,
+            d.mlp_dim,
+            activation="gelu",
+            batch_first=True,
+            layer_norm_eps=1e-6,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # three heads: it says that its nested tensors are off
+            self.encoder = nn.TransformerEncoder(layer, d.encoder_depth)
+        self.norm = nn.LayerNorm(d.embed_dim, eps=d.norm_eps)
+        weights = model.state_dict()
+        self.cls_token, self.pos_embed = weights.pop("cls_token"), weights.pop("pos_embed")
+        self.load_state_dict({name.removeprefix("patch_embed."): w for name, w in weights.items()})
+        self.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def forward(self, audio: Tensor, rate: int) -> Tensor:
+        """(1, samples) to (bands, 1 + patches, dim)."""
+        n_fft, hop = int(0.025 * rate), int(0.01 * rate)
+        audio = audio - audio.mean()
+        window = torch.hann_window(n_fft)
+        spec = torch.stft(audio, n_fft, hop, n_fft, window, center=False, return_complex=True).abs()[0]
+        spec = (torch.log(spec + 1e-9) + 5.874158) / (2 * 5.223174)
+        bands, places = [], []
+        for start in range(0, len(spec), 32):
+            end = min(start + 32, len(spec))
+            bands.append(functional.pad(spec[start:end], (0, 0, 32 - (end - start), 0)))
+            places.append((start + end - 1) / 2 * rate / n_fft / (rate / 2))
+        stacked = functional.pad(torch.stack(bands)[:, None], (0, -spec.shape[1] % 16))
+        dim = self.cls_token.shape[-1]
+        rates = torch.exp(torch.arange(0, dim, 2).float() * (-np.log(10000.0) / dim))
+        frequency = torch.zeros(len(bands), dim)
+        frequency[:, 0::2] = torch.sin(torch.tensor(places)[:, None] * 25 * rates)
+        frequency[:, 1::2] = torch.cos(torch.tensor(places)[:, None] * 25 * rates)
+        tokens = self.proj(stacked).squeeze(2).transpose(1, 2)
+        tokens = tokens + self.pos_embed[:, 1 : 1 + tokens.shape[1]] + frequency[:, None]
+        tokens = torch.cat([self.cls_token + frequency[:, None], tokens], dim=1)
+        return self.norm(self.encoder(tokens))  # type: ignore[no-any-return]
+
+
+def random_model(size: str) -> EchoModel:
+    generator = torch.Generator().manual_seed(1)
+    model = EchoModel(SIZES[size]).eval().requires_grad_(False)
+    for name, weight in model.state_dict().items():
+        fan_in = weight.numel() // len(weight) if weight.ndim > 1 and "embed" not in name[:9] else 2500
+        offset = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        weight.copy_(offset + torch.randn(weight.shape, generator=generator) * fan_in**-0.5)
+    return model
+
+
+def windows_of(rate: int, seconds: float, count: int) -> list[Window]:
+    generator = np.random.default_rng(2)
+    n, now = round(rate * seconds), datetime(2026, 1, 1, tzinfo=UTC)
+    sound = (0.1 * generator.standard_normal((count, n))).astype(np.float32)
+    return [Window(f"machine{i}", samples, 0, n, rate, now) for i, samples in enumerate(sound)]
+
+
+def gflop(d: EchoDimensions, rate: int, seconds: float) -> float:
+    """Multiplications and additions of the net for a window, in 1e9."""
+    bands = len(front.band_bins(rate))
+    patches = -(-front.frame_count(round(rate * seconds), rate) // front.PATCH_FRAMES)
+    tokens = patches + 1
+    dense = 2 * tokens * (4 * d.embed_dim**2 + 2 * d.embed_dim * d.mlp_dim)
+    attention = 4 * tokens**2 * d.embed_dim
+    patch = 2 * patches * front.BAND_BINS * front.PATCH_FRAMES * d.embed_dim
+    return bands * (d.encoder_depth * (dense + attention) + patch) / 1e9
+
+
+def matrix_products(dtype: torch.dtype) -> dict[str, tuple[Callable[[], object], float]]:
+    """Large matrix products in the ways that torch has, with their work in GFLOP."""
+    products: dict[str, tuple[Callable[[], object], float]] = {}
+    for n in (1024, 2048, 4096):
+        a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
+        packed = torch.ops.mkldnn._reorder_linear_weight(b, n)
+        products[f"{n} mm"] = (lambda a=a, b=b: torch.mm(a, b), 2 * n**3 / 1e9)  # type: ignore[misc]
+        products[f"{n} oneDNN"] = (
+            lambda a=a, w=packed: torch.ops.mkldnn._linear_pointwise(a, w, None, "none", [], ""),  # type: ignore[misc]
+            2 * n**3 / 1e9,
+        )
+    return products
+
+
+def alternate(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each, all taking turns; the first two rounds warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in functions}
+    for round_ in range(rounds + 2):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
+            if round_ >= 2:
+                taken[name].append((time.perf_counter() - started) * 1e3)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def peaks(rounds: int) -> dict[str, float]:
+    """GFLOP/s of the fastest large matrix product, by precision."""
+    best = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        products = matrix_products(dtype)
+        ms = alternate({key: function for key, (function, _) in products.items()}, rounds)
+        best[name] = max(work / ms[key] * 1e3 for key, (_, work) in products.items())
+    return best
+
+
+def encoders_of(model: EchoModel, wanted: Sequence[str]) -> dict[str, EchoEncoder]:
+    encoders = {}
+    for runtime, precision in KNOWN:
+        if wanted and f"{runtime}-{precision}" not in wanted:
+            continue
+        try:
+            encoders[f"{runtime}-{precision}"] = EchoEncoder(model, runtime, precision)
+        except EncoderError as error:
+            print(f"# {runtime} {precision}: {error.message}")
+    return encoders
+
+
+def check(published: Published, encoders: dict[str, EchoEncoder], windows: list[Window]) -> None:
+    """That all of them compute the same thing, before anybody compares their speed."""
+    expected = published(torch.from_numpy(windows[0].samples)[None], windows[0].sample_rate_hz)[:, 0]
+    for name, encoder in encoders.items():
+        ours = torch.from_numpy(encoder.encode(windows[:1])[0].window)
+        cosine = float(torch.cosine_similarity(ours, expected, dim=-1).min())
+        print(f"# {name}: cosine similarity to the published path {cosine:.6f}")
+
+
+def compare(
+    model: EchoModel, encoders: dict[str, EchoEncoder], rate: int, count: int, options: argparse.Namespace
+) -> list[dict[str, object]]:
+    published = Published(model)
+    windows = windows_of(rate, options.seconds, count)
+    check(published, encoders, windows)
+    audio = [torch.from_numpy(window.samples)[None] for window in windows]
+    functions: dict[str, Callable[[], object]] = {"published": lambda: [published(a, rate) for a in audio]}
+    for name, encoder in encoders.items():
+        functions[name] = lambda encoder=encoder: encoder.encode(windows)  # type: ignore[misc]
+    ms = alternate(functions, options.rounds)
+    work = gflop(model.dimensions, rate, options.seconds)
+    rows: list[dict[str, object]] = []
+    for name, taken in ms.items():
+        peak = options.peaks.get(name.partition("-")[2], 0.0)
+        share = work / (taken / count) * 1e3 / peak if peak else None
+        rows.append(
+            {
+                "rate_hz": rate,
+                "windows": count,
+                "path": name,
+                "ms_per_window": round(taken / count, 3),
+                "times_as_fast": round(ms["published"] / taken, 2),
+                "share_of_matrix_product": None if share is None else round(share, 3),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--size", choices=list(SIZES), default="tiny")
+    parser.add_argument("--rates", type=int, nargs="+", default=[48000], metavar="HZ")
+    parser.add_argument("--windows", type=int, nargs="+", default=[1, 4, 16], help="windows a batch")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a window")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of which the median is taken")
+    parser.add_argument("--only", nargs="*", default=[], metavar="RUNTIME-PRECISION")
+    parser.add_argument("--json", action="store_true", help="one JSON object a row")
+    options = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"# ECHO {options.size}, {cores} cores, torch {version('torch')}, {torch.get_num_threads()} threads"
+    )
+    options.peaks = peaks(min(options.rounds, 5))
+    print("# largest matrix product, GFLOP/s:", {name: round(peak) for name, peak in options.peaks.items()})
+    model = random_model(options.size)
+    encoders = encoders_of(model, options.only)
+    for rate in options.rates:
+        for count in options.windows:
+            for row in compare(model, encoders, rate, count, options):
+                print(json.dumps(row) if options.json else "  ".join(f"{key} {row[key]}" for key in row))
+
+
+if __name__ == "__main__":
+    main()

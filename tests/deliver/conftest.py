@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -163,11 +164,17 @@ def publish(tmp_path: Path) -> Iterator[Callable[..., Publisher]]:
 
 
 class Process:
-    """A Publisher in a process of its own (publish_alone.py)."""
+    """A Publisher in a process of its own (publish_alone.py).
 
-    def __init__(self, broker: MosquittoBroker, outbox: Path, **arguments: Any) -> None:
+    Args:
+        broker: A real one, or the fields of a `Broker`.
+        outbox: Its file.
+        arguments: Of Publisher and of publish_alone.py.
+    """
+
+    def __init__(self, broker: MosquittoBroker | dict[str, Any], outbox: Path, **arguments: Any) -> None:
         given = {
-            "broker": {"host": broker.host, "port": broker.port},
+            "broker": broker if isinstance(broker, dict) else {"host": broker.host, "port": broker.port},
             "outbox_path": str(outbox),
             "node": "pc7",
             "machines": {"pump3": "Pump 3", "fan1": "Fan 1"},
@@ -190,15 +197,19 @@ class Process:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
-        # structlog writes to standard output, too: answers are JSON, log lines are not.
-        while line := self._process.stdout.readline():
-            if line[0] in '"{':
-                return json.loads(line)
-        raise BrokenPipeError
+        line = self._process.stdout.readline()
+        if not line.endswith("\n"):
+            raise BrokenPipeError
+        return json.loads(line)
 
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()
+        self._close()
+
+    def wait_for_death(self) -> None:
+        """Wait until it has killed itself."""
+        assert self._process.wait(60) == -signal.SIGKILL
         self._close()
 
     def stop(self) -> None:

@@ -8,6 +8,8 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -53,4 +55,24 @@ time_t time(time_t *now) {
     clock_gettime(CLOCK_REALTIME, &fine);
     if (now) *now = fine.tv_sec;
     return fine.tv_sec;
+}
+
+/* Waits until a time of day know the kernel's clock only: without this PortAudio, which asks for the time and
+ * waits until a second later, would wait for as long as the clock is off. */
+
+static struct timespec kernel_time(const struct timespec *until) {
+    int64_t ns = (int64_t)until->tv_sec * 1000000000 + until->tv_nsec - (offset_ns ? *offset_ns : 0);
+    return (struct timespec){ns / 1000000000, ns % 1000000000};
+}
+
+int pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *lock, const struct timespec *until) {
+    if (until->tv_sec < 500000000) /* seconds since the boot: a condition of the monotonic clock */
+        return pthread_cond_clockwait(condition, lock, CLOCK_MONOTONIC, until);
+    struct timespec then = kernel_time(until);
+    return pthread_cond_clockwait(condition, lock, CLOCK_REALTIME, &then);
+}
+
+int sem_timedwait(sem_t *semaphore, const struct timespec *until) {
+    struct timespec then = kernel_time(until);
+    return sem_clockwait(semaphore, CLOCK_REALTIME, &then);
 }

@@ -225,6 +225,6 @@ JUMPS = {
     "clock 1 h ahead": HOUR_S,
     "clock 1 h behind": -HOUR_S,
     "clock 60 days ahead": 60 * 24 * HOUR_S,
-    "clock in 1970": -56 * 365.25 * 24 * HOUR_S,
+    "clock 26 years behind": -26 * 365.25 * 24 * HOUR_S,
 }
 """Two jumps each: there and back."""

@@ -3,7 +3,8 @@
     python -m benchmarks.encode --size tiny --rates 48000 --windows 1 4 16
 
 The published path is the arithmetic of the authors' code: one window at a time, float32, torch.stft, band by
-band, Conv2d, nn.TransformerEncoder. Weights are random: speed does not depend on them. Run it on a quiet machine.
+band, Conv2d, nn.TransformerEncoder. Ours is `EchoEncoder.encode`, from samples to features, in each runtime
+and precision. Weights are random: speed does not depend on them. Run it on a quiet machine.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def soak(folder: Path, *, minutes: float, seed: int) -> Outcome:
             checks.faults_found(log, machines, seconds - QUIET_S),
             *checks.time_accounted(record, machines, lanes.happened),
             checks.memory(record.samples, warm_s, trend=seconds >= SHORT_S),
-            *checks.handles(record.samples, warm_s),
+            *checks.handles(record, warm_s),
             checks.log_bounded(log, lanes.happened, len(machines), minutes),
             checks.answers(record, notifications.longest_silence_s),
             _no_secret(text, record, listener, arguments),

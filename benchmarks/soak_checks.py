@@ -127,17 +127,22 @@ def slope_a_day(minutes: Sequence[float]) -> tuple[float, float]:
     return float(line[0]) * 1440, float(1.96 * error * np.sqrt((1 + memory) / (1 - memory))) * 1440
 
 
-def handles(samples: Sequence[Sample], warm_s: float) -> Iterator[Check]:
+def handles(record: Record, warm_s: float) -> Iterator[Check]:
     """File descriptors and threads at the end are those after warm-up, and never far above."""
-    warm = [sample for sample in samples if sample.at_s >= warm_s]
-    third = max(1, len(warm) // 3)
-    for name, values in (
-        ("file descriptors", [sample.files for sample in warm]),
-        ("threads", [sample.threads for sample in warm]),
-    ):
-        first, last = min(values[:third]), min(values[-third:])
-        said = f"{first} after warm-up, {last} at the end, {max(values)} at most"
-        yield Check(f"{name} constant", abs(last - first) <= 1 and max(values) <= first + 15, said)
+    well = {at_s for at_s, status in record.statuses if _is_well(status)}
+    warm = [sample for sample in record.samples if sample.at_s >= warm_s]
+    for name in ("files", "threads"):
+        values = [getattr(sample, name) for sample in warm if sample.at_s in well]
+        third = max(1, len(values) // 3)
+        first, last = np.median(values[:third]), np.median(values[-third:])
+        most = max(getattr(sample, name) for sample in warm)
+        said = f"{first:.0f} after warm-up, {last:.0f} at the end, {most} at most"
+        yield Check(f"{name} constant", bool(abs(last - first) <= 2 and most <= first + 15), said)
+
+
+def _is_well(status: Mapping[str, Any]) -> bool:
+    running = all(machine["capture"] == "running" for machine in status["machines"])
+    return bool(running and status["broker"]["connected"])
 
 
 def log_bounded(log: Sequence[Line], faults: Sequence[Happened], machines: int, minutes: float) -> Check:

@@ -126,6 +126,6 @@ class Record:
         with self.table.open("a", encoding="utf-8") as table:
             table.write(",".join(f"{value:.10g}" for value in row) + "\n")
         try:
-            self.statuses.append((time.monotonic(), ask(status_socket)))
+            self.statuses.append((at_s, ask(status_socket)))
         except EchoStreamError as error:
             self.unanswered.append((at_s, error.message))

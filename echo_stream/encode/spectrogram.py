@@ -41,8 +41,8 @@ def frame_count(samples: int, sample_rate_hz: int) -> int:
 def log_spectrogram(audio: Tensor, sample_rate_hz: int) -> Tensor:
     """The normalised log-magnitude spectrogram of each window, its mean taken away first.
 
-    Overlapping windows share no frames: each takes its own mean away, and then rounds differently, which shows
-    in bins near zero.
+    Overlapping windows share no frames: each takes its own mean away and then rounds differently, which
+    shows in bins near zero.
 
     Args:
         audio: (n, samples) float32, at least one frame of them.

@@ -1,6 +1,6 @@
 """Events through kills, cuts and refusals: what arrives, how often, in which order, and what is lost.
 
-    python -m benchmarks.chaos --events 2000 --kill-broker
+    python -m benchmarks.chaos --events 2000 [--kill-broker [--forgetful]]
 
 A publisher in a process of its own puts events into its outbox and sends them through a misbehaving proxy to
 a real mosquitto; a subscriber with a persistent session, straight at the broker, writes down what it hears.
@@ -50,7 +50,7 @@ class Report:
     duplicates: int = 0
     """Messages that repeated one of them."""
     forgotten: int = 0
-    """Acknowledged by a broker that was killed within seconds after: its loss, not ours."""
+    """Acknowledged by a broker that was killed soon after, or that keeps nothing: its loss, not ours."""
     lost: int = 0
     """Neither arrived nor forgotten by a killed broker. Must be 0."""
     out_of_order: int = 0
@@ -71,9 +71,12 @@ class Chaos:
         broker: Running.
         seed: Of faults and pauses.
         kill_broker: Also kill the broker with SIGKILL.
+        forgetful: The broker keeps nothing on disk: what it acknowledged may be gone with it.
     """
 
-    def __init__(self, folder: Path, broker: MosquittoBroker, *, seed: int, kill_broker: bool) -> None:
+    def __init__(
+        self, folder: Path, broker: MosquittoBroker, *, seed: int, kill_broker: bool, forgetful: bool
+    ) -> None:
         self._folder = folder
         self._broker = broker
         self._random = random.Random(seed)
@@ -86,6 +89,7 @@ class Chaos:
         self._put: list[str] = []
         self._in_doubt: set[str] = set()
         self._killed_at_s: list[float] = []
+        self._forgetful = forgetful
         self._healing = threading.Event()
         self.faults: Counter[str] = Counter()
         self._kinds: list[tuple[str, Callable[[], None]]] = [
@@ -225,10 +229,12 @@ class Chaos:
         )
 
     def _forgotten(self, event_id: str) -> bool:
-        """The broker had acknowledged it, and was killed soon after."""
+        """The broker had acknowledged it, and was killed soon after, or keeps nothing anyway."""
         path = self._folder / "acked"
         lines = path.read_text().splitlines() if path.exists() else []
         acked = [float(line.split()[1]) for line in lines if line.startswith(event_id)]
+        if self._forgetful:
+            return bool(acked)
         return any(0 <= killed - at < FORGOTTEN_WITHIN_S for at in acked for killed in self._killed_at_s)
 
     def _wrong_states(self) -> int:
@@ -242,11 +248,17 @@ class Chaos:
 
 
 def run(
-    folder: Path, *, events: int, seed: int = 1, kill_broker: bool = False, pause_s: float = 0.06
+    folder: Path,
+    *,
+    events: int,
+    seed: int = 1,
+    kill_broker: bool = False,
+    forgetful: bool = False,
+    pause_s: float = 0.06,
 ) -> Report:
     """One run from beginning to end; `pause_s` is the mean pause between two events."""
-    with mosquitto(folder, persistent=True, extra=KEEP_ALL) as broker:
-        chaos = Chaos(folder, broker, seed=seed, kill_broker=kill_broker)
+    with mosquitto(folder, persistent=not forgetful, extra="" if forgetful else KEEP_ALL) as broker:
+        chaos = Chaos(folder, broker, seed=seed, kill_broker=kill_broker, forgetful=forgetful)
         try:
             return chaos.run(events, pause_s=pause_s)
         finally:
@@ -259,9 +271,16 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kill-broker", action="store_true", help="also kill the broker with SIGKILL")
+    parser.add_argument("--forgetful", action="store_true", help="the broker keeps nothing on disk")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = run(Path(folder), events=given.events, seed=given.seed, kill_broker=given.kill_broker)
+        report = run(
+            Path(folder),
+            events=given.events,
+            seed=given.seed,
+            kill_broker=given.kill_broker,
+            forgetful=given.forgetful,
+        )
     print(json.dumps(dataclasses.asdict(report), indent=1))
 
 

@@ -103,7 +103,9 @@ class Inbox:
         if message.retain:
             raise CommandRefused("retained: a command is for now, not for whoever comes later")
         if machine not in self._machines:
-            raise CommandRefused(f"no machine {machine[:100]!r} here; there are {', '.join(self._machines)}")
+            raise CommandRefused(
+                f"no machine {machine[:100]!r} here; there are {', '.join(tuple(self._machines))}"
+            )
         command = parse(machine, bytes(message.payload), reply_to, sender)
         try:
             self._waiting.put_nowait(command)

@@ -200,6 +200,25 @@ def test_without_a_prefix_home_assistant_is_told_nothing(
     assert heard.heard == []
 
 
+def test_a_machine_that_joins_and_leaves(broker: MosquittoBroker, publish: Publish, listen: Listen) -> None:
+    publisher = publish(broker, discovery_prefix="homeassistant", machines={})
+    heard = listen(broker)
+    wait_until(lambda: publisher.connected, "connected")
+    publisher.join("pump3", "Pump 3")
+    publisher.set_available("pump3", True)
+    state = messages.alarm_state(node="pc7", machine="pump3", name="Pump 3", ts=NOON, levels={})
+    publisher.set_alarm("pump3", state)
+    wait_until(lambda: heard.texts("echo-stream/pc7/pump3/alarm"), "its alarm")
+    wait_until(lambda: heard.texts(TOPIC), "its discovery")
+    publisher.leave("pump3")
+    wait_until(lambda: heard.texts(TOPIC)[-1] == "", "its discovery is removed")
+    wait_until(lambda: heard.texts("echo-stream/pc7/pump3/alarm")[-1] == "", "its alarm is removed")
+    late = listen(broker, "echo-stream/pc7/pump3/#")
+    wait_until(lambda: late.heard, "what is left")
+    assert late.texts("echo-stream/pc7/pump3/availability") == ["offline"]
+    assert len(late.heard) == 1
+
+
 def test_purging_removes_our_devices_and_nobody_elses(
     broker: MosquittoBroker, publish: Publish, listen: Listen
 ) -> None:

@@ -359,7 +359,8 @@ def test_a_broker_that_hangs_up_over_its_access_list_is_asked_slowly(
         wait_until(lambda: publisher.counters().connections >= 4, "it tries again")
         said = len(logged)
         wait_until(lambda: publisher.counters().connections >= 7, "and again")
-        assert len(logged) == said, "without a further line"
+        # Whether the broker's reason gets through before it hangs up is chance: it is said once at most.
+        assert len(logged) <= said + 1, logged
         assert any("access list" in line.get("hint", "") for line in logged)
         assert publisher.outbox.depth == 3
         access.write_text("topic readwrite #\n")

@@ -18,7 +18,7 @@ from .conftest import Process, Subscriber, an_event, wait_until
     "kill_broker", [False, True], ids=["broker keeps its promise", "broker is killed too"]
 )
 def test_nothing_is_lost_in_a_short_chaos(tmp_path: Path, kill_broker: bool) -> None:
-    report = run(tmp_path, events=60, seed=3, kill_broker=kill_broker)
+    report = run(tmp_path, events=60, seed=3, kill_broker=kill_broker, pace=0.4)
     assert report.lost == 0, report
     assert report.out_of_order == 0, report
     assert report.retained_wrong == 0, report

@@ -96,7 +96,7 @@ VALUES = st.one_of(
 FIELDS = st.sampled_from(["command", "level", "duration_s", "by", "reason", "id", "other"])
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(
     st.one_of(
         st.dictionaries(FIELDS, VALUES),

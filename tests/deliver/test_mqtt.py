@@ -131,6 +131,20 @@ def test_a_clean_stop_says_offline_and_calls_the_will_off(
     wait_until(lambda: "Received DISCONNECT from echo-stream-pc7" in broker.log, "a proper good-bye")
 
 
+def test_what_is_said_after_the_stop_waits_for_the_next_run(
+    broker: MosquittoBroker, publish: Publish, listen: Listen
+) -> None:
+    heard = listen(broker, f"{ROOT}/+/event")
+    first = publish(broker)
+    wait_until(lambda: first.connected, "connected")
+    assert first.stop(5.0)
+    first.set_available("pump3", True)
+    first.score("pump3", score_payload())
+    (event_id,) = put_events(first, 1)
+    publish(broker)
+    wait_until(lambda: heard.ids(f"{ROOT}/pump3/event") == [event_id], "the event")
+
+
 def test_stop_is_quick_while_the_broker_is_away(broker: MosquittoBroker, publish: Publish) -> None:
     broker.stop()
     publisher = publish(broker, retry_min_s=60.0, retry_max_s=60.0)

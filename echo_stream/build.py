@@ -22,6 +22,7 @@ from echo_stream.deliver.evidence_files import Kept
 from echo_stream.deliver.mqtt import Publisher
 from echo_stream.deliver.mqtt_broker import Broker
 from echo_stream.detect.alarm import Alarm
+from echo_stream.detect.alarm_condition import Condition
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.calibration import Calibration, TripLevel
 from echo_stream.detect.drift import DriftWatch
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from echo_stream.encode.echo import EchoDimensions
 
 DAYS_A_MONTH = 30.0
+REST_S = 2.0  # a machine must sound at rest for so long; less than the on-delay of its alarms
 
 
 def encoder_of(config: Config) -> Encoder:
@@ -222,6 +224,7 @@ def station_of(config: Config, machine: Machine, source: AudioSource, encoder: E
         alarms=alarms_of(machine, bank),
         sensor=SensorWatch(machine.id, sample_rate_hz=source.sample_rate_hz, limits=sensor_limits(bank)),
         drift=DriftWatch(machine.id, sample_rate_hz=source.sample_rate_hz),
+        rest=Condition(0.5, 0.25, on_delay=round(REST_S * source.sample_rate_hz), off_delay=0),
         health=Health(machine.id, cut.hop_s, monotonic()),
     )
 

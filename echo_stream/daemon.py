@@ -183,10 +183,11 @@ class Daemon:
                 station.health.skipped(skipped)
 
     def _on_join(self, station: Station, machine: Machine) -> None:
+        self._publisher.join(machine.id, machine.title)
         self._announcer.join(station, machine.title)
 
     def _on_leave(self, machine_id: str) -> None:
-        self._publisher.set_available(machine_id, False)
+        self._publisher.leave(machine_id)
         self._vigil.forget(machine_id)
 
     # The main thread.

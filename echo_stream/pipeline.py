@@ -16,6 +16,7 @@ from echo_stream.capture.sanity import inspect
 from echo_stream.capture.sources import AudioSource
 from echo_stream.capture.windows import Slicer
 from echo_stream.detect.alarm import Alarm
+from echo_stream.detect.alarm_condition import Condition
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.drift import DriftWatch
 from echo_stream.detect.scorer import Scorer
@@ -93,6 +94,8 @@ class Station:
     alarms: tuple[Alarm, ...]
     sensor: SensorWatch
     drift: DriftWatch
+    rest: Condition
+    """Whether the machine is at rest; a single window that sounds so is not."""
     health: Health
     last: Scored | None = None
 
@@ -101,7 +104,8 @@ class Station:
         window, score = scored
         self.last = scored
         yield from self.sensor.step(figures_of(window), window.start, window.end)
-        reasons = {SENSOR: self.sensor.fault is not None, OFF: score.condition == OFF}
+        self.rest.step(float(score.condition == OFF), window.start, window.end)
+        reasons = {SENSOR: self.sensor.fault is not None, OFF: self.rest.active}
         for alarm in self.alarms:
             for reason, holds in reasons.items():
                 yield from (alarm.suppress if holds else alarm.unsuppress)(window.end, reason)

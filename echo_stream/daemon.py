@@ -22,7 +22,8 @@ import structlog
 
 from echo_stream import __version__
 from echo_stream.announce import Announcer
-from echo_stream.build import encoder_of, evidence_of, publisher_of
+from echo_stream.build import encoder_of
+from echo_stream.build_delivery import evidence_of, publisher_of
 from echo_stream.config import Config, Machine
 from echo_stream.configfile import find, load
 from echo_stream.encode.encoder import Encoder

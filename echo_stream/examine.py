@@ -10,7 +10,8 @@ from time import monotonic, sleep
 
 import numpy as np
 
-from echo_stream.build import broker_of, encoder_of, sources_of
+from echo_stream.build import encoder_of, sources_of
+from echo_stream.build_delivery import broker_of
 from echo_stream.config import Config, Machine, Microphone
 from echo_stream.deliver.mqtt_check import check
 from echo_stream.deliver.topics import Topics

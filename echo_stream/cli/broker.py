@@ -24,7 +24,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Try name, TCP, TLS, authentication, subscribe, publish in turn; say which fails, and why."""
     from dataclasses import asdict
 
-    from echo_stream.build import broker_of
+    from echo_stream.build_delivery import broker_of
     from echo_stream.deliver.mqtt_check import check as steps_of
     from echo_stream.deliver.topics import Topics
 
@@ -45,7 +45,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 @mqtt_app.command("purge-discovery")
 def purge_discovery(config: ConfigOption = None) -> None:
     """Take this node's machines out of Home Assistant: empty its retained discovery messages."""
-    from echo_stream.build import broker_of
+    from echo_stream.build_delivery import broker_of
     from echo_stream.deliver.mqtt_purge import purge_discovery as purge
     from echo_stream.deliver.topics import Topics
 
@@ -68,7 +68,7 @@ def watch(config: ConfigOption = None) -> None:
     """Show the live state of all machines of all nodes, as the broker tells it; Ctrl-C ends it."""
     from rich.live import Live
 
-    from echo_stream.build import broker_of
+    from echo_stream.build_delivery import broker_of
     from echo_stream.deliver.mqtt_watch import Fleet, follow
 
     quiet()

@@ -17,6 +17,8 @@ from echo_stream.errors import ConfigError
 
 DEFAULT_PATHS = (Path("config.yaml"), Path("/etc/echo-stream/config.yaml"))
 Key = tuple[str | int, ...]
+# What PyYAML raises for a date that is none (2026-13-45), or a tag that does not fit (`!!bool x`).
+_OF_A_TAG = (ValueError, TypeError, LookupError, AttributeError)
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -48,10 +50,13 @@ def load(path: Path | None = None) -> Config:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         lines, repeated = _index(root)
         data = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, *_OF_A_TAG) as error:
         raise ConfigError(f"{path}{_place(error)}", "check quotes, colons and indentation") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected keys such as node and machines, found {_shown(data)}")
+        raise ConfigError(
+            f"{path}: expected keys such as node and machines, found {_shown(data)}",
+            "begin with the example: echo-stream install-service --print",
+        )
     problems = [(lines[key], f"{_dotted(key)}: stands twice; keep one") for key in repeated]
     problems += _repeated_ids(data, lines)
     config = None
@@ -184,7 +189,8 @@ def _nearest(given: object, known: list[str]) -> str:
 
 
 def _dotted(key: Key) -> str:
-    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
+    names = [part if isinstance(part, int) or part.isprintable() else repr(part) for part in key]
+    dotted = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names)
     return dotted.lstrip(".") or "the file"
 
 
@@ -198,5 +204,5 @@ def _reason(error: Exception) -> str:
 
 def _place(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
     return f":{mark.line + 1}: not YAML: {problem}" if mark else f": not YAML: {problem}"

@@ -124,9 +124,26 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     assert "machines[1].id: another machine has the id 'pump3' too" in lines[2]
 
 
-@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words\n", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- a\n- b\n",
+        "just words\n",
+        "\x00",
+        "!!timestamp \n",
+        "node: 2026-13-45\n",
+        "!!bool x\n",
+        "!!int\n",
+    ],
+)
 def test_a_file_that_is_no_configuration(tmp_path: Path, text: str) -> None:
-    assert "config.yaml" in mistakes(tmp_path, text)
+    assert mistakes(tmp_path, text).count(f"{tmp_path}/config.yaml") == 1
+    assert "\n" not in mistakes(tmp_path, text)
+
+
+def test_a_key_with_a_line_break_stays_on_its_line(tmp_path: Path) -> None:
+    assert len(mistakes(tmp_path, GOOD + '"a\\nb": 1\n').splitlines()) == 1
 
 
 def test_no_machines(tmp_path: Path) -> None:

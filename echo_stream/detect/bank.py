@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import echo_stream
 from echo_stream.detect import bankfile
+from echo_stream.detect.bankcheck import faults_in
 from echo_stream.detect.folds import Fold, folds_of, runs_of
 from echo_stream.detect.reference import Reference, fit_reference, values_of
 from echo_stream.errors import BankError, BankMismatch
@@ -144,21 +145,23 @@ class NormalBank:
         """Read what `save` wrote.
 
         Raises:
-            BankError: missing, truncated, of another format, or no bank; the message says which.
+            BankError: missing, truncated, damaged, of another format, or no bank; the message says which.
         """
         metadata, tensors = bankfile.read(path)
         try:
-            return cls(
-                references=tuple(
-                    Reference.restore(own, tensors, f"{i}.") for i, own in enumerate(metadata["references"])
-                ),
-                bands_hz=tensors["bands_hz"],
-                held_out=np.split(tensors["held_out"], np.cumsum(metadata["runs"])[:-1]),
-                encoder=EncoderIdentity(**metadata["encoder"]),
-                **{key: metadata[key] for key in PLAIN},
+            references = tuple(
+                Reference.restore(own, tensors, f"{i}.") for i, own in enumerate(metadata["references"])
             )
-        except (KeyError, TypeError) as error:
+            bands_hz = tensors["bands_hz"]
+            held_out = np.split(tensors["held_out"], np.cumsum(metadata["runs"])[:-1])
+            plain = {key: metadata[key] for key in PLAIN}
+            encoder = EncoderIdentity(**metadata["encoder"])
+            faults = list(faults_in(references, bands_hz, held_out, plain))
+        except (KeyError, TypeError, ValueError) as error:
             raise BankError(f"bank {path} lacks a part: {error}", bankfile.FIT_AGAIN) from error
+        if faults:
+            raise BankError(f"bank {path} is damaged: {'; '.join(faults[:3])}", bankfile.FIT_AGAIN)
+        return cls(references=references, bands_hz=bands_hz, held_out=held_out, encoder=encoder, **plain)
 
     def _to_bytes(self) -> bytes:
         metadata: dict[str, Any] = {key: getattr(self, key) for key in PLAIN}

@@ -86,12 +86,17 @@ def _parse(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, NDArray[A
     try:
         header = json.loads(data[8 : 8 + length])
         tensors = safetensors.numpy.load(data)
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:
         raise BankError(f"bank {path} is truncated or damaged: {error}", FIT_AGAIN) from error
     text = header.get("__metadata__", {}).get(HEADER_KEY)
     if text is None:
         raise BankError(f"{path} is no bank: a safetensors file of something else", FIT_AGAIN)
-    metadata = json.loads(text)
+    try:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BankError(f"bank {path} is damaged: its metadata is no JSON", FIT_AGAIN) from error
+    if not isinstance(metadata, dict):
+        raise BankError(f"bank {path} is damaged: its metadata is no JSON object", FIT_AGAIN)
     if metadata.get("format") != FORMAT:
         raise BankError(
             f"bank {path} is of format {metadata.get('format')}, this program reads format {FORMAT}",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from numpy.typing import NDArray
 
 from echo_stream.detect import bankfile
 from echo_stream.detect.bank import NormalBank
@@ -174,6 +178,43 @@ def test_a_bank_that_lacks_a_part_names_it(tmp_path: Path) -> None:
     path = tmp_path / "bank"
     path.write_bytes(bankfile.to_bytes({"references": [], "runs": [1]}, {"x": np.zeros(1)}))
     with pytest.raises(BankError, match="lacks a part"):
+        NormalBank.load(path)
+
+
+@pytest.mark.parametrize(
+    "metadata", ["", "null", "[" * 5000, '{"format": 1'], ids=["none", "null", "deep", "cut"]
+)
+def test_metadata_that_is_no_json_object(tmp_path: Path, metadata: str) -> None:
+    path = tmp_path / "bank"
+    path.write_bytes(safetensors.numpy.save({"x": np.zeros(1)}, metadata={bankfile.HEADER_KEY: metadata}))
+    with pytest.raises(BankError, match="its metadata is no JSON"):
+        NormalBank.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("0.scale", lambda tensor: tensor * np.float32(np.nan), "scale has values that are not finite"),
+        ("0.scale", lambda tensor: tensor * 0, "scale has values that are not above 0"),
+        ("0.window", lambda tensor: tensor[:0], "window of shape"),
+        ("0.window", lambda tensor: tensor[:, :, 1:], "centre is float32 of shape"),
+        ("0.centre", lambda tensor: tensor.astype(np.float16), "centre is float16"),
+        ("0.band_median", lambda tensor: tensor[1:], "band_median is float32 of shape"),
+        ("bands_hz", lambda tensor: tensor.ravel(), "bands_hz is float32 of shape"),
+        ("held_out", lambda tensor: tensor * np.nan, "held_out has values that are not finite"),
+    ],
+)
+def test_a_tensor_that_would_break_the_scores(
+    tmp_path: Path, name: str, change: Callable[[NDArray[Any]], NDArray[Any]], said: str
+) -> None:
+    """A score that is not a number would never be over the trip level: damaged banks are not served."""
+    good = saved(tmp_path)
+    tensors = safetensors.numpy.load(good)
+    header = json.loads(good[8 : 8 + int.from_bytes(good[:8], "little")])
+    tensors[name] = np.ascontiguousarray(change(tensors[name]))
+    path = tmp_path / "bank"
+    path.write_bytes(safetensors.numpy.save(tensors, metadata=header["__metadata__"]))
+    with pytest.raises(BankError, match=said):
         NormalBank.load(path)
 
 

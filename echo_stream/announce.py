@@ -90,6 +90,7 @@ class Announcer:
         self._levels[machine][event.level] = LevelState(event.after, event.active, since, onset, event_id)
         kept = self.evidence if event.level is AlarmLevel.ALARM and event.after is AlarmState.UNACK else None
         clip, picture = kept.names(machine, ts, event_id) if kept else (None, None)
+        alone, report = self._flood.take(event, ts.timestamp())
         payload = messages.event(
             event,
             node=self._node,
@@ -103,15 +104,12 @@ class Announcer:
             coverage_10m=station.health.coverage(monotonic()),
             clip=clip,
             picture=picture,
+            merged=not alone,
             reason=reason or (station.sensor.fault and station.sensor.fault.value),
         )
-        alone, report = self._flood.take(event, ts.timestamp())
         if report is not None:
             self._tell_of_flood(report)
-        if alone:
-            self._publisher.event(payload, snapshot=self._snapshot(station, ts))
-        else:
-            self._publisher.outbox.keep(machine, self._snapshot(station, ts))
+        self._publisher.event(payload, snapshot=self._snapshot(station, ts))
         self._set_alarm(machine, ts)
         if self._chatter.take(event, ts.timestamp()):
             log.warning(

@@ -9,10 +9,10 @@ from pathlib import Path
 import structlog
 
 from echo_stream.deliver.commands import Command, Verb
-from echo_stream.deliver.evidence_files import write_whole
 from echo_stream.deliver.evidence_job import flac, longest
 from echo_stream.detect.alarm import Alarm
 from echo_stream.errors import CommandRefused, EchoStreamError
+from echo_stream.files import write_whole
 from echo_stream.pipeline import Station
 from echo_stream.types import AlarmEvent
 

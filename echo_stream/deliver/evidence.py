@@ -29,11 +29,11 @@ from echo_stream.deliver.evidence_files import (
     list_events,
     remove_parts,
     tidy,
-    write_whole,
 )
 from echo_stream.deliver.evidence_job import History, Job, flac, longest
 from echo_stream.deliver.spectra import NormalSpectrum
 from echo_stream.errors import DeliveryError
+from echo_stream.files import write_whole
 from echo_stream.types import BandScore
 
 log = structlog.get_logger()

@@ -7,7 +7,6 @@ picture (PNG). The worker of evidence.py writes; anybody may read at any time.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,25 +76,6 @@ def list_events(folder: Path, machine: str | None = None, since: datetime | None
     kept = [read for path in _ours(folder) if path.suffix == ".json" and (read := _read(path)) is not None]
     wanted = (k for k in kept if machine in (None, k.machine) and (since is None or k.at >= since))
     return sorted(wanted, key=lambda k: (k.at, k.event_id))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that nobody ever sees a part of it, a power cut included.
-
-    Raises:
-        OSError: it cannot be written; nothing is left behind.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def remove_parts(folder: Path) -> None:

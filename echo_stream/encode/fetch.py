@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from echo_stream.encode.checkpoint import note_path, sha256_of
 from echo_stream.errors import CheckpointError
+from echo_stream.files import sync_folder
 
 PUBLISHED = {"echo-tiny": "yucongzh/echo-tiny-0828", "echo-small": "yucongzh/echo-small-0824"}
 FILE = "model.safetensors"
@@ -59,11 +60,7 @@ def _move(source: Path, target: Path) -> None:
     with source.open("rb") as file:
         os.fsync(file.fileno())
     source.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(target.parent)
 
 
 def _download(repository: str, revision: str | None, endpoint: str, scratch: Path) -> tuple[Path, str]:

@@ -27,11 +27,11 @@ from echo_stream.deliver.evidence_files import (
     list_events,
     remove_parts,
     tidy,
-    write_whole,
 )
 from echo_stream.deliver.evidence_job import longest
 from echo_stream.deliver.messages import new_event_id, timestamp
 from echo_stream.deliver.spectra import NormalSpectrum, band_levels_db
+from echo_stream.files import write_whole
 from echo_stream.types import BandScore, Float32
 
 RATE_HZ = 8000
@@ -213,7 +213,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
 def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
     path = tmp_path / "m" / "a.json"
     write_whole(path, b"old")
-    path.with_name(".a.json.part").mkdir()  # what is in the way cannot be opened
+    path.with_name(f".a.json.{os.getpid()}.part").mkdir()  # what is in the way cannot be opened
     with pytest.raises(OSError, match="directory"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"

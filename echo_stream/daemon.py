@@ -7,6 +7,7 @@ corridor; the publisher talks to the broker.
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -55,6 +56,7 @@ def run_daemon(path: Path | None = None) -> None:
     path = path or find()
     config = load(path)
     configure()
+    os.umask(0o077)  # sound of a room may hold voices: without systemd too, only this user reads it
     Daemon(path, config).run()
 
 

@@ -20,7 +20,7 @@ import echo_stream
 from echo_stream.detect import bankfile
 from echo_stream.detect.bankcheck import faults_in
 from echo_stream.detect.folds import Fold, folds_of, runs_of
-from echo_stream.detect.reference import Reference, fit_reference, values_of
+from echo_stream.detect.reference import Reference, Sound, fit_reference
 from echo_stream.errors import BankError, BankMismatch
 from echo_stream.types import EncoderIdentity, Enrolled, Float32
 
@@ -66,8 +66,19 @@ class NormalBank:
         window_s: float,
         hop_s: float,
         provenance: Mapping[str, str] = {},
+        max_windows: int = 2000,
     ) -> Self:
         """Fit on windows of normal sound, of one or several recordings and operating states.
+
+        Args:
+            enrolled: All windows; those of one recording never overlap those of another.
+            encoder: What made their features.
+            sample_rate_hz: Of the sound.
+            window_s: Length of a window.
+            hop_s: From the start of a window to the start of the next.
+            provenance: Where the sound came from, in words.
+            max_windows: The most that each operating state keeps, chosen so that every other is near one
+                that is kept. All count for the metric, the units and the held-out scores.
 
         Raises:
             BankError: no windows, too few to leave some out, of unequal shapes, or not finite.
@@ -76,11 +87,16 @@ class NormalBank:
         conditions = sorted({item.condition for item in enrolled})
         members = [[item for item in enrolled if item.condition == name] for name in conditions]
         folds = [folds_of(items, window_s=window_s, hop_s=hop_s) for items in members]
-        references = tuple(fit_reference(items, cut) for items, cut in zip(members, folds, strict=True))
+        fitted = [
+            fit_reference(items, cut, kind=encoder.kind, max_windows=max_windows)
+            for items, cut in zip(members, folds, strict=True)
+        ]
+        references = tuple(reference for reference, _ in fitted)
+        own_scores = [scores for _, scores in fitted]
         return cls(
             references=references,
             bands_hz=np.asarray(enrolled[0].features.bands_hz, dtype=np.float32),
-            held_out=_score_left_out(references, members, folds, hop_s),
+            held_out=_held_out(references, own_scores, members, folds, hop_s),
             encoder=encoder,
             sample_rate_hz=sample_rate_hz,
             window_s=window_s,
@@ -194,20 +210,21 @@ def _check(enrolled: Sequence[Enrolled]) -> None:
             raise BankError(f"{where} has features that are not finite", "Leave this recording out.")
 
 
-def _score_left_out(
+def _held_out(
     references: tuple[Reference, ...],
+    own_scores: Sequence[Float64],
     members: Sequence[Sequence[Enrolled]],
     folds: Sequence[Sequence[Fold]],
     hop_s: float,
 ) -> list[Float64]:
-    """Score each left-out run as a stranger, against all conditions, as the daemon will."""
-    held_out = []
+    """Scores of windows as strangers, against the nearest of all conditions, as the daemon will: in runs."""
+    runs = []
     for own, (items, cut) in enumerate(zip(members, folds, strict=True)):
-        for fold in cut:
-            against = tuple(r.keep(fold.kept) if i == own else r for i, r in enumerate(references))
-            for run in runs_of(items, fold, hop_s=hop_s):
-                held_out.append(values_of(against, np.stack([items[i].features.window for i in run])))
-    return held_out
+        sound = Sound.of([item.features for item in items])
+        others = [r.contributions(sound).sum(axis=1) for i, r in enumerate(references) if i != own]
+        scores = np.min([own_scores[own], *others], axis=0)
+        runs += [scores[run] for fold in cut for run in runs_of(items, fold, hop_s=hop_s)]
+    return runs
 
 
 def _flat(

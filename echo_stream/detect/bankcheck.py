@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_stream.detect.reference import Reference
+from echo_stream.detect.view import View
 
 Array = NDArray[Any]
 
@@ -30,16 +31,18 @@ def faults_in(
     if not references:
         yield "no reference"
         return
-    shape = references[0].window.shape
-    if len(shape) != 3 or 0 in shape:
-        yield f"window of shape {shape}"
+    shapes = [view.normals.shape for r in references for view in (r.window, r.segments)]
+    if any(len(shape) != 3 or 0 in shape for shape in shapes):
+        yield f"normal features of shapes {shapes}"
         return
-    _, bands, dim = shape
+    (_, bands, dim), (_, _, segment_dim) = shapes[:2]
     yield from _array("bands_hz", bands_hz, (bands, 2))
     scores = np.concatenate(held_out) if held_out else np.zeros(0)
     yield from _array("held_out", scores, (max(1, scores.size),))
     for reference in references:
-        yield from _faults_in_one(reference, bands, dim)
+        yield from _faults_in_one(reference)
+        yield from _faults_in_view(reference.window, len(reference.recordings), bands, dim)
+        yield from _faults_in_view(reference.segments, 1, bands, segment_dim)
     for name, kind in (("provenance", Mapping), ("calibration", Mapping), ("created", str)):
         if not isinstance(plain[name], kind):
             yield f"{name} {plain[name]!r:.60}"
@@ -48,24 +51,28 @@ def faults_in(
             yield f"{name} {plain[name]!r:.60}"
 
 
-def _faults_in_one(own: Reference, bands: int, dim: int) -> Iterator[str]:
-    n = len(own.window)
-    shapes: dict[str, tuple[int, ...]] = {
-        "window": (n, bands, dim),
-        "start_s": (n,),
-        "level_dbfs": (n,),
-        "centre": (bands, dim),
-        "scale": (bands, dim),
-        "band_median": (bands,),
-        "band_spread": (bands,),
-    }
-    for name, shape in shapes.items():
-        yield from _array(name, getattr(own, name), shape, above_0=name in ("scale", "band_spread"))
-    if len(own.recordings) != n or not all(isinstance(name, str) for name in own.recordings):
+def _faults_in_view(view: View, n: int, bands: int, dim: int) -> Iterator[str]:
+    metric = view.metric
+    k = metric.shrink.size
+    yield from _array("normals", view.normals, (n, bands, dim))
+    yield from _array("centre", metric.centre, (bands, dim))
+    yield from _array("scale", metric.scale, (bands, dim), above_0=True)
+    yield from _array("directions", metric.directions, (bands * dim, k))
+    yield from _array("shrink", metric.shrink, (k,))
+    if not (_is_positive(metric.unit) and _is_number(view.median) and _is_positive(view.spread)):
+        yield "unit, median or spread of a view"
+
+
+def _faults_in_one(own: Reference) -> Iterator[str]:
+    n = len(own.recordings)
+    yield from _array("start_s", own.start_s, (n,))
+    if n == 0 or not all(isinstance(name, str) for name in own.recordings):
         yield "recordings"
     condition: object = own.condition  # as the file has it
     if not isinstance(condition, str):
         yield f"condition {condition!r:.60}"
+    if not _is_number(own.level_dbfs):
+        yield f"level_dbfs {own.level_dbfs!r:.60}"
     if not (_is_number(own.score_median) and _is_positive(own.score_spread)):
         yield "score_median or score_spread"
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from echo_stream.errors import BankError
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever a program of another version could not read the file."""
 HEADER_KEY = "echo_stream_bank"
 FIT_AGAIN = "Run fit-normal again, or point the configuration at a bank that it wrote."

@@ -16,13 +16,15 @@ from echo_stream.errors import BankError
 from echo_stream.types import Enrolled
 
 BLOCK_S = 30.0
-"""Wanted length of a block of time where there is only one recording to cut."""
-MIN_BLOCKS, MAX_BLOCKS = 5, 20
+"""Wanted length of a block of time."""
+MIN_BLOCKS, MAX_FOLDS = 5, 20
+LARGEST_SHARE = 0.6
+"""Of all windows, in one recording: with more, what is kept without it would be too little to judge by."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Windows that are scored together, against what is kept."""
+    """Windows that are left out together, and those that they are scored against meanwhile."""
 
     left_out: NDArray[np.intp]
     kept: NDArray[np.intp]
@@ -31,44 +33,52 @@ class Fold:
 def folds_of(enrolled: Sequence[Enrolled], *, window_s: float, hop_s: float) -> list[Fold]:
     """Folds of the windows of one condition; every window is left out exactly once.
 
+    Whole recordings are left out, several together where there are many. Where one recording holds most of
+    the sound, blocks of time are, with a margin around them.
+
     Raises:
         BankError: so few windows that nothing is kept while a part is left out.
     """
     recordings = np.array([item.recording for item in enrolled])
     starts_s = np.array([item.start_s for item in enrolled])
-    names = sorted(set(recordings.tolist()))
-    if len(names) > 1:
-        folds = [
-            Fold(np.flatnonzero(recordings == name), np.flatnonzero(recordings != name)) for name in names
-        ]
+    names, sizes = np.unique(recordings, return_counts=True)
+    if sizes.max() <= LARGEST_SHARE * len(enrolled):
+        dealt = [names[i::MAX_FOLDS] for i in range(min(MAX_FOLDS, len(names)))]
+        left_out = [np.isin(recordings, some) for some in dealt]
+        folds = [Fold(np.flatnonzero(out), np.flatnonzero(~out)) for out in left_out]
     else:
-        folds = _blocks_of_time(starts_s, window_s=window_s, hop_s=hop_s)
-    if not folds or any(len(fold.kept) == 0 for fold in folds):
+        folds = _blocks_of_time(recordings, starts_s, window_s=window_s, hop_s=hop_s)
+    if any(len(fold.kept) < 2 for fold in folds):
         raise BankError(
             f"{len(enrolled)} windows of condition {enrolled[0].condition!r} are too few: leaving a part out "
             "leaves nothing to compare it with",
-            f"Enrol at least {5 * (MIN_BLOCKS + 1) * window_s:.0f} s of normal sound, or several recordings.",
+            f"Enrol at least {2 * MIN_BLOCKS * window_s:.0f} s of normal sound, or several recordings.",
         )
     return folds
 
 
-def _blocks_of_time(starts_s: NDArray[np.float64], *, window_s: float, hop_s: float) -> list[Fold]:
-    order = np.argsort(starts_s, kind="stable")
-    wanted = round(len(starts_s) * hop_s / BLOCK_S)
-    blocks = np.array_split(order, min(max(wanted, MIN_BLOCKS), MAX_BLOCKS, len(starts_s)))
+def _blocks_of_time(
+    recordings: NDArray[np.str_], starts_s: NDArray[np.float64], *, window_s: float, hop_s: float
+) -> list[Fold]:
+    order = np.lexsort((starts_s, recordings))
+    wanted = min(max(round(len(order) * hop_s / BLOCK_S), MIN_BLOCKS), MAX_FOLDS, len(order))
     margin_s = 2 * window_s  # one window against overlap, one more against plain nearness in time
     folds = []
-    for block in blocks:
-        near = (starts_s > starts_s[block[0]] - margin_s) & (starts_s < starts_s[block[-1]] + margin_s)
+    for block in np.array_split(order, wanted):
+        near = np.zeros(len(order), dtype=bool)
+        for name in np.unique(recordings[block]):
+            inside = starts_s[block[recordings[block] == name]]
+            close = (starts_s > inside.min() - margin_s) & (starts_s < inside.max() + margin_s)
+            near |= close & (recordings == name)
         folds.append(Fold(block, np.flatnonzero(~near)))
     return folds
 
 
 def runs_of(enrolled: Sequence[Enrolled], fold: Fold, *, hop_s: float) -> list[NDArray[np.intp]]:
     """The fold's windows in time order, cut wherever the next does not follow at hop spacing."""
-    key = sorted(fold.left_out.tolist(), key=lambda i: (enrolled[i].recording, enrolled[i].start_s))
+    in_time = sorted(fold.left_out.tolist(), key=lambda i: (enrolled[i].recording, enrolled[i].start_s))
     runs: list[list[int]] = []
-    for i in key:
+    for i in in_time:
         before = enrolled[runs[-1][-1]] if runs else None
         follows = (
             before is not None

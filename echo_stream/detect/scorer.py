@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_stream.detect.bank import NormalBank
-from echo_stream.detect.reference import Reference
+from echo_stream.detect.reference import Reference, Sound
 from echo_stream.errors import BankMismatch, EncoderError
 from echo_stream.types import BandScore, Features, Float32, Neighbour, Score
 
@@ -22,7 +22,6 @@ class Scorer:
     def __init__(self, bank: NormalBank) -> None:
         self._bank = bank
         self._held_out = np.sort(np.concatenate(bank.held_out))
-        self._levels_dbfs = {r.condition: float(np.median(r.level_dbfs)) for r in bank.references}
 
     def score_one(self, features: Features) -> Score:
         """Score of one window; see `score`."""
@@ -40,34 +39,38 @@ class Scorer:
             return []
         for item in features:
             self._check(item)
-        window = np.stack([item.window for item in features])
-        distances = [own.distances(window) for own in self._bank.references]
-        contributions = [
-            own.contributions(d) for own, d in zip(self._bank.references, distances, strict=True)
-        ]
-        best = np.argmin([c.sum(axis=1) for c in contributions], axis=0)
-        return [
-            self._explain(item, self._bank.references[k], contributions[k][i], distances[k][i])
-            for i, (item, k) in enumerate(zip(features, best.tolist(), strict=True))
-        ]
+        sound = Sound.of(features)
+        of_conditions = [own.contributions(sound) for own in self._bank.references]
+        best = np.argmin([parts.sum(axis=1) for parts in of_conditions], axis=0)
+        scores = []
+        for i, (item, k) in enumerate(zip(features, best.tolist(), strict=True)):
+            own = self._bank.references[k]
+            distances = own.window.distances(sound.window[i : i + 1])[0, 0]
+            scores.append(self._explain(item, own, of_conditions[k][i], distances))
+        return scores
 
     def _check(self, features: Features) -> None:
-        expected = self._bank.references[0].centre.shape
-        if features.window.shape != expected:
-            raise BankMismatch(
-                f"features are {features.window.shape} (bands, dim), bank {self._bank.id} has {expected}",
-                "Score with the encoder, sample rate and window that the bank was fitted with.",
-            )
-        if not (np.isfinite(features.window).all() and np.isfinite(features.level_dbfs)):
+        reference = self._bank.references[0]
+        for name, found, view in (
+            ("window", features.window.shape, reference.window),
+            ("segment", features.segments.shape[1:], reference.segments),
+        ):
+            expected = view.normals.shape[1:]
+            if found != expected or 0 in features.segments.shape:
+                raise BankMismatch(
+                    f"{name} features are {found} (bands, dim), bank {self._bank.id} has {expected}",
+                    "Score with the encoder, sample rate and window that the bank was fitted with.",
+                )
+        numbers = features.window, features.segments, features.level_dbfs
+        if not all(np.isfinite(some).all() for some in numbers):
             raise EncoderError("features are not finite: no score", "Check the source and the encoder.")
 
     def _explain(
         self, features: Features, own: Reference, contributions: NDArray[np.float64], distances: Float32
     ) -> Score:
-        """One window's score; contributions (bands,), squared distances (n, bands)."""
+        """One window's score; contributions (bands,), distances to the normal windows (n,)."""
         value = float(sum(contributions.tolist()))
         at_least = len(self._held_out) - int(np.searchsorted(self._held_out, value, side="left"))
-        overall = np.sqrt(distances.mean(axis=1))
         return Score(
             value=value,
             p_value=(1 + at_least) / (1 + len(self._held_out)),
@@ -76,10 +79,10 @@ class Scorer:
                 for (low, high), part in zip(self._bank.bands_hz, contributions, strict=True)
             ),
             nearest=tuple(
-                Neighbour(own.recordings[i], float(own.start_s[i]), float(overall[i]))
-                for i in np.argsort(overall, kind="stable")[:NEAREST].tolist()
+                Neighbour(own.recordings[i], float(own.start_s[i]), float(distances[i]))
+                for i in np.argsort(distances, kind="stable")[:NEAREST].tolist()
             ),
             level_dbfs=features.level_dbfs,
-            level_delta_db=features.level_dbfs - self._levels_dbfs[own.condition],
+            level_delta_db=features.level_dbfs - own.level_dbfs,
             condition=own.condition,
         )

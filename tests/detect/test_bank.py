@@ -155,7 +155,7 @@ def saved(folder: Path) -> bytes:
 
 def test_damaged_and_foreign_files_are_refused_in_words(tmp_path: Path) -> None:
     good = saved(tmp_path)
-    other_format = good.replace(rb"\"format\": 1", rb"\"format\": 7")
+    other_format = good.replace(rb"\"format\": 2", rb"\"format\": 7")
     assert other_format != good
     cases = {
         "cut": (good[: len(good) // 2], "truncated"),
@@ -194,12 +194,19 @@ def test_metadata_that_is_no_json_object(tmp_path: Path, metadata: str) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("0.scale", lambda tensor: tensor * np.float32(np.nan), "scale has values that are not finite"),
-        ("0.scale", lambda tensor: tensor * 0, "scale has values that are not above 0"),
-        ("0.window", lambda tensor: tensor[:0], "window of shape"),
-        ("0.window", lambda tensor: tensor[:, :, 1:], "centre is float32 of shape"),
-        ("0.centre", lambda tensor: tensor.astype(np.float16), "centre is float16"),
-        ("0.band_median", lambda tensor: tensor[1:], "band_median is float32 of shape"),
+        (
+            "0.window.scale",
+            lambda tensor: tensor * np.float32(np.nan),
+            "scale has values that are not finite",
+        ),
+        ("0.window.scale", lambda tensor: tensor * 0, "scale has values that are not above 0"),
+        ("0.window.normals", lambda tensor: tensor[:0], "normal features of shapes"),
+        ("0.window.normals", lambda tensor: tensor[:, :, 1:], "centre is float32 of shape"),
+        ("0.segments.centre", lambda tensor: tensor.astype(np.float16), "centre is float16"),
+        ("0.segments.directions", lambda tensor: tensor[1:], "directions is float32 of shape"),
+        ("0.segments.unit", lambda tensor: tensor * 0, "unit, median or spread"),
+        ("0.window.units", lambda tensor: tensor[:1], "lacks a part"),
+        ("0.start_s", lambda tensor: tensor[1:], "start_s is float64 of shape"),
         ("bands_hz", lambda tensor: tensor.ravel(), "bands_hz is float32 of shape"),
         ("held_out", lambda tensor: tensor * np.nan, "held_out has values that are not finite"),
     ],

@@ -1,0 +1,119 @@
+"""One way of looking at a window, and how far from normal it is that way, split over the bands.
+
+Pure numpy, no clock. fit-normal makes it, the pipeline thread reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echo_stream.detect.metric import Metric
+from echo_stream.types import Float32
+
+Float64 = NDArray[np.float64]
+MOST_ROWS = 20_000
+"""For fitting a metric; evenly spread over the enrolment."""
+BATCH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Distances to normal sound in one metric.
+
+    A window is seen as its pieces (m, pieces, bands, dim): one piece for the window as a whole, or its 160 ms
+    segments. Its distance is the mean over the quarter of its pieces that are furthest from normal: a knock
+    fills two or three segments of a window and would drown in the mean of all.
+    """
+
+    metric: Metric
+    normals: Float32
+    """(n, bands, dim) coordinates of what is normal."""
+    median: float = 0.0
+    """Of the distances of left-out normal windows."""
+    spread: float = 1.0
+
+    def distances(self, pieces: Float32) -> Float32:
+        """Distance of each piece (m, pieces, bands, dim) to each normal (n): (m, pieces, n)."""
+        coordinates = self.metric.apply(pieces)
+        squared = _squared(coordinates.reshape(-1, self._dims), self.normals.reshape(-1, self._dims))
+        return np.sqrt(squared).reshape(*pieces.shape[:2], -1)
+
+    def parts(self, pieces: Float32) -> Float64:
+        """What each band adds to the distance of each window, (m, bands); none is negative."""
+        batches = [self._parts(pieces[i : i + BATCH]) for i in range(0, len(pieces), BATCH)]
+        return np.concatenate(batches)
+
+    def standardised(self, parts: Float64) -> Float64:
+        """Parts in units of the left-out normal windows' spread around their median: (m, bands)."""
+        shares: Float64 = (parts - self.median / parts.shape[1]) / self.spread
+        return shares
+
+    def _parts(self, pieces: Float32) -> Float64:
+        m, count, bands, _ = pieces.shape
+        coordinates = self.metric.apply(pieces).reshape(m * count, bands, -1)
+        squared = _squared(coordinates.reshape(-1, self._dims), self.normals.reshape(-1, self._dims))
+        apart = coordinates - self.normals[squared.argmin(axis=1)]
+        of_bands = np.square(apart, dtype=np.float64).sum(axis=2).reshape(m, count, bands)
+        distances = np.sqrt(of_bands.sum(axis=2))
+        furthest = np.argsort(distances, axis=1)[:, count - max(1, count // 4) :]
+        of_bands /= np.maximum(distances, 1e-12)[:, :, None]
+        parts: Float64 = np.take_along_axis(of_bands, furthest[:, :, None], axis=1).mean(axis=1)
+        return parts
+
+    @property
+    def _dims(self) -> int:
+        _, bands, dim = self.normals.shape
+        return int(bands * dim)
+
+    @classmethod
+    def of_windows(cls, pieces: Float32, kept: NDArray[np.intp], *, whiten: bool) -> Self:
+        """Nearest neighbour among the kept ones of normal windows (n, 1, bands, dim)."""
+        metric = _fit(pieces, whiten=whiten)
+        return cls(metric, metric.apply(pieces[kept, 0]))
+
+    @classmethod
+    def of_segments(cls, pieces: Float32) -> Self:
+        """Distance of segments (n, patches, bands, dim) to the middle of all normal ones.
+
+        Many short segments make one broad cloud; neighbours in it were no better and cost a larger bank.
+        """
+        metric = _fit(pieces, whiten=True)
+        return cls(metric, np.zeros((1, *pieces.shape[2:]), dtype=np.float32))
+
+    def calibrated(self, median: float, spread: float) -> Self:
+        """The same with these units."""
+        return replace(self, median=median, spread=spread)
+
+    def tensors(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """All of it, for a file, names prefixed."""
+        units = np.array([self.median, self.spread])
+        own = {**self.metric.tensors(), "normals": self.normals, "units": units}
+        return {prefix + name: tensor for name, tensor in own.items()}
+
+    @classmethod
+    def restore(cls, tensors: Mapping[str, NDArray[Any]], prefix: str) -> Self:
+        """From what `tensors` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: a part is missing or misshapen.
+        """
+        median, spread = tensors[prefix + "units"].tolist()
+        return cls(Metric.restore(tensors, prefix), tensors[prefix + "normals"], median, spread)
+
+
+def _fit(pieces: Float32, *, whiten: bool) -> Metric:
+    rows = pieces.reshape(-1, *pieces.shape[2:])
+    rows = rows[:: -(-len(rows) // MOST_ROWS)]
+    return Metric.whitening(rows) if whiten else Metric.plain(rows)
+
+
+def _squared(queries: Float32, normals: Float32) -> Float32:
+    """Squared Euclidean distances, one matrix product: (m, dims) and (n, dims) to (m, n)."""
+    lengths = np.square(queries).sum(axis=1)[:, None] + np.square(normals).sum(axis=1)[None]
+    squared: Float32 = np.maximum(lengths - 2 * (queries @ normals.T), 0)
+    return squared

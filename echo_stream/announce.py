@@ -105,7 +105,7 @@ class Announcer:
             clip=clip,
             picture=picture,
             merged=not alone,
-            reason=reason or (station.sensor.fault and station.sensor.fault.value),
+            reason=reason or _reason(station),
         )
         if report is not None:
             self._tell_of_flood(report)
@@ -203,6 +203,13 @@ class Announcer:
     def _snapshot(self, station: Station, at: datetime) -> dict[str, Any]:
         """Kept in one transaction with the event that led here."""
         return remember(station, self._levels[station.ear.machine], at)
+
+
+def _reason(station: Station) -> str | None:
+    """What the cause of a transition does not say."""
+    if station.sensor.fault is not None:
+        return station.sensor.fault.value
+    return None if station.proven else "the machine has not sounded normal with this bank yet"
 
 
 def _keep(evidence: Evidence, station: Station, event: AlarmEvent, payload: Mapping[str, Any]) -> None:

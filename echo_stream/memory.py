@@ -32,6 +32,7 @@ def remember(station: Station, levels: Levels, at: datetime) -> dict[str, Any]:
         "levels": {level.value: _to_json(state) for level, state in levels.items()},
         "sensor": station.sensor.snapshot(),
         "drift": station.drift.snapshot(),
+        "proven": station.bank.sha256 if station.proven else None,
     }
 
 
@@ -47,6 +48,7 @@ def recall(station: Station, saved: Mapping[str, Any] | None) -> Levels:
             alarm.restore(saved["alarms"][alarm.level], away_s=max(0.0, away_s))
         station.sensor.restore(saved["sensor"])
         station.drift.restore(saved["drift"])
+        station.proven = saved["proven"] == station.bank.sha256
     except (EchoStreamError, KeyError, TypeError, ValueError) as error:
         log.warning("the alarms begin anew", machine=station.ear.machine, reason=repr(error))
         return levels

@@ -24,7 +24,7 @@ from echo_stream.detect.sensor import SENSOR, SensorFigures, SensorWatch
 from echo_stream.detect.sensor_spectrum import hum_and_rumble
 from echo_stream.encode.encoder import Encoder
 from echo_stream.service.health import Health
-from echo_stream.types import AlarmEvent, DriftEvent, Features, Score, SensorEvent, Window
+from echo_stream.types import AlarmEvent, AlarmLevel, DriftEvent, Features, Score, SensorEvent, Window
 
 Scored = tuple[Window, Score]
 Event = AlarmEvent | SensorEvent | DriftEvent
@@ -32,6 +32,9 @@ Event = AlarmEvent | SensorEvent | DriftEvent
 WAIT_S = 0.05  # PortAudio delivers in bursts of up to 0.1 s
 BEHIND_S = 3.0  # older windows of a live source than this are skipped: the newest win
 OFFLINE_BATCH = 16
+PROOF_S = 600.0
+"""A machine that never sounded normal with its bank raises warnings at once but no alarm for so long: most
+likely it is the bank that does not fit (docs/adr/0011)."""
 OFF = "off"
 """The operating condition of a machine at rest: it raises no alarm."""
 
@@ -98,6 +101,10 @@ class Station:
     """Whether the machine is at rest; a single window that sounds so is not."""
     health: Health
     last: Scored | None = None
+    proven: bool = False
+    """The machine has sounded normal with this bank once: the bank fits what is heard."""
+    since: int = 0
+    """Absolute sample index from which this bank is in use."""
 
     def judge(self, scored: Scored) -> Iterator[Event]:
         """What the next window changes: at its sensor first, because that suppresses the machine's alarms."""
@@ -106,9 +113,13 @@ class Station:
         yield from self.sensor.step(figures_of(window), window.start, window.end)
         self.rest.step(float(score.condition == OFF), window.start, window.end)
         reasons = {SENSOR: self.sensor.fault is not None, OFF: self.rest.active}
+        self.proven |= score.value <= min(alarm.clear for alarm in self.alarms)
+        doubted = not self.proven and window.end - self.since < PROOF_S * window.sample_rate_hz
         for alarm in self.alarms:
             for reason, holds in reasons.items():
                 yield from (alarm.suppress if holds else alarm.unsuppress)(window.end, reason)
+            if doubted and alarm.level is AlarmLevel.ALARM:
+                continue
             yield from alarm.step(score.value, window.start, window.end)
         if not any(alarm.active or alarm.suppressed_by for alarm in self.alarms):
             yield from self.drift.step(score.value, window.end)

@@ -145,6 +145,7 @@ class Roster:
             for new, old in zip(alarms, station.alarms, strict=True):
                 new.restore(old.snapshot(), at=end)
             station.bank, station.scorer, station.alarms = bank, Scorer(bank), alarms
+            station.proven, station.since = False, end
             station.bank_id = BankVersions(machine.bank).accepted or ""
             log.info("bank in use", machine=machine.id, bank=station.bank_id)
 

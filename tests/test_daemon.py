@@ -26,7 +26,7 @@ machines:
     alarm: {{on_delay_s: 1, off_delay_s: 2}}
 """
 HEALTHY = ""
-FAULTY = "faults: [{kind: rattle, start_s: 0, end_s: 100000}]"
+FAULTY = "faults: [{kind: rattle, start_s: 3, end_s: 100000}]"
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ machines:
     bank: banks/pump3.safetensors
     alarm: {{on_delay_s: 1, off_delay_s: 2}}
 """
-FAULTY = "start_s: 1000, faults: [{kind: rattle, start_s: 0, end_s: 100000}]"
+FAULTY = "start_s: 1000, faults: [{kind: rattle, start_s: 3, end_s: 100000}]"
 
 
 @pytest.fixture

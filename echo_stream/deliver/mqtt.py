@@ -7,7 +7,6 @@ or replace a value, and return. The publisher's one thread (mqtt_link.py) does a
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import structlog
 
 from echo_stream import __version__
+from echo_stream.deliver.clock import steady_time
 from echo_stream.deliver.commands import Command
 from echo_stream.deliver.homeassistant import discovery, discovery_topic
 from echo_stream.deliver.messages import OFFLINE, ONLINE, Payload
@@ -180,7 +180,7 @@ class Publisher:
         what = _KINDS[next(key for key in payload if key in _KINDS)]
         topic = self.topics.of(machine, what) if machine else self.topics.flood
         key = f"{what} {payload.get('level', '')}"
-        self.outbox.put(machine, topic, payload, now_s=time.time(), key=key, snapshot=snapshot)
+        self.outbox.put(machine, topic, payload, now_s=steady_time(), key=key, snapshot=snapshot)
         self._mailbox.wake()
 
     def set_alarm(self, machine: str, payload: Payload) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import structlog
 
+from echo_stream.deliver.clock import steady_time
 from echo_stream.deliver.mqtt_broker import BrokerAway, BrokerRefuses, BrokerTooOld
 from echo_stream.deliver.mqtt_connection import Connection, Protocol
 from echo_stream.deliver.mqtt_inbox import Inbox
@@ -223,5 +224,5 @@ class Link:
 
     def _tend(self) -> None:
         if time.monotonic() >= self._tend_at_s:
-            self._outbox.tend(time.time())
+            self._outbox.tend(steady_time())
             self._tend_at_s = time.monotonic() + _TEND_S

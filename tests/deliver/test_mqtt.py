@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,24 @@ def test_a_broker_that_comes_later_gets_everything_in_order(
     arrived = heard.ids(f"{ROOT}/pump3/event")
     assert arrived == [*ids, *later][-len(arrived) :]
     assert [line["event"] for line in logged] == ["the broker is away", "connected to the broker"]
+
+
+@pytest.mark.parametrize("days", [60, -60])
+def test_a_clock_that_jumps_makes_no_waiting_event_too_old(
+    broker: MosquittoBroker, publish: Publish, listen: Listen, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """Without a battery a PC's clock is months behind at boot, until the network is there, and NTP."""
+    publisher = publish(broker, start=False)
+    before = put_events(publisher, 3)
+    kernels = time.time
+    monkeypatch.setattr(time, "time", lambda: kernels() + days * 86_400)
+    after = put_events(publisher, 2)
+    subscriber = listen(broker, "echo-stream/+/+/event")
+    publisher.start()
+    topic = "echo-stream/pc7/pump3/event"
+    wait_until(lambda: len(subscriber.ids(topic)) >= 5, "all events")
+    assert subscriber.ids(topic) == before + after
+    assert publisher.counters().dropped == 0
 
 
 def test_nothing_is_lost_over_a_restart_of_the_broker(

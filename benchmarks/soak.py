@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the outcome there")
     parser.add_argument("--keep", action="store_true", help="keep the folder: the daemon's log, samples.csv")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # takes down what it set up
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     try:
         outcome = soak(folder, minutes=given.minutes, seed=given.seed)

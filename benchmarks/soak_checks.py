@@ -81,12 +81,14 @@ def time_accounted(record: Record, machines: Sequence[Heard], faults: Sequence[H
         worst_s = max(_off_s(stay) for stay in stays)
         over_s = max(_more_than_elapsed_s(status) for stay in stays for _, status in stay)
         last = stays[-1][-1][1]
+        unsaid_s = abs(_more_than_elapsed_s(last) + last["unheard_s"])
         said = ", ".join(
             f"{last[key]:.1f} {key[:-2]}"
             for key in ("elapsed_s", "scored_s", "lost_s", "skipped_s", "unheard_s")
         )
         said += f" s; clock off by {worst_s:.1f} s at most"
-        held = worst_s < SLACK_S and over_s < 1.5
+        # A loss is counted when sound is back, the time that passed with the first window afterwards.
+        held = worst_s < SLACK_S and over_s < SLACK_S and unsaid_s < 0.1
         away_s = last["lost_s"] + last["unheard_s"]
         if name in known and known[name].microphone:
             least_s, most_s = _outages_s(name, faults)

@@ -10,9 +10,9 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from echo_stream.capture.simulate import SimulatedMachine
 from tests.broker import MosquittoBroker
-from tests.daemon import ENVIRONMENT
+from tests.daemon import run
 from tests.pulse import PulseServer, missing
 
 PASSWORD = "a-secret-of-the-soak"  # of a broker that lives as long as the soak
@@ -55,7 +55,8 @@ class Scene:
     sound: PulseServer | None = None
     players: dict[str, Player] = field(default_factory=dict)
     without: list[str] = field(default_factory=list)
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=lambda: {"MALLOC_ARENA_MAX": "2"})
+    """What the daemon gets beside what this process has: as the systemd unit, and the clock and the sound."""
     small_disk: bool = False
     jumping_clock: bool = False
 
@@ -252,17 +253,12 @@ def _sound(scene: Scene, stack: contextlib.ExitStack) -> None:
 
 def _fit(scene: Scene) -> None:
     """A bank for each machine, from sound that it made before the soak."""
+    machines = [*scene.machines, GUEST]
     text = "".join(
         f"  - id: {machine.name}\n    bank: banks/{machine.name}.safetensors\n    source: {{kind: simulated, "
         f"seed: {machine.seed}, sample_rate_hz: {machine.rate}, pace: fast, duration_s: {ENROLLED_S}}}\n"
-        for machine in [*scene.machines, GUEST]
+        for machine in machines
     )
     (scene.folder / "config.yaml").write_text(f"node: soak\nstate_dir: fitting\nmachines:\n{text}")
-    for machine in [*scene.machines, GUEST]:
-        subprocess.run(
-            [sys.executable, "-m", "echo_stream", "fit-normal", "--machine", machine.name],
-            cwd=scene.folder,
-            env=ENVIRONMENT,
-            check=True,
-            capture_output=True,
-        )
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda machine: run(scene.folder, "fit-normal", "--machine", machine.name), machines))

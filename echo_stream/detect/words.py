@@ -1,0 +1,18 @@
+"""Times as people say them, for findings and reports. Pure; any thread."""
+
+from __future__ import annotations
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, as on a tape: 75 is 1:15."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def in_words(seconds: float) -> str:
+    """A length of time for people: 45 s, 2 min, 1 min 52 s, 3.2 h."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 2 * 3600:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 and whole < 600 else "")
+    return f"{seconds / 3600:.1f} h" if seconds < 36_000 else f"{seconds / 3600:.0f} h"

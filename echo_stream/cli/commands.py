@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from echo_stream import __version__
-from echo_stream.cli import broker, operating
-from echo_stream.cli.common import (
-    ConfigOption,
-    JsonOption,
-    MachineOption,
-    pick,
-    print_json,
-    progress,
-    quiet,
-    read_config,
-)
+from echo_stream.cli import banks, broker, operating
+from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet, read_config
+from echo_stream.cli.fitting import fit_normal, score
 
 app = typer.Typer(
     name="echo-stream",
@@ -53,58 +45,8 @@ def run(config: ConfigOption = None) -> None:
     run_daemon(config)
 
 
-@app.command("fit-normal")
-def fit_normal(
-    machine: MachineOption,
-    more: Annotated[list[Path] | None, typer.Argument(help="further recordings", metavar="[PATH]...")] = None,
-    recordings: Annotated[
-        list[Path] | None,
-        typer.Option("--recordings", help="files or folders instead of the machine's source"),
-    ] = None,
-    minutes: Annotated[
-        float, typer.Option(min=0.05, help="how long to listen to the machine's source")
-    ] = 10.0,
-    condition: Annotated[
-        str, typer.Option(help="operating state that is heard, such as idle or load")
-    ] = "normal",
-    accept: Annotated[bool, typer.Option(help="use the new bank at once")] = True,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Learn what normal sounds like, and save the bank that the configuration names.
-
-    Without --recordings it listens to the machine's own source.
-    """
-    from echo_stream.calibrate import fit_from_recordings, fit_from_source
-
-    quiet()
-    settings = read_config(config)
-    paths = [*(recordings or []), *(more or [])]
-    with progress("fitting" if paths else "listening") as say:
-        how: dict[str, Any] = {"condition": condition, "accept": accept, "say": say}
-        if paths:
-            fitted = fit_from_recordings(settings, pick(settings, machine), paths, **how)
-        else:
-            fitted = fit_from_source(settings, pick(settings, machine), minutes, **how)
-    if as_json:
-        print_json(fitted.to_json())
-    else:
-        print(fitted.in_words())
-
-
-@app.command()
-def score(
-    machine: MachineOption,
-    recordings: Annotated[list[Path], typer.Argument(help="files or folders", metavar="RECORDING...")],
-    config: ConfigOption = None,
-) -> None:
-    """Score recordings against the machine's bank: one JSON object a window."""
-    from echo_stream.calibrate import score_recordings
-
-    quiet()
-    settings = read_config(config)
-    for line in score_recordings(settings, pick(settings, machine), recordings):
-        print_json(line)
+app.command("fit-normal")(fit_normal)
+app.command()(score)
 
 
 @app.command()
@@ -170,3 +112,4 @@ def demo(
 
 app.add_typer(operating.app)
 app.add_typer(broker.app)
+app.add_typer(banks.app)

@@ -1,0 +1,105 @@
+"""What was heard, window by window: features, what the sensor delivered, and what a picture shows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+
+from echo_stream.deliver.spectra import Float64, NormalSpectrum, band_levels_over_time_db
+from echo_stream.detect.enrolment import Signal
+from echo_stream.detect.sensor import CLIPPED_SHARE, SensorFigures, SensorLimits
+from echo_stream.types import Enrolled, Float32, Window
+
+COLUMN_S = 0.25
+"""Of the picture of what was heard; the loudest frame of 128 ms counts, so that a knock stays visible."""
+FRAME_HOP_S = 0.064
+_METER_LOWEST_DBFS, _METER_CELLS = -80.0, 12
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The start of a window as a picture shows it."""
+
+    start_s: float
+    end_s: float
+    columns_db: Float32
+    """(columns, bands) equally wide; the level of the loudest frame in each."""
+    mean_db: Float64
+    """(bands,) mean level."""
+
+
+@dataclass(slots=True)
+class Stretch:
+    """One recording, or one stretch of listening, as it was heard."""
+
+    name: str
+    enrolled: list[Enrolled] = field(default_factory=list)
+    figures: list[SensorFigures] = field(default_factory=list)
+    """Of each window."""
+    seen: list[Seen] = field(default_factory=list)
+    """For pictures; one after the other, without overlap."""
+
+    @property
+    def signal(self) -> Signal:
+        """What the sensor delivered."""
+        return Signal(
+            recording=self.name,
+            start_s=np.array([item.start_s for item in self.enrolled]),
+            level_dbfs=np.array([figure.level_dbfs for figure in self.figures]),
+            clipped_share=np.array([figure.clipped_share for figure in self.figures]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Normal sound of one operating state."""
+
+    source: str
+    device: str
+    sample_rate_hz: int
+    heard_at: datetime
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def enrolled(self) -> list[Enrolled]:
+        """All windows, stretch by stretch."""
+        return [item for stretch in self.stretches for item in stretch.enrolled]
+
+    @property
+    def spectrum(self) -> NormalSpectrum:
+        """What was usual in each narrow band, for pictures."""
+        means_db = [seen.mean_db for stretch in self.stretches for seen in stretch.seen]
+        return NormalSpectrum.fit(self.sample_rate_hz, means_db)
+
+    def sensor_limits(self, kept: Sequence[int]) -> SensorLimits:
+        """What the sensor does when all is well, from the windows that were learnt."""
+        figures = [figure for stretch in self.stretches for figure in stretch.figures]
+        mine = [figures[i] for i in kept]
+        return SensorLimits.fit(
+            [f.level_dbfs for f in mine], [f.hum_share for f in mine], [f.rumble_share for f in mine]
+        )
+
+
+def look_at(window: Window, seen: list[Seen], length_s: float) -> None:
+    """Add what was not seen before of a window, in pieces of `length_s`."""
+    rate, length = window.sample_rate_hz, round(length_s * window.sample_rate_hz)
+    begin = max(window.start, round(seen[-1].end_s * rate)) if seen else window.start
+    for start in range(begin, window.end - length + 1, length):
+        samples = window.samples[start - window.start :][:length]
+        frames_db = band_levels_over_time_db(samples, rate, FRAME_HOP_S)
+        columns = min(len(frames_db), max(1, round(length_s / COLUMN_S)))
+        loudest_db = [part.max(axis=0) for part in np.array_split(frames_db, columns)]
+        mean_db = 10 * np.log10((10 ** (frames_db / 10)).mean(axis=0))
+        end_s = (start + length) / rate
+        seen.append(Seen(start / rate, end_s, np.stack(loudest_db).astype(np.float32), mean_db))
+
+
+def level_meter(figures: SensorFigures) -> str:
+    """A live level for a terminal: a bar, the figure, and a word where it is clipped."""
+    height = (figures.level_dbfs - _METER_LOWEST_DBFS) / -_METER_LOWEST_DBFS
+    cells = round(min(max(height, 0.0), 1.0) * _METER_CELLS)
+    clipped = " CLIPPED" if figures.clipped_share > CLIPPED_SHARE / 1000 else ""
+    return f"{'█' * cells}{'░' * (_METER_CELLS - cells)} {figures.level_dbfs:4.0f} dBFS{clipped}"

@@ -1,0 +1,194 @@
+"""Normal sound in, features and figures out: what fit-normal and `bank extend` listen with.
+
+The first lines of the corridor, with recordings or a stretch of listening as the source; one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from echo_stream.build import sources_of
+from echo_stream.calibrate_heard import COLUMN_S, Heard, Stretch, level_meter, look_at
+from echo_stream.capture.recordings import Recording, find_recordings
+from echo_stream.capture.shared import Shared
+from echo_stream.capture.sources import AudioSource
+from echo_stream.config import Config, Machine
+from echo_stream.detect.enrolment import OFF, SILENCE_DBFS
+from echo_stream.detect.session import MICROPHONE, Session
+from echo_stream.encode.encoder import Encoder
+from echo_stream.errors import SourceError
+from echo_stream.pipeline import features_of, figures_of, windows_of
+from echo_stream.types import Enrolled, Window
+
+Say = Callable[[float, float, str], None]
+"""How far it is: done and total in one unit, and what is at hand."""
+
+
+def hear_recordings(
+    config: Config,
+    machine: Machine,
+    paths: Sequence[Path],
+    *,
+    encoder: Encoder,
+    condition: str,
+    others: Sequence[Session],
+    say: Say,
+) -> Heard:
+    """Features of files and folders of normal sound.
+
+    Raises:
+        SourceError: a file is missing, damaged, silent, shorter than a window, of another rate than the
+            machine's, or of another than what `others` were heard with.
+    """
+    files = find_recordings(paths)
+    total_s = 0.0
+    for file in files:  # first all headers: a wrong rate shows before the work is done
+        with closing(Recording(file, pace="fast")) as recording:
+            _check_rate(machine, file, recording.sample_rate_hz, others)
+            total_s += recording.duration_s
+    stretches, done_s = [], 0.0
+    for file in files:
+
+        def heard(window: Window, level: str, before_s: float = done_s, name: str = file.name) -> bool:
+            say(before_s + window.end / window.sample_rate_hz, total_s, f"{name} {level}")
+            return True
+
+        with closing(recording_of(machine, file)) as source:
+            rate = source.sample_rate_hz
+            stretch = _hear(
+                config,
+                machine,
+                source,
+                encoder=encoder,
+                name=str(file),
+                condition=condition,
+                go_on=heard,
+            )
+        stretches.append(stretch)
+        done_s += stretch.enrolled[-1].start_s + config.encoder.window_s
+    names = f"{len(files)} recordings" if len(files) > 1 else str(files[0])
+    return Heard("recordings", names, rate, datetime.now(UTC), tuple(stretches))
+
+
+def hear_source(
+    config: Config,
+    machine: Machine,
+    minutes: float,
+    *,
+    encoder: Encoder,
+    condition: str,
+    others: Sequence[Session],
+    say: Say,
+) -> Heard:
+    """Listen to the machine's own source.
+
+    Raises:
+        SourceError: there is no source, it gives silence or too little, or `others` were heard with another
+            device or rate.
+    """
+    wanted_s = minutes * 60
+
+    def heard(window: Window, level: str) -> bool:
+        done_s = window.end / window.sample_rate_hz
+        say(min(done_s, wanted_s), wanted_s, level)
+        return done_s <= wanted_s
+
+    with closing(sources_of([machine], patient=False)[machine.id]) as source:
+        _check_device(machine, source, others)
+        began = datetime.now(UTC)
+        name = f"{source.description} {began:%Y-%m-%dT%H:%M:%SZ}"
+        stretch = _hear(config, machine, source, encoder=encoder, name=name, condition=condition, go_on=heard)
+        return Heard(machine.source.kind, source.description, source.sample_rate_hz, began, (stretch,))
+
+
+def recording_of(machine: Machine, file: Path) -> AudioSource:
+    """A file, as fast as possible, with the machine's channel; of a file of one channel, that one."""
+    recording = Recording(file, pace="fast")
+    return Shared(recording).view(min(getattr(machine.source, "channel", 0), recording.channels - 1))
+
+
+def cut(config: Config, machine: Machine, source: AudioSource) -> Iterator[Window]:
+    """Windows of a source, cut as the daemon will cut them.
+
+    Raises:
+        SourceError: there is not one.
+    """
+    window_s, hop_s = config.encoder.window_s, config.encoder.hop_s
+    none = True
+    for window in windows_of(source, machine=machine.id, window_s=window_s, hop_s=hop_s):
+        none = False
+        yield window
+    if none:
+        raise SourceError(
+            f"{source.description}: shorter than one window of {window_s:g} s",
+            "give longer recordings, or set a shorter encoder.window_s",
+        )
+
+
+def _hear(
+    config: Config,
+    machine: Machine,
+    source: AudioSource,
+    *,
+    encoder: Encoder,
+    name: str,
+    condition: str,
+    go_on: Callable[[Window, str], bool],
+) -> Stretch:
+    """All windows of one source, until it ends or `go_on` says no."""
+    look_s = min(max(config.encoder.hop_s, COLUMN_S), config.encoder.window_s)
+    stretch = Stretch(name)
+
+    def heard() -> Iterator[Window]:
+        for window in cut(config, machine, source):
+            figures = figures_of(window)
+            if not go_on(window, level_meter(figures)):
+                break
+            stretch.figures.append(figures)
+            look_at(window, stretch.seen, look_s)
+            yield window
+
+    for window, features in features_of(encoder, heard()):
+        start_s = window.start / window.sample_rate_hz
+        stretch.enrolled.append(Enrolled(features, name, start_s, condition))
+    if condition != OFF and max((f.level_dbfs for f in stretch.figures), default=0.0) <= SILENCE_DBFS:
+        raise SourceError(
+            f"{source.description}: silent: no window is over {SILENCE_DBFS:.0f} dBFS",
+            f"check the cable and the input's level; a machine at rest is enrolled with --condition {OFF}",
+        )
+    return stretch
+
+
+def _check_rate(machine: Machine, file: Path, sample_rate_hz: int, others: Sequence[Session]) -> None:
+    expected = getattr(machine.source, "sample_rate_hz", sample_rate_hz)
+    if sample_rate_hz != expected:
+        raise SourceError(
+            f"{file}: has {sample_rate_hz} Hz, machine {machine.id} listens at {expected} Hz",
+            "enrol recordings of the machine's own rate, or change source.sample_rate_hz",
+        )
+    _check_same_rate(str(file), sample_rate_hz, others)
+
+
+def _check_same_rate(what: str, sample_rate_hz: int, others: Sequence[Session]) -> None:
+    for session in others:
+        if session.sample_rate_hz != sample_rate_hz:
+            raise SourceError(
+                f"{what}: has {sample_rate_hz} Hz, condition {session.condition!r} of this bank was "
+                f"learnt at {session.sample_rate_hz} Hz",
+                "one bank holds one sample rate: enrol sound of that rate, or begin anew with --fresh",
+            )
+
+
+def _check_device(machine: Machine, source: AudioSource, others: Sequence[Session]) -> None:
+    _check_same_rate(source.description, source.sample_rate_hz, others)
+    for session in others:
+        if machine.source.kind == session.source == MICROPHONE and session.device != source.description:
+            raise SourceError(
+                f"the device changed: now {source.description}, condition {session.condition!r} of this bank "
+                f"was learnt with {session.device}",
+                "another microphone or channel makes another sound: listen with that one, or begin anew with "
+                "--fresh",
+            )

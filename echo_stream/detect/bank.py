@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import echo_stream
 from echo_stream.detect import bankfile
-from echo_stream.detect.bankcheck import faults_in
+from echo_stream.detect.bankcheck import faults_in, faults_in_encoder
 from echo_stream.detect.folds import Fold, folds_of, runs_of
 from echo_stream.detect.reference import Reference, Sound, fit_reference
 from echo_stream.errors import BankError, BankMismatch
@@ -172,7 +172,7 @@ class NormalBank:
             held_out = np.split(tensors["held_out"], np.cumsum(metadata["runs"])[:-1])
             plain = {key: metadata[key] for key in PLAIN}
             encoder = EncoderIdentity(**metadata["encoder"])
-            faults = list(faults_in(references, bands_hz, held_out, plain))
+            faults = [*faults_in_encoder(encoder), *faults_in(references, bands_hz, held_out, plain)]
         except (KeyError, TypeError, ValueError) as error:
             raise BankError(f"bank {path} lacks a part: {error}", bankfile.FIT_AGAIN) from error
         if faults:

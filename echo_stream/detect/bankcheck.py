@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from echo_stream.detect.reference import Reference
 from echo_stream.detect.view import View
+from echo_stream.types import EncoderIdentity
 
 Array = NDArray[Any]
 
@@ -51,6 +52,22 @@ def faults_in(
             yield f"{name} {plain[name]!r:.60}"
 
 
+def faults_in_encoder(encoder: EncoderIdentity) -> Iterator[str]:
+    """What is wrong with the identity as the file has it; nothing where all is well."""
+    kind, version, weights, dimensions = map(
+        _as_it_is, (encoder.kind, encoder.version, encoder.weights_sha256, encoder.dimensions)
+    )
+    if not (isinstance(kind, str) and isinstance(version, int) and isinstance(weights, str)):
+        yield f"encoder {kind!r:.60}, version {version!r:.60}"
+    if not isinstance(dimensions, Mapping) or not all(_is_number(value) for value in dimensions.values()):
+        yield f"dimensions of the encoder {dimensions!r:.60}"
+
+
+def _as_it_is(value: object) -> object:
+    """Without the type that it should have."""
+    return value
+
+
 def _faults_in_view(view: View, n: int, bands: int, dim: int) -> Iterator[str]:
     metric = view.metric
     k = metric.shrink.size
@@ -68,7 +85,7 @@ def _faults_in_one(own: Reference) -> Iterator[str]:
     yield from _array("start_s", own.start_s, (n,))
     if n == 0 or not all(isinstance(name, str) for name in own.recordings):
         yield "recordings"
-    condition: object = own.condition  # as the file has it
+    condition = _as_it_is(own.condition)
     if not isinstance(condition, str):
         yield f"condition {condition!r:.60}"
     if not _is_number(own.level_dbfs):

@@ -92,7 +92,7 @@ def _parse(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, NDArray[A
     if text is None:
         raise BankError(f"{path} is no bank: a safetensors file of something else", FIT_AGAIN)
     try:
-        metadata = json.loads(text)
+        metadata = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise BankError(f"bank {path} is damaged: its metadata is no JSON", FIT_AGAIN) from error
     if not isinstance(metadata, dict):
@@ -103,6 +103,10 @@ def _parse(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, NDArray[A
             FIT_AGAIN,
         )
     return metadata, tensors
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity, which Python's parser takes, and `to_bytes` does not write
 
 
 def _looks_like(data: bytes) -> str:

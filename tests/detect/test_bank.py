@@ -182,7 +182,9 @@ def test_a_bank_that_lacks_a_part_names_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "metadata", ["", "null", "[" * 5000, '{"format": 1'], ids=["none", "null", "deep", "cut"]
+    "metadata",
+    ["", "null", "[" * 5000, '{"format": 1', '{"format": 1, "calibration": {"hop_s": NaN}}'],
+    ids=["none", "null", "deep", "cut", "no number"],
 )
 def test_metadata_that_is_no_json_object(tmp_path: Path, metadata: str) -> None:
     path = tmp_path / "bank"
@@ -222,6 +224,21 @@ def test_a_tensor_that_would_break_the_scores(
     path = tmp_path / "bank"
     path.write_bytes(safetensors.numpy.save(tensors, metadata=header["__metadata__"]))
     with pytest.raises(BankError, match=said):
+        NormalBank.load(path)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [{"dimensions": None}, {"dimensions": {"window_s": "2"}}, {"kind": 1}, {"weights_sha256": None}],
+)
+def test_an_encoder_that_is_none(tmp_path: Path, encoder: dict[str, Any]) -> None:
+    good = saved(tmp_path)
+    metadata, tensors = bankfile.read(tmp_path / "good")
+    metadata["encoder"] |= encoder
+    path = tmp_path / "bank"
+    path.write_bytes(bankfile.to_bytes(metadata, tensors))
+    assert path.read_bytes() != good
+    with pytest.raises(BankError, match=r"is damaged: .*encoder"):
         NormalBank.load(path)
 
 

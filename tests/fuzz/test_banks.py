@@ -59,6 +59,7 @@ def check_scores(bank: NormalBank) -> None:
         Calibration.from_json(bank.calibration)
     except EchoStreamError:
         return
+    assert len(bank.sha256) == 64  # each event names it
     (score,) = Scorer(bank).score(STRANGER)
     assert np.isfinite(score.value)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from echo_stream import __version__
-from echo_stream.cli import banks, broker, operating
+from echo_stream.cli import banks, broker, judging, operating
 from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet, read_config
 from echo_stream.cli.fitting import fit_normal, score
 
@@ -110,6 +110,7 @@ def demo(
     run_demo(into)
 
 
+app.add_typer(judging.app)
 app.add_typer(operating.app)
 app.add_typer(broker.app)
 app.add_typer(banks.app)

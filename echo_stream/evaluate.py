@@ -72,9 +72,8 @@ def evaluate(
         SourceError: no machine there, a clip that cannot be read or whose name says nothing.
         BankError: too few normal clips to fit on.
     """
-    folders = sorted(
-        {path.parent.parent for path in find_recordings([folder]) if path.parent.name == "train"}
-    )
+    parents = {path.parent for path in find_recordings([folder])}
+    folders = sorted(p.parent for p in parents if p.name == "train" and p.with_name("test") in parents)
     machines = {path: (_clips(path / "train"), _clips(path / "test")) for path in folders}
     if not machines:
         raise SourceError(f"{folder}: no machine in it", "expected MACHINE/train/normal_* and MACHINE/test/*")

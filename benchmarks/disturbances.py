@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from benchmarks.labels import ANOMALY, NORMAL, machines_in, read_labels
 from benchmarks.replay import Replayed, Rig, join, recordings_folder
-from benchmarks.streams import ANOMALY, ENROLMENT, NORMAL, read_labels
 from echo_stream.types import AlarmLevel, Float32
 
 LEVELS_DB = (0.0, 3.0, 6.0)
@@ -85,9 +85,7 @@ def stationary_compressor(folder: Path, work: Path) -> tuple[Subject, list[str]]
 def streaming_machines(folder: Path, work: Path) -> Iterator[tuple[Subject, list[str]]]:
     """The machines of `streams/`, with the normal parts of the streams that have faults."""
     labels = read_labels(folder / "labels.csv")
-    for enrolment in sorted(name for name in labels if ENROLMENT in name):
-        machine = enrolment.split(ENROLMENT)[0]
-        others = sorted(n for n in labels if n.startswith(f"{machine}_") and n != enrolment)
+    for machine, enrolment, others in machines_in(labels):
         faulty = [n for n in others if any(s.label == ANOMALY for s in labels[n])]
         if not faulty:
             continue

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import soundfile
 
-from benchmarks.streams import ANOMALY, NORMAL, Stream
+from benchmarks.labels import ANOMALY, NORMAL
+from benchmarks.streams import Stream
 from echo_stream.deliver.pictures import INK, frequency_axis
 from echo_stream.deliver.pictures import NORMAL as BLUE
 from echo_stream.deliver.pictures import PRESENT as ORANGE

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.disturbances import kind_of, mixed
+from benchmarks.labels import Judged, Stretch, judge, read_labels
 from benchmarks.replay import CROSSFADE_S, Raised, Replayed, join, raised_of, recordings_folder
-from benchmarks.streams import Judged, Stretch, judge, main, read_labels
+from benchmarks.streams import main
 from echo_stream.capture.simulate import Fault as SimulatedFault
 from echo_stream.capture.simulate import Scenario, SimulatedMachine, write_wav
 from echo_stream.detect.alarm import Alarm
@@ -161,14 +162,14 @@ def test_a_simulated_machine_from_fit_to_picture(tmp_path: Path, capsys: pytest.
     streams, rate = tmp_path / "streams", 8000
     streams.mkdir()
     machine = SimulatedMachine(3, rate)
-    faulty = Scenario(machine, [SimulatedFault("rattle", 140.0, 160.0)])
-    write_wav(streams / "sim_enroll_normal.wav", Scenario(machine).render(0, 120 * rate), rate)
-    write_wav(streams / "sim_test.wav", faulty.render(120 * rate, 65 * rate), rate)
+    faulty = Scenario(machine, [SimulatedFault("rattle", 75.0, 90.0)])
+    write_wav(streams / "sim_enroll_normal.wav", Scenario(machine).render(0, 60 * rate), rate)
+    write_wav(streams / "sim_test.wav", faulty.render(60 * rate, 52 * rate), rate)
     rows = [
-        "sim_enroll_normal.wav,0,120,normal,on,s,start,8000,",
-        "sim_test.wav,0,20,normal,on,s,start,8000,",
-        "sim_test.wav,20,40,anomaly,rattle,s,start,8000,",
-        "sim_test.wav,40,65,normal,on,s,start,8000,",
+        "sim_enroll_normal.wav,0,60,normal,on,s,start,8000,",
+        "sim_test.wav,0,15,normal,on,s,start,8000,",
+        "sim_test.wav,15,30,anomaly,rattle,s,start,8000,",
+        "sim_test.wav,30,52,normal,on,s,start,8000,",
     ]
     (streams / "labels.csv").write_text(HEADER + "\n".join(rows))
     picture = tmp_path / "streams.png"

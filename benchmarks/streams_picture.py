@@ -148,12 +148,14 @@ def _standing(axes: Axes, stream: Stream, end_s: float) -> None:
             )
             if level is AlarmLevel.ALARM:
                 axes.axvline(raised.raised_s, color=RED, lw=1)
+                late = raised.raised_s > 0.85 * end_s
                 axes.annotate(
                     f"alarm {raised.raised_s:.0f} s",
                     (raised.raised_s, 0.1),
                     xycoords=("data", "axes fraction"),
-                    xytext=(3, 0),
+                    xytext=(-3 if late else 3, 0),
                     textcoords="offset points",
+                    ha="right" if late else "left",
                     fontsize=8.5,
                     color=RED,
                     bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},

@@ -22,7 +22,7 @@ Float64 = NDArray[np.float64]
 PLAIN = ("condition", "recordings", "level_dbfs", "score_median", "score_spread")
 NORMALISED = ("echo",)
 """Kinds of encoder whose features leave a layer normalisation: one unit for all, compared as they are."""
-WINDOW_WEIGHT = 2 / 3
+WINDOW_WEIGHT = 0.75
 """The window as a whole against its segments: it says more, they see what is brief."""
 
 

@@ -1,7 +1,8 @@
 """Runs under a Python that has the `homeassistant` package: a discovery message against its own code.
 
-Reads {"topic": ..., "payload": ...} from standard input, writes {"version": ..., "components": {key: platform},
-"states": {...}} or ends with what is wrong. Templates are rendered by Home Assistant with the states given.
+Reads {"topic": ..., "payload": ...} from standard input, writes {"version": ..., "components":
+{key: platform}, "states": {...}} or ends with what is wrong. Templates are rendered by Home Assistant with
+the states given.
 """
 
 # mypy: ignore-errors

@@ -43,7 +43,7 @@ def figure_of(streams: Sequence[Stream]) -> Figure:
     from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
 
     rows = -(-len(streams) // COLUMNS)
-    figure = Figure(figsize=(15, 5.6 * rows), dpi=100, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(15, 5.6 * rows), dpi=90, layout="constrained", facecolor="white")
     parts = figure.subfigures(rows, COLUMNS, squeeze=False, wspace=0.03, hspace=0.03).ravel()
     shown: dict[str, Artist] = {}
     for part, stream in zip(parts, streams, strict=False):

@@ -30,6 +30,9 @@ STATE_MB = 24
 LOOP_S = 120
 ON_DELAY_S, OFF_DELAY_S = 2, 4
 
+UNIT_SETS = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072"}
+"""Of the environment that the systemd unit gives the daemon, what concerns memory; a test compares."""
+
 Fault = tuple[float, float, str]
 
 
@@ -55,7 +58,7 @@ class Scene:
     sound: PulseServer | None = None
     players: dict[str, Player] = field(default_factory=dict)
     without: list[str] = field(default_factory=list)
-    environment: dict[str, str] = field(default_factory=lambda: {"MALLOC_ARENA_MAX": "2"})
+    environment: dict[str, str] = field(default_factory=lambda: dict(UNIT_SETS))
     """What the daemon gets beside what this process has: as the systemd unit, and the clock and the sound."""
     small_disk: bool = False
     jumping_clock: bool = False

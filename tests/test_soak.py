@@ -16,7 +16,7 @@ import pytest
 from benchmarks import soak_checks as checks
 from benchmarks.soak import Outcome, soak
 from benchmarks.soak_faults import Happened, machine_faults, schedule
-from benchmarks.soak_scene import Heard
+from benchmarks.soak_scene import UNIT_SETS, Heard
 from benchmarks.soak_watch import Record, Sample
 
 
@@ -40,6 +40,12 @@ def test_90_seconds_of_trouble(outcome: Outcome) -> None:
 def test_every_kind_of_trouble_could_be_made_here(outcome: Outcome) -> None:
     if outcome.without:
         pytest.skip(f"NOT TRIED IN THE SOAK: {'; '.join(outcome.without)}")
+
+
+def test_the_daemon_s_memory_is_set_up_as_the_unit_does() -> None:
+    unit = (Path(__file__).parents[1] / "systemd/echo-stream.service").read_text()
+    lines = [line for line in unit.splitlines() if line.startswith("Environment=MALLOC")]
+    assert lines == [f"Environment={' '.join(f'{name}={value}' for name, value in UNIT_SETS.items())}"]
 
 
 def lines(*seqs: int, machine: str = "a") -> list[dict[str, Any]]:

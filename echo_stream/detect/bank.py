@@ -221,7 +221,7 @@ def _held_out(
     runs = []
     for own, (items, cut) in enumerate(zip(members, folds, strict=True)):
         sound = Sound.of([item.features for item in items])
-        others = [r.contributions(sound).sum(axis=1) for i, r in enumerate(references) if i != own]
+        others = [r.compare(sound)[0].sum(axis=1) for i, r in enumerate(references) if i != own]
         scores = np.min([own_scores[own], *others], axis=0)
         runs += [scores[run] for fold in cut for run in runs_of(items, fold, hop_s=hop_s)]
     return runs

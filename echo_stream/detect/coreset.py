@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from echo_stream.types import Float32
 
+PROJECTED = 256
+"""Dimensions in which centres are chosen at most."""
+
 
 def k_centres(points: Float32, count: int) -> NDArray[np.intp]:
     """Indices of `count` points such that every other is near one of them (Gonzalez 1985), ascending.
@@ -20,6 +23,8 @@ def k_centres(points: Float32, count: int) -> NDArray[np.intp]:
     """
     if len(points) <= count:
         return np.arange(len(points))
+    if points.shape[1] > PROJECTED:  # distances survive a random projection (Johnson and Lindenstrauss 1984)
+        points = points @ np.random.default_rng(0).standard_normal((points.shape[1], PROJECTED), np.float32)
     lengths = np.square(points).sum(axis=1)
     centre = points.mean(axis=0)
     chosen = [int(np.argmin(lengths - 2 * points @ centre))]

@@ -22,7 +22,7 @@ Float64 = NDArray[np.float64]
 PLAIN = ("condition", "recordings", "level_dbfs", "score_median", "score_spread")
 NORMALISED = ("echo",)
 """Kinds of encoder whose features leave a layer normalisation: one unit for all, compared as they are."""
-WINDOW_WEIGHT = 0.75
+WINDOW_WEIGHT = 2 / 3
 """The window as a whole against its segments: it says more, they see what is brief."""
 
 
@@ -64,12 +64,17 @@ class Reference:
     """Of the left-out normal windows' scores, before they are standardised."""
     score_spread: float
 
-    def contributions(self, sound: Sound) -> Float64:
-        """What each band adds to the score of each window: (m, bands)."""
-        parts = self.window.parts(sound.window), self.segments.parts(sound.segments)
-        mixed = _mix(self.window, self.segments, *parts)
-        shares: Float64 = (mixed - self.score_median / mixed.shape[1]) / self.score_spread
-        return shares
+    def compare(self, sound: Sound) -> tuple[Float64, Float32]:
+        """How far windows are.
+
+        Returns:
+            What each band adds to the score of each window, (m, bands), and its distance to each window that
+            was kept, (m, n).
+        """
+        window_parts, distances = self.window.look(sound.window)
+        segment_parts, _ = self.segments.look(sound.segments)
+        mixed = _mix(self.window, self.segments, window_parts, segment_parts)
+        return (mixed - self.score_median / mixed.shape[1]) / self.score_spread, distances[:, 0]
 
     def tensors(self, prefix: str) -> dict[str, NDArray[Any]]:
         """Its arrays for a file, names prefixed."""
@@ -116,10 +121,9 @@ def fit_reference(
     for fold in folds:
         rest, out = sound.of_members(fold.kept), sound.of_members(fold.left_out)
         still_kept = np.flatnonzero(np.isin(fold.kept, kept))
-        window_parts[fold.left_out] = View.of_windows(rest.window, still_kept, whiten=whiten).parts(
-            out.window
-        )
-        segment_parts[fold.left_out] = View.of_segments(rest.segments).parts(out.segments)
+        of_windows = View.of_windows(rest.window, still_kept, whiten=whiten)
+        window_parts[fold.left_out], _ = of_windows.look(out.window)
+        segment_parts[fold.left_out], _ = View.of_segments(rest.segments).look(out.segments)
     window = View(first.metric, first.normals[kept], *robust(window_parts.sum(axis=1)))
     segments = View.of_segments(sound.segments).calibrated(*robust(segment_parts.sum(axis=1)))
     values = _mix(window, segments, window_parts, segment_parts).sum(axis=1)

@@ -40,14 +40,12 @@ class Scorer:
         for item in features:
             self._check(item)
         sound = Sound.of(features)
-        of_conditions = [own.contributions(sound) for own in self._bank.references]
-        best = np.argmin([parts.sum(axis=1) for parts in of_conditions], axis=0)
-        scores = []
-        for i, (item, k) in enumerate(zip(features, best.tolist(), strict=True)):
-            own = self._bank.references[k]
-            distances = own.window.distances(sound.window[i : i + 1])[0, 0]
-            scores.append(self._explain(item, own, of_conditions[k][i], distances))
-        return scores
+        compared = [own.compare(sound) for own in self._bank.references]
+        best = np.argmin([parts.sum(axis=1) for parts, _ in compared], axis=0)
+        return [
+            self._explain(item, self._bank.references[k], compared[k][0][i], compared[k][1][i])
+            for i, (item, k) in enumerate(zip(features, best.tolist(), strict=True))
+        ]
 
     def _check(self, features: Features) -> None:
         reference = self._bank.references[0]

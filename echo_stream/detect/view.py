@@ -6,7 +6,7 @@ Pure numpy, no clock. fit-normal makes it, the pipeline thread reads it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -36,39 +36,45 @@ class View:
     median: float = 0.0
     """Of the distances of left-out normal windows."""
     spread: float = 1.0
+    _lengths: Float32 = field(init=False, repr=False)
 
-    def distances(self, pieces: Float32) -> Float32:
-        """Distance of each piece (m, pieces, bands, dim) to each normal (n): (m, pieces, n)."""
-        coordinates = self.metric.apply(pieces)
-        squared = _squared(coordinates.reshape(-1, self._dims), self.normals.reshape(-1, self._dims))
-        return np.sqrt(squared).reshape(*pieces.shape[:2], -1)
+    def __post_init__(self) -> None:
+        """Squared lengths (n,) once: of a large bank they cost as much as the matrix product."""
+        object.__setattr__(self, "_lengths", np.square(self.normals).sum(axis=(1, 2)))
 
-    def parts(self, pieces: Float32) -> Float64:
-        """What each band adds to the distance of each window, (m, bands); none is negative."""
-        batches = [self._parts(pieces[i : i + BATCH]) for i in range(0, len(pieces), BATCH)]
-        return np.concatenate(batches)
+    def look(self, pieces: Float32) -> tuple[Float64, Float32]:
+        """How far windows (m, pieces, bands, dim) are.
+
+        Returns:
+            What each band adds to the distance of each window, (m, bands), none negative; and the distance of
+            each piece to each normal, (m, pieces, n).
+        """
+        looks = [self._look(pieces[i : i + BATCH]) for i in range(0, len(pieces), BATCH)]
+        return np.concatenate([parts for parts, _ in looks]), np.concatenate([apart for _, apart in looks])
 
     def standardised(self, parts: Float64) -> Float64:
         """Parts in units of the left-out normal windows' spread around their median: (m, bands)."""
         shares: Float64 = (parts - self.median / parts.shape[1]) / self.spread
         return shares
 
-    def _parts(self, pieces: Float32) -> Float64:
+    def _look(self, pieces: Float32) -> tuple[Float64, Float32]:
         m, count, bands, _ = pieces.shape
         coordinates = self.metric.apply(pieces).reshape(m * count, bands, -1)
-        squared = _squared(coordinates.reshape(-1, self._dims), self.normals.reshape(-1, self._dims))
+        squared = self._squared(coordinates.reshape(m * count, -1))
         apart = coordinates - self.normals[squared.argmin(axis=1)]
         of_bands = np.square(apart, dtype=np.float64).sum(axis=2).reshape(m, count, bands)
         distances = np.sqrt(of_bands.sum(axis=2))
         furthest = np.argsort(distances, axis=1)[:, count - max(1, count // 4) :]
         of_bands /= np.maximum(distances, 1e-12)[:, :, None]
-        parts: Float64 = np.take_along_axis(of_bands, furthest[:, :, None], axis=1).mean(axis=1)
-        return parts
+        parts = np.take_along_axis(of_bands, furthest[:, :, None], axis=1).mean(axis=1)
+        return parts, np.sqrt(squared).reshape(m, count, -1)
 
-    @property
-    def _dims(self) -> int:
-        _, bands, dim = self.normals.shape
-        return int(bands * dim)
+    def _squared(self, queries: Float32) -> Float32:
+        """Squared Euclidean distances, one matrix product: (m, bands * dim) to (m, n)."""
+        normals = self.normals.reshape(len(self.normals), -1)
+        lengths = np.square(queries).sum(axis=1)[:, None] + self._lengths
+        squared: Float32 = np.maximum(lengths - 2 * (queries @ normals.T), 0)
+        return squared
 
     @classmethod
     def of_windows(cls, pieces: Float32, kept: NDArray[np.intp], *, whiten: bool) -> Self:
@@ -110,10 +116,3 @@ def _fit(pieces: Float32, *, whiten: bool) -> Metric:
     rows = pieces.reshape(-1, *pieces.shape[2:])
     rows = rows[:: -(-len(rows) // MOST_ROWS)]
     return Metric.whitening(rows) if whiten else Metric.plain(rows)
-
-
-def _squared(queries: Float32, normals: Float32) -> Float32:
-    """Squared Euclidean distances, one matrix product: (m, dims) and (n, dims) to (m, n)."""
-    lengths = np.square(queries).sum(axis=1)[:, None] + np.square(normals).sum(axis=1)[None]
-    squared: Float32 = np.maximum(lengths - 2 * (queries @ normals.T), 0)
-    return squared

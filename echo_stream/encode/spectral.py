@@ -28,23 +28,20 @@ SUB_BANDS = 3
 LOWEST_HZ = 30.0
 FLOOR = np.float32(1e-12)
 """-120 dB, added as power before the logarithm: digital silence has a level, and 16 bits' noise none."""
-EXTREME_SHARE = 0.1
-"""Of the frames of a window that count as its loudest, and as its quietest."""
 
 
 class SpectralEncoder:
-    """Levels of log-spaced bands and how they vary: over a window, and in each 160 ms of it.
+    """Levels of log-spaced bands and how impulsive they are: over a window, and in each 160 ms of it.
 
-    Of each band, for the window as a whole (dim 15): mean, deviation, loudest tenth and quietest tenth of
-    the 64 ms frames' levels in 3 sub-bands; then impulsiveness (the kurtosis of the envelope of 8 ms frames,
-    their crest and their deviation). For each segment (dim 8): mean and largest level in 3 sub-bands; largest
-    level and deviation of its 8 ms frames. All in dB.
+    Of each band, for the window as a whole (dim 6): mean level of the 64 ms frames in 3 sub-bands; then
+    kurtosis, crest and deviation of the envelope of 8 ms frames. For each segment (dim 6): mean and largest
+    level of its 64 ms frames in 3 sub-bands. All in dB.
     """
 
     def __init__(self, window_s: float) -> None:
         self.identity = EncoderIdentity(
             kind="spectral",
-            version=2,
+            version=3,
             dimensions={"window_s": window_s, "bands": BANDS, "sub_bands": SUB_BANDS},
         )
 
@@ -73,25 +70,13 @@ def _encode_batch(samples: Float32, sample_rate_hz: int) -> list[Features]:
     long = _levels_db(_band_powers(samples, sample_rate_hz, LONG_HOP_S, sub_bins))
     long = long.reshape(*long.shape[:2], -1, SUB_BANDS)  # (n, frames, bands, sub_bands)
     short = _band_powers(samples, sample_rate_hz, SHORT_HOP_S, _short_bins(sample_rate_hz))
-    whole = np.concatenate([_spectrum_over(long), _impulsiveness(short)], axis=-1)
-    segments = _segments(long, _levels_db(short))
+    whole = np.concatenate([long.mean(axis=1), _impulsiveness(short)], axis=-1)
+    patches = _patches(long)
+    segments = np.concatenate([patches.mean(axis=2), patches.max(axis=2)], axis=-1)
     return [
         Features(window=whole[i], segments=segments[i], bands_hz=edges_hz, level_dbfs=level_dbfs(samples[i]))
         for i in range(len(samples))
     ]
-
-
-def _spectrum_over(levels_db: Float32) -> Float32:
-    """(n, frames, bands, sub_bands) to (n, bands, 4 * sub_bands)."""
-    ordered = np.sort(levels_db, axis=1)
-    few = max(1, int(EXTREME_SHARE * ordered.shape[1]))
-    statistics = [
-        levels_db.mean(axis=1),
-        levels_db.std(axis=1),
-        ordered[:, -few:].mean(axis=1),
-        ordered[:, :few].mean(axis=1),
-    ]
-    return np.concatenate(statistics, axis=-1)
 
 
 def _impulsiveness(powers: Float32) -> Float32:
@@ -99,21 +84,15 @@ def _impulsiveness(powers: Float32) -> Float32:
     levels_db = _levels_db(powers)
     few = max(1, powers.shape[1] // 100)
     loudest = np.sort(levels_db, axis=1)[:, -few:].mean(axis=1)
-    floored = powers + FLOOR
+    floored = powers.astype(np.float64) + FLOOR  # its fourth moments overflow float32 in an overload
     kurtosis_db = 10 * np.log10(np.square(floored).mean(axis=1) / np.square(floored.mean(axis=1)))
-    return np.stack([kurtosis_db, loudest - levels_db.mean(axis=1), levels_db.std(axis=1)], axis=-1)
+    deviation_db = levels_db.std(axis=1)
+    return np.stack([kurtosis_db, loudest - levels_db.mean(axis=1), deviation_db], axis=-1).astype(np.float32)
 
 
-def _segments(long_db: Float32, short_db: Float32) -> Float32:
-    """(n, patches, bands, 8) of the patches that the window holds whole."""
-    long, short = _cut(long_db, LONG_HOP_S), _cut(short_db, SHORT_HOP_S)
-    brief = np.stack([short.max(axis=2), short.std(axis=2)], axis=-1)
-    return np.concatenate([long.mean(axis=2), long.max(axis=2), brief], axis=-1)
-
-
-def _cut(frames: Float32, hop_s: float) -> Float32:
-    """(n, frames, ...) to (n, patches, frames in a patch, ...)."""
-    each = round(PATCH_S / hop_s)
+def _patches(frames: Float32) -> Float32:
+    """(n, frames, bands, sub_bands) to (n, patches, frames in a patch, bands, sub_bands), whole ones only."""
+    each = round(PATCH_S / LONG_HOP_S)
     patches = frames.shape[1] // each
     return frames[:, : patches * each].reshape(len(frames), patches, each, *frames.shape[2:])
 
@@ -127,9 +106,7 @@ def _band_powers(samples: Float32, sample_rate_hz: int, hop_s: float, bins: NDAr
     """Mean power of the bins of each band in frames of two hops: (n, frames, bands); bins (bands, 2)."""
     length = 2 * round(hop_s * sample_rate_hz)
     count = int(samples.shape[1] / (hop_s * sample_rate_hz) + 1e-6)
-    starts = np.rint(np.arange(count) * hop_s * sample_rate_hz).astype(
-        np.intp
-    )  # a patch has as many at any rate
+    starts = np.rint(np.arange(count) * hop_s * sample_rate_hz).astype(np.intp)  # equally many at any rate
     padded = np.pad(samples, ((0, 0), (0, length)), mode="reflect")  # the last frame is whole
     frames = np.lib.stride_tricks.sliding_window_view(padded, length, axis=1)[:, starts]
     spectra = np.fft.rfft(frames * _taper(length), axis=-1)

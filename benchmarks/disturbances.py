@@ -203,7 +203,7 @@ def _read(path: Path) -> Float32:
 
 
 def _at_rate(path: Path, sample_rate_hz: int) -> Float32:
-    import soxr  # type: ignore[import-untyped]  # noqa: PLC0415 - only here does a rate have to change
+    import soxr  # noqa: PLC0415 - only here does a rate have to change
 
     resampled: Float32 = soxr.resample(_read(path), soundfile.info(path).samplerate, sample_rate_hz)
     return resampled

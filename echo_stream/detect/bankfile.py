@@ -8,6 +8,7 @@ shall be equal bytes.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 
 from echo_stream.errors import BankError
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever a program of another version could not read the file."""
 HEADER_KEY = "echo_stream_bank"
 FIT_AGAIN = "Run fit-normal again, or point the configuration at a bank that it wrote."
@@ -30,9 +31,11 @@ Tensors = Mapping[str, NDArray[Any]]
 
 
 def to_bytes(metadata: Mapping[str, Any], tensors: Tensors) -> bytes:
-    """The whole file. Equal content gives equal bytes."""
-    text = json.dumps({"format": FORMAT, **metadata}, sort_keys=True, allow_nan=False)
+    """The whole file, with a checksum of all that is in it. Equal content gives equal bytes."""
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    whole = {"format": FORMAT, **metadata}
+    signed = {**whole, "checksum": _checksum(whole, contiguous)}
+    text = json.dumps(signed, sort_keys=True, allow_nan=False)
     return safetensors.numpy.save(contiguous, metadata={HEADER_KEY: text})
 
 
@@ -102,7 +105,18 @@ def _parse(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, NDArray[A
             f"bank {path} is of format {metadata.get('format')}, this program reads format {FORMAT}",
             FIT_AGAIN,
         )
+    if metadata.pop("checksum", None) != _checksum(metadata, tensors):
+        raise BankError(f"bank {path} is damaged: its checksum is not that of its content", FIT_AGAIN)
     return metadata, tensors
+
+
+def _checksum(metadata: Mapping[str, Any], tensors: Tensors) -> str:
+    """SHA-256 of the content: a card that wears out flips bits, and safetensors would not notice."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()
 
 
 def _no_number(name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -155,7 +154,7 @@ def saved(folder: Path) -> bytes:
 
 def test_damaged_and_foreign_files_are_refused_in_words(tmp_path: Path) -> None:
     good = saved(tmp_path)
-    other_format = good.replace(rb"\"format\": 2", rb"\"format\": 7")
+    other_format = good.replace(b'\\"format\\": %d' % bankfile.FORMAT, b'\\"format\\": 7')
     assert other_format != good
     cases = {
         "cut": (good[: len(good) // 2], "truncated"),
@@ -183,7 +182,7 @@ def test_a_bank_that_lacks_a_part_names_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "metadata",
-    ["", "null", "[" * 5000, '{"format": 1', '{"format": 1, "calibration": {"hop_s": NaN}}'],
+    ["", "null", "[" * 5000, '{"format": 3', '{"format": 3, "calibration": {"hop_s": NaN}}'],
     ids=["none", "null", "deep", "cut", "no number"],
 )
 def test_metadata_that_is_no_json_object(tmp_path: Path, metadata: str) -> None:
@@ -217,13 +216,23 @@ def test_a_tensor_that_would_break_the_scores(
     tmp_path: Path, name: str, change: Callable[[NDArray[Any]], NDArray[Any]], said: str
 ) -> None:
     """A score that is not a number would never be over the trip level: damaged banks are not served."""
-    good = saved(tmp_path)
-    tensors = safetensors.numpy.load(good)
-    header = json.loads(good[8 : 8 + int.from_bytes(good[:8], "little")])
-    tensors[name] = np.ascontiguousarray(change(tensors[name]))
+    saved(tmp_path)
+    metadata, tensors = bankfile.read(tmp_path / "good")
+    tensors[name] = change(tensors[name])
     path = tmp_path / "bank"
-    path.write_bytes(safetensors.numpy.save(tensors, metadata=header["__metadata__"]))
+    path.write_bytes(bankfile.to_bytes(metadata, tensors))
     with pytest.raises(BankError, match=said):
+        NormalBank.load(path)
+
+
+@pytest.mark.parametrize("back", [1, 1000, 3000])
+def test_a_bit_that_flipped_is_noticed(tmp_path: Path, back: int) -> None:
+    """An alarm that rests on another number than was fitted would be wrong for years, without a word."""
+    damaged = bytearray(saved(tmp_path))
+    damaged[-back] ^= 1
+    path = tmp_path / "bank"
+    path.write_bytes(damaged)
+    with pytest.raises(BankError, match="checksum"):
         NormalBank.load(path)
 
 

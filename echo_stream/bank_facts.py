@@ -67,10 +67,12 @@ def facts(machine: Machine, bank_id: str | None) -> dict[str, Any]:
 
 
 def _summary(bank: NormalBank) -> dict[str, Any]:
+    sessions = from_provenance(bank.provenance)
+    minutes = sum(each.minutes for each in sessions) if sessions else bank.n_held_out * bank.hop_s / 60
     return {
         "created": bank.created,
         "windows": bank.n_held_out,
-        "minutes": round(bank.n_held_out * bank.hop_s / 60, 2),
+        "minutes": round(minutes, 2),
         "conditions": list(bank.conditions),
         "by": bank.provenance.get("by", ""),
     }

@@ -11,8 +11,9 @@ import numpy as np
 
 from echo_stream.build import encoder_of, trip_levels
 from echo_stream.calibrate_heard import Heard
-from echo_stream.calibrate_learn import Learnt, in_runs, learn, now, person
+from echo_stream.calibrate_learn import Learnt, learn, now, person
 from echo_stream.calibrate_listen import Say, hear_recordings, hear_source
+from echo_stream.calibrate_runs import in_runs
 from echo_stream.calibrate_told import Change, Fitted
 from echo_stream.config import Config, Machine
 from echo_stream.detect.alarm_array import hops_in, rises
@@ -159,7 +160,7 @@ def _save(
         report=versions.report_of(bank_id),
         accepted=accept,
         windows=learnt.windows,
-        minutes=learnt.windows * learnt.bank.hop_s / 60,
+        minutes=learnt.enrolment.session.minutes + sum(each.session.minutes for each in learnt.kept),
         conditions=learnt.bank.conditions,
         levels=learnt.levels,
         checks=checks,

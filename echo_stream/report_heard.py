@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Float64 = NDArray[np.float64]
 
+MOST_BORDERS: Final = 30
+"""Of recordings; more would hide the picture."""
 MOST_COLUMNS: Final = 1200
 """Of a picture; several columns of a longer enrolment become one, of which the loudest counts."""
 
@@ -75,7 +77,7 @@ def heard_figure(
     for stretch in trimming.spared:
         begin = line.starts_s[stretch.recording]
         sound.axvspan(begin + stretch.start_s, begin + stretch.end_s, fill=False, ec="white", ls=":", lw=1.5)
-    for begin in list(line.starts_s.values())[1:]:
+    for begin in list(line.starts_s.values())[1:] if len(line.starts_s) <= MOST_BORDERS else []:
         for each in axes:
             each.axvline(begin, color="white" if each is sound else "#999999", lw=0.7, ls="-")
     score.set_xlim(0, line.length_s)

@@ -12,6 +12,7 @@ from echo_stream.detect.calibration import GOOD_ENOUGH
 from echo_stream.detect.enrolment import Check, Verdict
 from echo_stream.detect.session import Session
 from echo_stream.detect.words import clock, in_words
+from echo_stream.report_heard import MOST_BORDERS
 from echo_stream.types import AlarmLevel
 
 LISTENABLE_H = 100.0
@@ -38,7 +39,7 @@ def verdict_in_words(fitted: Fitted) -> str:
     states = ""
     if len(fitted.conditions) > 1:
         states = f", of the operating states {escape(', '.join(fitted.conditions))}"
-    told = f"{in_words(fitted.minutes * 60)} of normal sound{states}, "
+    told = f"{in_words(fitted.minutes * 60)} of normal sound{states}{',' if states else ''} "
     if fitted.accepted:
         told += "are learnt. From now on echo-stream says so when the machine no longer sounds like that."
     else:
@@ -119,7 +120,7 @@ def heard(fitted: Fitted) -> str:
         )
     if any(check.name == "Disturbances" for check in remarks(fitted)):
         told += " Dotted: stands out, but was kept."
-    if len(fitted.session.recordings) > 1:
+    if 1 < len(fitted.session.recordings) <= MOST_BORDERS:
         told += " Thin lines part the recordings."
     return f"{told} One dot above a line is no alarm yet: the score must stay there."
 

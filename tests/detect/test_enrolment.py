@@ -16,7 +16,7 @@ from echo_stream.detect.enrolment import (
     level_step,
     worst,
 )
-from echo_stream.detect.trimming import Stretch, Trimming
+from echo_stream.detect.trimming import Outlier, Trimming
 from echo_stream.detect.words import clock, in_words
 
 N = 600
@@ -78,7 +78,7 @@ def test_clipping(share: float, windows: int, verdict: Verdict) -> None:
 
 def test_a_knock_that_is_left_out_does_not_count_as_clipped() -> None:
     clipped = np.where(np.arange(N) < 5, 0.1, 0.0)
-    left_out = Trimming(np.arange(5, N), (Stretch("fan.wav", 0.0, 6.0, np.arange(5), 20.0),))
+    left_out = Trimming(np.arange(5, N), (Outlier("fan.wav", 0.0, 6.0, np.arange(5), 20.0),))
     checks = checked(signal(clipped=clipped), trimming=left_out)
     assert checks["Clipping"].verdict == Verdict.GOOD
     assert checks["Disturbances"].finding == "1 short sound left out, 6 s in all"
@@ -132,7 +132,7 @@ def test_lost_sound_is_said() -> None:
 
 
 def test_what_stands_out_and_stays_is_said() -> None:
-    spared = Trimming(np.arange(N), (), (Stretch("fan.wav", 60.0, 90.0, np.arange(60, 89), 20.0),))
+    spared = Trimming(np.arange(N), (), (Outlier("fan.wav", 60.0, 90.0, np.arange(60, 89), 20.0),))
     found = checked(signal(), trimming=spared)["Disturbances"]
     assert found.verdict == Verdict.FAIR
     assert "1:00 to 1:30 of fan.wav" in found.finding

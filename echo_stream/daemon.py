@@ -100,7 +100,7 @@ class Daemon:
             self._roster.open()
             stack.callback(self._roster.close)
             _warm_up(encoder, self._roster.stations().values())
-            stack.callback(StatusServer(daemon_socket(config.state_dir), self.overview).close)
+            self._serve_status(stack, daemon_socket(config.state_dir))
             if config.metrics_port is not None:
                 from echo_stream.service.metrics import MetricsServer  # noqa: PLC0415 - only who wants it pays
 
@@ -127,6 +127,12 @@ class Daemon:
             since_s=self._since_s,
             alive=self._alive(monotonic()),
         )
+
+    def _serve_status(self, stack: ExitStack, path: Path) -> None:
+        try:
+            stack.callback(StatusServer(path, self.overview).close)
+        except EchoStreamError as error:  # such as a path too long for a socket: no reason not to listen
+            log.warning("`echo-stream status` will not be answered", reason=error.message, hint=error.hint)
 
     def _alive(self, now_s: float) -> bool:
         """Pipeline and publisher make progress, or wait by design for a microphone or a broker."""

@@ -242,8 +242,12 @@ class Connection:
                 f"{self._where} ended TLS: {self._last_error}", "check cert_file and key_file under mqtt.tls"
             )
         if reason is None or not reason.is_failure:
+            unsigned = reason is None and self._broker.tls and self._broker.cert_file is None
             return BrokerAway(
-                f"{self._where} closed the connection ({self._last_error or 'no reason given'})"
+                f"{self._where} closed the connection ({self._last_error or 'no reason given'})",
+                "it may ask for a client certificate: cert_file and key_file under mqtt.tls"
+                if unsigned
+                else "",
             )
         message = f"{self._where} refuses: {reason}"
         if reason.value == 132:

@@ -119,7 +119,8 @@ def test_tls_without_the_client_certificate_that_the_broker_wants(
         publisher = publish(broker, tls=True, ca_file=broker.pki.ca, refused_retry_s=0.1)
         wait_until(lambda: broker.log.count("New connection") >= 4, "it keeps trying")
         assert not publisher.connected
-        assert "cert_file" in refused(logged)[0]["hint"]
+        # TLS 1.3 tells the client only after its own handshake: an alert, or just the end of the connection.
+        assert "cert_file" in logged[0]["hint"]
 
 
 def test_files_that_are_no_certificates(tmp_path: Path, publish: Publish, logged: Logged) -> None:

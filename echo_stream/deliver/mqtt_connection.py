@@ -242,12 +242,9 @@ class Connection:
                 f"{self._where} ended TLS: {self._last_error}", "check cert_file and key_file under mqtt.tls"
             )
         if reason is None or not reason.is_failure:
-            unsigned = reason is None and self._broker.tls and self._broker.cert_file is None
             return BrokerAway(
                 f"{self._where} closed the connection ({self._last_error or 'no reason given'})",
-                "it may ask for a client certificate: cert_file and key_file under mqtt.tls"
-                if unsigned
-                else "",
+                self._unsigned_hint(),
             )
         message = f"{self._where} refuses: {reason}"
         if reason.value == 132:
@@ -256,9 +253,17 @@ class Connection:
             return BrokerAway(message)
         return BrokerRefuses(message, _HINTS.get(reason.value, "look into the log of the broker"))
 
+    def _unsigned_hint(self) -> str:
+        """A broker that wants a client certificate may hang up without a word."""
+        if not self._broker.tls or self._broker.cert_file is not None:
+            return ""
+        return "does it ask for a client certificate? cert_file and key_file under mqtt.tls"
+
     def _tls_trouble(self, error: ssl.SSLError) -> DeliveryError:
         if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return BrokerAway(f"{self._where} closed the connection during the TLS handshake")
+            return BrokerAway(
+                f"{self._where} closed the connection during the TLS handshake", self._unsigned_hint()
+            )
         if isinstance(error, ssl.SSLCertVerificationError):
             return BrokerRefuses(
                 f"the certificate of {self._where} is not trusted: {error.verify_message}",

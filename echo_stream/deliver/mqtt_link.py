@@ -134,7 +134,8 @@ class Link:
                 self._rest(self._refused_retry_s)
             except BrokerAway as error:
                 unsteady = self._short_lived >= _SHORT_LIVED_SAID
-                self._troubled(*(_UNSTEADY if unsteady else _AWAY), error)
+                away = (_AWAY[0], error.hint or _AWAY[1])
+                self._troubled(*(_UNSTEADY if unsteady else away), error)
                 self._rest(self._wait_s)
                 self._wait_s = min(2 * self._wait_s, self._retry_max_s)
 

@@ -56,16 +56,15 @@ class Vigil:
         """Once a second."""
         for machine, station in stations.items():
             self._look_at_capture(machine, station)
-        found = self._overview()
-        self._look_at_pace(found, now_s)
+        self._look_at_pace(stations, now_s)
         self._notifier.status(self._in_a_line(stations))
         if now_s >= self._health_at_s:
             self._health_at_s = now_s + HEALTH_EVERY_S
-            for machine in found["machines"]:
-                self._announcer.health(machine)
+            for found in self._overview()["machines"]:
+                self._announcer.health(found)
         if now_s >= self._summary_at_s:
             self._summary_at_s = now_s + SUMMARY_EVERY_S
-            _summarise(found)
+            _summarise(self._overview())
 
     def forget(self, machine: str) -> None:
         """A machine is gone."""
@@ -85,15 +84,15 @@ class Vigil:
         elif capture == "ended" or before is not None:
             log.info(f"sound: {capture}", machine=machine, device=device)
 
-    def _look_at_pace(self, found: Mapping[str, Any], now_s: float) -> None:
-        skipped = sum(machine["hops_skipped"] for machine in found["machines"])
+    def _look_at_pace(self, stations: Mapping[str, Station], now_s: float) -> None:
+        skipped = sum(station.ear.slicer.skipped_hops for station in stations.values())
         if skipped > self._skipped:
             self._late_until_s = now_s + CATCHING_UP_S
         self._skipped = skipped
         late = now_s < self._late_until_s
         if late != self._late:
             self._late = late
-            factors = {machine["machine"]: machine["real_time_factor"] for machine in found["machines"]}
+            factors = {found["machine"]: found["real_time_factor"] for found in self._overview()["machines"]}
             say = log.warning if late else log.info
             say("the PC cannot keep up: newest windows win" if late else "the PC keeps up", factors=factors)
 

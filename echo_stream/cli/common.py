@@ -44,6 +44,16 @@ def read_config(path: Path | None) -> Config:
     return load(path)
 
 
+def read_config_or_defaults(path: Path | None) -> Config:
+    """The same; where none is named and none lies in a usual place, the defaults, without any machine."""
+    from echo_stream.config import Config
+    from echo_stream.configfile import DEFAULT_PATHS
+
+    if path is None and not any(usual.is_file() for usual in DEFAULT_PATHS):
+        return Config.model_construct(node="pc", machines=())
+    return read_config(path)
+
+
 def pick(config: Config, machine_id: str) -> Machine:
     """The machine of this id; a ConfigError that names the nearest where there is none."""
     machine = config.machine(machine_id)

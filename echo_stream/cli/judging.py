@@ -8,7 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from echo_stream.cli.common import ConfigOption, JsonOption, print_json, progress, quiet, read_config
+from echo_stream.cli.common import (
+    ConfigOption,
+    JsonOption,
+    print_json,
+    progress,
+    quiet,
+    read_config_or_defaults,
+)
 
 app = typer.Typer()
 
@@ -25,13 +32,10 @@ def evaluate(
     encoder is the configured one; without a configuration, the spectral one.
     """
     from echo_stream.build import encoder_of
-    from echo_stream.config import Config
-    from echo_stream.configfile import DEFAULT_PATHS
     from echo_stream.evaluate import evaluate as evaluate_folder
 
     quiet()
-    bare = config is None and not any(path.is_file() for path in DEFAULT_PATHS)
-    settings = Config.model_construct(node="pc", machines=()) if bare else read_config(config)
+    settings = read_config_or_defaults(config)
     cut = settings.encoder
     with progress("evaluating") as say:
         found = evaluate_folder(folder, encoder_of(settings), window_s=cut.window_s, hop_s=cut.hop_s, say=say)

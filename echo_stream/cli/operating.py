@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet, read_config
+from echo_stream.cli.common import (
+    ConfigOption,
+    JsonOption,
+    print_json,
+    quiet,
+    read_config,
+    read_config_or_defaults,
+)
 from echo_stream.errors import EchoStreamError
 
 if TYPE_CHECKING:
@@ -138,12 +145,7 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     quiet()
     checks = []
-    from echo_stream.config import Config
-    from echo_stream.configfile import DEFAULT_PATHS
-
-    fresh = config is None and not any(path.is_file() for path in DEFAULT_PATHS)
-    settings = Config.model_construct(node="pc", machines=()) if fresh else read_config(config)
-    for check in examine(settings):
+    for check in examine(read_config_or_defaults(config)):
         checks.append(check)
         if not as_json:
             advice = f"\n        {check.advice}" if check.advice else ""

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.session import PROVENANCE, Enrolment, from_provenance, to_provenance
 from echo_stream.errors import BankError
+from echo_stream.files import sync_folder
 
 _NAME = re.compile(r"b(\d+)(\.enrolled)?\.safetensors")
 _WRITABLE = "run it as a user who may write there, or name another place under machines[].bank"
@@ -97,7 +98,7 @@ class BankVersions:
         else:
             final.chmod(0o444)
             os.link(final, self.folder / f"{bank_id}.safetensors")
-        _sync(self.folder)
+        sync_folder(self.folder)
         return bank_id
 
     def _link_as_next(self, file: Path, suffix: str) -> str:
@@ -182,7 +183,7 @@ class BankVersions:
             new.unlink(missing_ok=True)
             new.symlink_to(target.relative_to(self.path.parent))
             new.replace(self.path)
-            _sync(self.path.parent)
+            sync_folder(self.path.parent)
         except OSError as error:
             raise BankError(f"{self.path}: cannot be written: {error.strerror}", _WRITABLE) from None
 
@@ -200,11 +201,3 @@ class BankVersions:
         """Numbers in use by banks, and with `enrolled` by what was enrolled for banks to come."""
         found = (_NAME.fullmatch(path.name) for path in self.folder.glob("b*"))
         return {int(m[1]) for m in found if m and (enrolled or not m[2])}
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

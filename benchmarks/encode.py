@@ -15,7 +15,8 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -123,16 +124,33 @@ def matrix_products(dtype: torch.dtype) -> dict[str, tuple[Callable[[], object],
     return products
 
 
-def alternate(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each, all taking turns; the first two rounds warm up."""
+def alternate(functions: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
+    """Median milliseconds of a call of each, all taking turns of so many calls; the first round warms up.
+
+    Each turn begins with a call that is not counted: while the threads of the one before still spin, and
+    their data lie in the caches, it says more about them.
+    """
     taken: dict[str, list[float]] = {name: [] for name in functions}
-    for round_ in range(rounds + 2):
+    for round_ in range(rounds + 1):
         for name, function in functions.items():
-            started = time.perf_counter()
-            function()
-            if round_ >= 2:
-                taken[name].append((time.perf_counter() - started) * 1e3)
+            time.sleep(0.02)
+            for call in range(1 + calls):
+                started = time.perf_counter()
+                function()
+                if round_ and call:
+                    taken[name].append((time.perf_counter() - started) * 1e3)
     return {name: statistics.median(times) for name, times in taken.items()}
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Torch as it comes, its operations on all cores; our runtimes share the work out themselves."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def peaks(rounds: int) -> dict[str, float]:
@@ -140,7 +158,8 @@ def peaks(rounds: int) -> dict[str, float]:
     best = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         products = matrix_products(dtype)
-        ms = alternate({key: function for key, (function, _) in products.items()}, rounds)
+        with all_cores():
+            ms = alternate({key: function for key, (function, _) in products.items()}, rounds)
         best[name] = max(work / ms[key] * 1e3 for key, (_, work) in products.items())
     return best
 
@@ -173,10 +192,16 @@ def compare(
     windows = windows_of(rate, options.seconds, count)
     check(published, encoders, windows)
     audio = [torch.from_numpy(window.samples)[None] for window in windows]
-    functions: dict[str, Callable[[], object]] = {"published": lambda: [published(a, rate) for a in audio]}
+
+    def plain() -> None:
+        with all_cores():
+            for a in audio:
+                published(a, rate)
+
+    functions: dict[str, Callable[[], object]] = {"published": plain}
     for name, encoder in encoders.items():
         functions[name] = lambda encoder=encoder: encoder.encode(windows)  # type: ignore[misc]
-    ms = alternate(functions, options.rounds)
+    ms = alternate(functions, options.rounds, calls=max(1, 8 // count))
     work = gflop(model.dimensions, rate, options.seconds)
     rows: list[dict[str, object]] = []
     for name, taken in ms.items():
@@ -206,9 +231,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    print(
-        f"# ECHO {options.size}, {cores} cores, torch {version('torch')}, {torch.get_num_threads()} threads"
-    )
+    print(f"# ECHO {options.size}, {cores} cores, torch {version('torch')}")
     options.peaks = peaks(min(options.rounds, 5))
     print("# largest matrix product, GFLOP/s:", {name: round(peak) for name, peak in options.peaks.items()})
     model = random_model(options.size)

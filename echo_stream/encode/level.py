@@ -16,11 +16,11 @@ def level_dbfs(samples: Float32) -> float:
     Args:
         samples: (n,), full scale is -1 to 1.
     """
-    centred = samples.astype(
-        np.float64
-    )  # float32 squares of a faint hum would lose digits, of a fault overflow
+    # float32 squares of a faint hum would lose digits, of a fault overflow
+    centred = samples.astype(np.float64)
     centred -= centred.mean()
-    rms = float(np.sqrt(np.dot(centred, centred) / len(centred)))
+    np.square(centred, out=centred)  # no dot product: BLAS would wake its threads, which then spin
+    rms = float(np.sqrt(centred.mean()))
     return max(20.0 * float(np.log10(rms)), FLOOR_DBFS) if rms > 0.0 else FLOOR_DBFS
 
 

@@ -83,9 +83,14 @@ def build(model: EchoModel, name: str, precision: str) -> Runtime:
 
 
 class Workers:
-    """One thread a core, each of which computes on that core alone."""
+    """One thread a core, each of which computes on that core alone.
+
+    Threads inside operations are turned off for the whole process: those of the pipeline's own small
+    operations spin for a while after each one and take the cores from the net (a third of its time).
+    """
 
     def __init__(self) -> None:
+        torch.set_num_threads(1)
         self.count = len(os.sched_getaffinity(0))
         self._threads = ThreadPoolExecutor(
             self.count, "echo-encode", initializer=torch.set_num_threads, initargs=(1,)

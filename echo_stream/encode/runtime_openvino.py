@@ -45,7 +45,7 @@ class OpenVinoRuntime:
             "ENABLE_CPU_PINNING": False,  # a core may be busy with something else: let the kernel choose
         }
         self._compiled: dict[int, Any] = {}  # by the number of patches
-        self._compiling = threading.Lock()
+        self._preparing = threading.Lock()
         self._local = threading.local()
 
     def tokens(self, patches: Tensor, frequency: Tensor) -> Tensor:
@@ -61,14 +61,18 @@ class OpenVinoRuntime:
         return torch.from_numpy(request.get_output_tensor(0).data[:rows].copy())
 
     def _request(self, times: int) -> Any:
-        with self._compiling:
+        # One thread at a time, to the end of a first inference: where two threads touch a tensor of OpenVINO
+        # for the first time in a process, each waits for ever for what the other holds (found with 2026.4).
+        with self._preparing:
             if times not in self._compiled:
                 graph = _graph(self._model, times, int8=self.precision == "int8")
                 self._compiled[times] = self._core.compile_model(graph, "CPU", self._properties)
-        request = self._compiled[times].create_infer_request()
-        for i in (0, 1):
-            request.get_input_tensor(i).data[:] = 0.0
-        return request
+            request = self._compiled[times].create_infer_request()
+            for i in (0, 1):
+                request.get_input_tensor(i).data[:] = 0.0
+            request.infer()
+            request.get_output_tensor(0).data.copy()
+            return request
 
 
 def _graph(model: EchoModel, times: int, *, int8: bool) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,26 @@ def test_without_openvino() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "openvino is not installed" in done.stdout
     assert "pip install" in done.stdout
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_openvino_begins_in_two_threads_at_once() -> None:
+    """The first inference of a process, wanted by two threads: it once waited for itself for ever."""
+    program = (
+        "import torch\n"
+        "from echo_stream.encode.echo import EchoDimensions, EchoModel\n"
+        "from echo_stream.encode.runtime import Workers, build\n"
+        "model = EchoModel(EchoDimensions(embed_dim=8, encoder_depth=1, num_heads=1)).eval()\n"
+        "[weight.copy_(torch.zeros(weight.shape)) for weight in model.state_dict().values()]\n"
+        "workers = Workers()\n"
+        "runtime = workers.call(build, model, 'openvino', 'float32')\n"
+        "print(tuple(workers.run(runtime, torch.zeros(20, 2, 512), torch.zeros(20, 8)).shape))"
+    )
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+        )
+        assert done.stdout.strip() == "(20, 3, 8)"
 
 
 def test_small_fits_every_runtime(workers: Workers) -> None:

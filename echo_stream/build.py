@@ -128,6 +128,7 @@ def _open(machine: Machine, channels: int, patient: bool) -> AudioSource:
             pace=source.pace,
             duration_s=source.duration_s,
             start_s=source.start_s,
+            loop_s=source.loop_s,
         )
     from echo_stream.capture.stdin import RawPcm  # noqa: PLC0415
 

@@ -157,7 +157,16 @@ class SimulatedSource(Model):
     pace: Literal["realtime", "fast"] = "realtime"
     duration_s: float | None = Field(None, gt=0, description="null: for ever")
     start_s: float = Field(0.0, ge=0, description="where in the machine's life the stream begins")
+    loop_s: float | None = Field(
+        None, ge=1, le=600, description="its life is its first so many seconds over and over: cheap, for many"
+    )
     faults: tuple[SimulatedFault, ...] = ()
+
+    @model_validator(mode="after")
+    def _no_faults_in_a_loop(self) -> SimulatedSource:
+        if self.loop_s is not None and self.faults:
+            raise ValueError("loop_s and faults do not go together: a loop is computed once, without faults")
+        return self
 
 
 Source = Annotated[Microphone | RecordingSource | StdinSource | SimulatedSource, Field(discriminator="kind")]

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Final, Literal
 
+import numpy as np
 import structlog
 
 from echo_stream.capture.simulate import Fault, FaultKind, Scenario, SimulatedMachine
 from echo_stream.capture.sources import Anchor
-from echo_stream.types import AudioBlock
+from echo_stream.types import AudioBlock, Float32
 
 log = structlog.get_logger()
 
 _SHORTEST_S: Final = 0.01
 _LONGEST_S: Final = 0.5
 """Of a block: a reader that was away gets what it missed in pieces."""
+_SEAM_S: Final = 0.05
+"""Over which the end of a loop fades into its beginning."""
 
 
 class Simulated:
@@ -35,6 +39,7 @@ class Simulated:
         pace: Literal["realtime", "fast"] = "realtime",
         duration_s: float | None = None,
         start_s: float = 0.0,
+        loop_s: float | None = None,
     ) -> None:
         """A stream of a simulated machine that begins now.
 
@@ -45,15 +50,21 @@ class Simulated:
             pace: as time goes by, or as fast as it is read.
             duration_s: the stream's length; for ever if None.
             start_s: where in the machine's life the stream begins; the same time is the same sound.
+            loop_s: the machine's life is its first loop_s seconds over and over, computed once for all
+                streams of this seed and rate: to measure the rest with many machines. No faults then.
 
         Raises:
-            ValueError: a seed, rate or fault that cannot be.
+            ValueError: a seed, rate, fault or loop that cannot be.
         """
+        if loop_s is not None and (faults or loop_s < 1):
+            raise ValueError("a loop lasts a second or longer and has no faults")
         machine = SimulatedMachine(seed, sample_rate_hz)
         in_its_life = [Fault(kind, start_s + begin_s, start_s + end_s) for begin_s, end_s, kind in faults]
         self.sample_rate_hz = sample_rate_hz
         self.description = f"simulated machine {seed}, {machine.shaft_hz:.1f} Hz shaft"
-        self._scenario = Scenario(machine, in_its_life)
+        self._render: Callable[[int, int], Float32] = Scenario(machine, in_its_life).render
+        if loop_s is not None:
+            self._render = _Loop(seed, sample_rate_hz, round(loop_s * sample_rate_hz)).render
         self._offset = round(start_s * sample_rate_hz)
         self._length = None if duration_s is None else round(duration_s * sample_rate_hz)
         self._realtime = pace == "realtime"
@@ -86,7 +97,7 @@ class Simulated:
                 return None
         start = self._position
         self._position += n
-        return AudioBlock(self._scenario.render(self._offset + start, n)[:, None], start)
+        return AudioBlock(self._render(self._offset + start, n)[:, None], start)
 
     def time_of(self, index: int) -> datetime:
         """UTC of an absolute sample index, at real-time pace counted from the construction."""
@@ -94,3 +105,29 @@ class Simulated:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+class _Loop:
+    """Some seconds of a machine without faults, over and over."""
+
+    def __init__(self, seed: int, sample_rate_hz: int, length: int) -> None:
+        self._sound = _loop_sound(seed, sample_rate_hz, length)
+
+    def render(self, start_sample: int, n: int) -> Float32:
+        """Samples start_sample to start_sample + n, (n,), an array of its own."""
+        at = start_sample % len(self._sound)
+        if at + n <= len(self._sound):
+            return self._sound[at : at + n].copy()
+        return np.take(self._sound, np.arange(at, at + n), mode="wrap")
+
+
+@cache
+def _loop_sound(seed: int, sample_rate_hz: int, length: int) -> Float32:
+    """(length,) samples whose end goes over into their beginning; shared by all who loop them."""
+    seam = round(_SEAM_S * sample_rate_hz)
+    sound = SimulatedMachine(seed, sample_rate_hz).sound((length + seam) / sample_rate_hz)
+    fade = np.linspace(0, np.pi / 2, seam, dtype=np.float32)
+    looped = sound[:length]
+    looped[:seam] = np.sin(fade) * looped[:seam] + np.cos(fade) * sound[length : length + seam]
+    looped.setflags(write=False)
+    return looped

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
+import pytest
 
 from echo_stream.capture.simulate import Fault, Scenario, SimulatedMachine
 from echo_stream.capture.simulated import Simulated
@@ -66,3 +68,28 @@ def test_real_time_never_runs_ahead_and_a_late_reader_loses_nothing() -> None:
     newest = source.time_of(second.start + len(second.samples))
     assert timedelta(seconds=-5) < newest - datetime.now(UTC) < timedelta(seconds=0.05)
     assert newest - source.time_of(0) == timedelta(seconds=(8000 + len(second.samples)) / 16000)
+
+
+def test_a_loop_is_the_machine_over_and_over_without_a_click() -> None:
+    source = Simulated(3, 8000, pace="fast", duration_s=5.5, start_s=1.5, loop_s=2)
+    heard, plain = drain(source), SimulatedMachine(3, 8000).sound(2.05)
+    np.testing.assert_array_equal(heard[:4000], plain[12_000:16_000])
+    np.testing.assert_array_equal(heard[16_000:32_000], heard[:16_000], "the same every two seconds")
+    np.testing.assert_array_equal(heard[4400:16_000], plain[400:12_000], "but for the seam the plain machine")
+    steps = np.abs(np.diff(heard))
+    assert steps[3990:4410].max() < 1.5 * steps.max(initial=0, where=np.arange(len(steps)) < 3990)
+
+
+def test_a_looped_block_is_its_receivers_own() -> None:
+    first, second = (Simulated(4, 8000, pace="fast", loop_s=1) for _ in range(2))
+    block, same = first.read(), second.read()
+    assert block is not None
+    assert same is not None
+    block.samples[:] = 0
+    assert np.abs(same.samples).max() > 0
+
+
+@pytest.mark.parametrize("wrong", [{"loop_s": 0.5}, {"loop_s": 10, "faults": [(0, 1, "rattle")]}])
+def test_a_loop_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="loop"):
+        Simulated(1, 8000, **wrong)

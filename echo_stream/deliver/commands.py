@@ -39,7 +39,8 @@ class CommandRefused(DeliveryError):
 class ReplyTo:
     """Where the sender waits for the outcome."""
 
-    topic: str
+    topic: str | None
+    """None: where the sender named a topic that we do not publish replies to."""
     correlation: bytes | None = None
     """MQTT 5 correlation data, given back as it came."""
 

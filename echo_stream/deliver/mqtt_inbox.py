@@ -23,6 +23,9 @@ from echo_stream.deliver.topics import Topics
 
 _MAX_WAITING = 100
 _MAX_TOPIC_BYTES = 65_535
+_NO_REPLY = (
+    "the response topic is no topic, or one that means something else: ours, Home Assistant's, the broker's"
+)
 
 log = structlog.get_logger()
 
@@ -51,8 +54,8 @@ class Inbox:
         self._topics = topics
         self._machines = machines
         self._mailbox = mailbox
+        self._prefix = discovery_prefix
         self._birth = f"{discovery_prefix}/status" if discovery_prefix else None
-        self._discovery = f"{discovery_prefix}/"
         self._birth_delay_s = birth_delay_s
         self._discover_at_s: float | None = None
         self._waiting: queue.Queue[Command] = queue.Queue(_MAX_WAITING)
@@ -97,7 +100,7 @@ class Inbox:
         """Send discovery again where its time has come."""
         if self._discover_at_s is not None and time.monotonic() >= self._discover_at_s:
             self._discover_at_s = None
-            self._mailbox.announce(self._discovery)
+            self._mailbox.announce(f"{self._prefix}/")
 
     def _checked(self, machine: str, message: MQTTMessage, reply_to: ReplyTo, sender: dict[str, str]) -> None:
         if message.retain:
@@ -124,13 +127,28 @@ class Inbox:
 
     def _envelope(self, machine: str, message: MQTTMessage) -> tuple[ReplyTo, dict[str, str]]:
         """Where to answer, and what the broker says of who asks."""
-        topic: str = getattr(message.properties, "ResponseTopic", "")
+        topic: str | None = getattr(message.properties, "ResponseTopic", None)
         correlation: bytes | None = getattr(message.properties, "CorrelationData", None)
         sender = dict(getattr(message.properties, "UserProperty", ()))
-        # The sender chooses the topic: one that cannot be published to must not end our connection.
-        if not topic or any(c in topic for c in "+#\0") or len(topic.encode()) > _MAX_TOPIC_BYTES:
+        if topic is None:
             topic = f"{self._topics.root}/{self._topics.node}/{machine}/reply"
+        elif not self._may_answer_on(topic):
+            log.warning("no reply", machine=machine, topic=topic[:200], sender=sender, reason=_NO_REPLY)
+            topic = None
         return ReplyTo(topic, correlation), sender
+
+    def _may_answer_on(self, topic: str) -> bool:
+        """Whether a reply there can be sent, and nobody would take it for something else that we say.
+
+        The sender chooses the topic, and it is we who publish there: with our rights, in our name.
+        """
+        if not topic or any(c in topic for c in "+#\0") or len(topic.encode()) > _MAX_TOPIC_BYTES:
+            return False  # the broker would end our connection
+        if self._prefix is not None and f"{topic}/".startswith(f"{self._prefix}/"):
+            return False
+        if f"{topic}/".startswith(f"{self._topics.root}/"):
+            return topic.removeprefix(f"{self._topics.root}/").split("/")[2:3] == ["reply"]
+        return not topic.startswith("$")
 
     def _send(
         self, machine: str, reply_to: ReplyTo, verb: str | None, token: str | None, *, ok: bool, outcome: str
@@ -144,4 +162,5 @@ class Inbox:
             ok=ok,
             outcome=outcome,
         )
-        self._mailbox.once(reply_to.topic, json.dumps(payload), reply_to.correlation)
+        if reply_to.topic is not None:
+            self._mailbox.once(reply_to.topic, json.dumps(payload), reply_to.correlation)

@@ -93,18 +93,51 @@ def test_response_topic_and_correlation_are_honoured(
     assert not message.retain
 
 
-def test_a_response_topic_that_cannot_be_used_falls_back(
-    broker: MosquittoBroker, publish: Publish, listen: Listen
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "operators/#",
+        "+/x",
+        "$SYS/broker/clients/total",
+        "echo-stream/pc7/status",
+        "echo-stream/pc7/pump3/alarm",
+        "echo-stream/pc8/pump3/cmd",
+        "echo-stream",
+        "homeassistant/device/echo-stream-pc7-pump3/config",
+        "homeassistant/status",
+    ],
+)
+def test_a_response_topic_that_says_something_else_gets_no_reply(
+    broker: MosquittoBroker, publish: Publish, listen: Listen, logged: Logged, topic: str
 ) -> None:
-    operator = listen(broker, REPLY)
+    operator = listen(broker, "operators/4")
+    publisher = publish(broker, discovery_prefix="homeassistant")
+    ready(publisher, broker)
+    everything = listen(broker, "#")
+    wait_until(lambda: everything.heard, "what is retained")
+    send(operator, {"command": "ack"}, ResponseTopic=topic)
+    send(operator, {"command": "nonsense"}, ResponseTopic=topic)
+    send(operator, {"command": "reset"}, ResponseTopic="operators/4")
+    acknowledge, reset = wait_for(publisher, 2)  # it is obeyed nevertheless
+    publisher.reply(acknowledge, ok=True, outcome="done")
+    publisher.reply(reset, ok=True, outcome="done")
+    wait_until(lambda: operator.heard, "the reply to the last")
+    replies = [m.topic for m in everything.heard if b'"outcome"' in m.payload]
+    assert replies in ([], ["operators/4"])  # replies leave in the order of the commands
+    assert [line["topic"] for line in logged if line["event"] == "no reply"] == [topic, topic]
+    assert publisher.counters().connections == 1
+
+
+@pytest.mark.parametrize("topic", ["echo-stream/pc7/pump3/reply", "echo-stream/panel/4/reply/ab"])
+def test_response_topics_under_our_root_have_a_level_of_their_own(
+    broker: MosquittoBroker, publish: Publish, listen: Listen, topic: str
+) -> None:
+    operator = listen(broker, topic)
     publisher = publish(broker)
     ready(publisher, broker)
-    for topic in ("operators/#", "+/x"):
-        send(operator, {"command": "ack"}, ResponseTopic=topic)
-    for command in wait_for(publisher, 2):
-        publisher.reply(command, ok=True, outcome="done")
-    wait_until(lambda: len(operator.heard) == 2, "the replies")
-    assert publisher.counters().connections == 1
+    send(operator, {"command": "ack"}, ResponseTopic=topic)
+    publisher.reply(*wait_for(publisher), ok=True, outcome="done")
+    wait_until(lambda: operator.heard, "the reply")
 
 
 def test_what_is_malformed_is_refused_with_a_reply(

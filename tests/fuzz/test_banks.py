@@ -100,7 +100,7 @@ def test_metadata_that_is_no_json(path: Path, text: str) -> None:
 @given(st.data())
 def test_odd_tensors(path: Path, data: st.DataObject) -> None:
     tensors = dict(TENSORS)
-    for name in data.draw(st.lists(st.sampled_from(sorted(tensors)), min_size=1, max_size=3)):
+    for name in data.draw(st.lists(st.sampled_from(sorted(tensors)), min_size=1, max_size=3, unique=True)):
         tensor = tensors[name]
         what = data.draw(
             st.sampled_from(("other type", "other shape", "empty", "not finite", "zero", "flat"))

@@ -82,8 +82,8 @@ class Published(nn.Module):
         return self.norm(self.encoder(tokens))  # type: ignore[no-any-return]
 
 
-def random_model(size: str) -> EchoModel:
-    generator = torch.Generator().manual_seed(1)
+def random_model(size: str, seed: int = 1) -> EchoModel:
+    generator = torch.Generator().manual_seed(seed)
     model = EchoModel(SIZES[size]).eval().requires_grad_(False)
     for name, weight in model.state_dict().items():
         fan_in = weight.numel() // len(weight) if weight.ndim > 1 and "embed" not in name[:9] else 2500

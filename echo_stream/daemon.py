@@ -176,13 +176,14 @@ class Daemon:
         return stations
 
     def _observe(self, scored: Sequence[Scored]) -> None:
-        now_s = monotonic()
+        now_s, now = monotonic(), datetime.now(UTC)
         stations = self._roster.stations_now
         self._announcer.pass_time()
         for window, score in scored:
             station = stations[window.machine]
             spent_s = (now_s - self._round_at_s) / len(scored)
-            station.health.scored(window, score, spent_s=spent_s, now_s=now_s)
+            lag_s = (now - window.captured_at).total_seconds()
+            station.health.scored(window, score, spent_s=spent_s, lag_s=lag_s, now_s=now_s)
             self._announcer.score(station, (window, score))
         for station in stations.values():
             lost, skipped = station.ear.losses()

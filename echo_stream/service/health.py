@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from typing import Any
 
+from echo_stream.service.lags import Lags
 from echo_stream.types import Score, Window
 
 RECENT_S = 600.0
@@ -49,17 +50,19 @@ class Health:
         self._runs: deque[tuple[float, float]] = deque()
         """Scored stretches of the last ten minutes on the time line, ascending, merged where they touch."""
         self._costs_s: deque[float] = deque(maxlen=_COSTS)
+        self._lags = Lags()
         self._windows_scored = self._hops_skipped = self._samples_lost = self._gaps = 0
         self._lost_s = 0.0
         self._last: tuple[Window, Score] | None = None
 
-    def scored(self, window: Window, score: Score, *, spent_s: float, now_s: float) -> None:
+    def scored(self, window: Window, score: Score, *, spent_s: float, lag_s: float, now_s: float) -> None:
         """A window went through the corridor.
 
         Args:
             window: what was scored; windows come in the order of their samples.
             score: what came out.
             spent_s: seconds of work for it, its share of a batch.
+            lag_s: seconds from its last sample until now.
             now_s: monotonic time.
         """
         end_s = window.end / window.sample_rate_hz
@@ -73,6 +76,7 @@ class Health:
             self._remember(start, self._position_s)
             self._windows_scored += 1
             self._costs_s.append(spent_s)
+            self._lags.add(lag_s, now_s)
             self._last = (window, score)
 
     def skipped(self, hops: int) -> None:
@@ -99,6 +103,7 @@ class Health:
         elapsed_s = scored_s + lost_s + skipped_s + unheard_s. coverage_10m and coverage are shares from 0 to
         1, score and p_value and level_dbfs are those of the last window, last_window_at is UTC in ISO 8601,
         last_window_age_s is seconds ago, real_time_factor is seconds of work for a second of sound.
+        lag_p50_s, lag_p99_s and lag_max_s are from a window's last sample to its score, of ten minutes.
         """
         with self._lock:
             elapsed_s = self._elapsed(now_s)
@@ -124,6 +129,7 @@ class Health:
                 "last_window_at": None if window is None else _iso(window),
                 "last_window_age_s": None if self._heard_s is None else round(now_s - self._heard_s, 3),
                 "real_time_factor": self._real_time_factor(),
+                **self._lags.snapshot(now_s),
             }
 
     def _remember(self, start: float, end: float) -> None:

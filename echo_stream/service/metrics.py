@@ -37,6 +37,9 @@ _GAUGES = {
     "anomaly_p_value": ("p_value", "Share of held-out normal windows that score at least as high."),
     "level_dbfs": ("level_dbfs", "Level of the last window in dB relative to full scale."),
     "real_time_ratio": ("real_time_factor", "Seconds of work for a second of sound."),
+    "lag_p50_seconds": ("lag_p50_s", "From a window's last sample to its score, median of ten minutes."),
+    "lag_p99_seconds": ("lag_p99_s", "The same, exceeded by one window in a hundred."),
+    "lag_max_seconds": ("lag_max_s", "The same, the longest."),
     "listening": ("listening", "1 while sound comes and is scored."),
 }
 

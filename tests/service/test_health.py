@@ -27,7 +27,7 @@ def window(end_s: float, length_s: float = 2.0) -> Window:
 def listen(health: Health, first_end_s: float, last_end_s: float, late_s: float = 0.1) -> None:
     """Scores a window a second, each `late_s` after its last sample; index and monotonic time agree."""
     for end_s in np.arange(first_end_s, last_end_s + 1e-9, health.hop_s):
-        health.scored(window(float(end_s)), SCORE, spent_s=0.02, now_s=float(end_s) + late_s)
+        health.scored(window(float(end_s)), SCORE, spent_s=0.02, lag_s=late_s, now_s=float(end_s) + late_s)
 
 
 def accounted(snapshot: dict[str, float]) -> float:
@@ -68,7 +68,7 @@ def test_a_microphone_that_never_came_is_not_covered() -> None:
 def test_a_microphone_that_came_late_starts_its_index_late() -> None:
     health = Health("pump3", 1.0, now_s=0.0)
     for end_s in range(2, 42):
-        health.scored(window(end_s), SCORE, spent_s=0.02, now_s=60.0 + end_s)
+        health.scored(window(end_s), SCORE, spent_s=0.02, lag_s=0.1, now_s=60.0 + end_s)
     snapshot = health.snapshot(now_s=101.2)
     assert snapshot["coverage"] == pytest.approx(40 / 100, abs=1e-5)
     assert snapshot["unheard_s"] == pytest.approx(60)
@@ -115,7 +115,7 @@ def test_ten_minutes_forget_and_the_total_remembers() -> None:
 def test_a_recording_replayed_a_hundred_times_as_fast_is_covered_whole() -> None:
     health = Health("pump3", 1.0, now_s=0.0)
     for end_s in range(2, 3602):
-        health.scored(window(end_s), SCORE, spent_s=0.01, now_s=end_s / 100)
+        health.scored(window(end_s), SCORE, spent_s=0.01, lag_s=0.1, now_s=end_s / 100)
     snapshot = health.snapshot(now_s=36.5)
     assert snapshot["coverage"] == 1.0
     assert snapshot["elapsed_s"] == 3600
@@ -124,7 +124,7 @@ def test_a_recording_replayed_a_hundred_times_as_fast_is_covered_whole() -> None
 def test_a_slow_crystal_is_not_a_loss() -> None:
     health = Health("pump3", 1.0, now_s=0.0)
     for end_s in range(2, 20_000):
-        health.scored(window(end_s), SCORE, spent_s=0.01, now_s=end_s * 1.005)
+        health.scored(window(end_s), SCORE, spent_s=0.01, lag_s=0.1, now_s=end_s * 1.005)
     assert health.snapshot(now_s=20_000 * 1.005)["coverage"] > 0.9999
 
 
@@ -138,7 +138,7 @@ def test_every_second_is_one_thing(hop_s: float, fates: list[str]) -> None:
     for k, fate in enumerate(fates):
         end_s = (k + 1) * hop_s
         if fate == "scored":
-            health.scored(window(end_s, hop_s), SCORE, spent_s=0.0, now_s=end_s)
+            health.scored(window(end_s, hop_s), SCORE, spent_s=0.0, lag_s=0.1, now_s=end_s)
         elif fate == "skipped":
             health.skipped(1)
         else:

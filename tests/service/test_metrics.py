@@ -24,7 +24,11 @@ def snapshot() -> dict[str, Any]:
     at = datetime(2026, 11, 20, tzinfo=UTC)
     score = Score(1.5, 0.25, (), (), -30.0, 0.0, "normal")
     health.scored(
-        Window("pump3", np.zeros(2000, np.float32), 0, 2000, 1000, at), score, spent_s=0.5, now_s=2.0
+        Window("pump3", np.zeros(2000, np.float32), 0, 2000, 1000, at),
+        score,
+        spent_s=0.5,
+        lag_s=0.25,
+        now_s=2.0,
     )
     health.lost(480, 1000)
     alarms = {"alarm": {"state": "UNACK", "active": True}, "warning": {"state": "NORMAL", "active": False}}
@@ -85,6 +89,7 @@ def test_metrics_say_what_the_snapshot_says(server: MetricsServer) -> None:
     assert found["echo_stream_coverage_ratio", "pump3"] == 1
     assert found["echo_stream_anomaly_score", "pump3"] == 1.5
     assert found["echo_stream_real_time_ratio", "pump3"] == 0.5
+    assert found["echo_stream_lag_p99_seconds", "pump3"] == 0.25
     assert found["echo_stream_last_window_timestamp_seconds", "pump3"] == 1795132800
     assert found["echo_stream_alarm_active", "alarm", "pump3"] == 1
     assert found["echo_stream_alarm_state", "alarm", "pump3", "UNACK"] == 1

@@ -156,6 +156,7 @@ def _mark(machine: Machine) -> object:
     """Changes when another bank is accepted, or the file is written anew."""
     try:
         found = machine.bank.stat()
+        link = machine.bank.readlink() if machine.bank.is_symlink() else None
     except OSError:
         return None
-    return machine.bank.resolve(), found.st_ino, found.st_mtime_ns
+    return link, found.st_ino, found.st_mtime_ns  # not `resolve`: it looks at every folder of the path

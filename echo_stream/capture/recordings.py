@@ -33,6 +33,8 @@ AUDIO_KINDS = (
     "rf64",
 )
 LOWEST_HZ, HIGHEST_HZ = 1000, 192_000
+EXACT_KINDS = ("WAV", "WAVEX", "FLAC", "AIFF", "AU", "CAF", "W64", "RF64")
+"""Formats that can be entered at any sample; others have to be decoded from their beginning."""
 MAX_READ_S = 10.0  # a reader that was away for longer catches up in several reads
 MPEG_LENGTH_TOLERANCE = 0.05  # an MP3 does not always know its own length
 STREAMED_HEADER_BYTES = 0x7FFF0000  # what wrote to a pipe claims at least this, because it cannot know
@@ -117,6 +119,15 @@ class Recording:
     def duration_s(self) -> float:
         """Length of the file in seconds, as its header says."""
         return float(self._file.frames / self.sample_rate_hz)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the file can be entered at any sample."""
+        return self._file.format in EXACT_KINDS
+
+    def skip(self, samples: int) -> None:
+        """Begin so many samples later, which keep their index; before the first read, where it is `exact`."""
+        self._index = self._in_file = self._file.seek(samples)
 
     def read(self) -> AudioBlock | None:
         """The next block: what is due (real time), or the next `block_s` seconds (fast).

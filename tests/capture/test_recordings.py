@@ -45,6 +45,28 @@ def test_a_lossless_file_is_delivered_sample_by_sample(
     source.close()
 
 
+@pytest.mark.parametrize("kind", ["wav", "flac", "aiff", "w64", "caf", "rf64"])
+def test_an_exact_file_is_entered_at_any_sample(write_recording: Write, noise: Float32, kind: str) -> None:
+    source = Recording(write_recording(noise, f"sound.{kind}", subtype="PCM_24"), pace="fast")
+    assert source.exact
+    source.skip(7777)
+    block = source.read()
+    assert block is not None
+    assert block.start == 7777
+    assert np.abs(block.samples - noise[7777:][: len(block.samples)]).max() < 2**-22
+    while not source.ended:
+        source.read()  # to its end, which is where its header says
+    source.close()
+
+
+@pytest.mark.parametrize(("kind", "subtype"), [("mp3", "MPEG_LAYER_III"), ("ogg", "VORBIS")])
+def test_what_is_compressed_with_loss_is_read_from_its_beginning(
+    write_recording: Write, noise: Float32, kind: str, subtype: str
+) -> None:
+    path = write_recording(noise, f"sound.{kind}", rate=16000, subtype=subtype)
+    assert not Recording(path, pace="fast").exact
+
+
 @pytest.mark.parametrize(("kind", "subtype"), [("mp3", "MPEG_LAYER_III"), ("ogg", "VORBIS")])
 def test_compressed_files_play(write_recording: Write, kind: str, subtype: str) -> None:
     seconds = np.arange(32000) / 16000

@@ -40,6 +40,7 @@ from echo_stream.types import Window
 from echo_stream.vigil import Vigil
 
 DRAIN_S = 4.0
+LOSSES_EVERY_S = 1.0  # what thousands of machines lost need not be asked twenty times a second
 STUCK_S = 20.0  # a round that takes longer is no progress; under systemd half of WatchdogSec
 
 FIXED = tuple(set(Config.model_fields) - {"machines"})
@@ -70,7 +71,7 @@ class Daemon:
         self._reload = Event()
         self._wake = Event()
         self._notifier = Notifier()
-        self._since_s = self._round_at_s = monotonic()
+        self._since_s = self._round_at_s = self._losses_at_s = monotonic()
         self._failure: BaseException | None = None
 
     def run(self) -> None:
@@ -185,12 +186,9 @@ class Daemon:
             lag_s = (now - window.captured_at).total_seconds()
             station.health.scored(window, score, spent_s=spent_s, lag_s=lag_s, now_s=now_s)
             self._announcer.score(station, (window, score))
-        for station in stations.values():
-            lost, skipped = station.ear.losses()
-            if lost:
-                station.health.lost(lost, station.ear.source.sample_rate_hz)
-            if skipped:
-                station.health.skipped(skipped)
+        if now_s >= self._losses_at_s:
+            self._losses_at_s = now_s + LOSSES_EVERY_S
+            _take_losses(stations.values())
 
     def _on_join(self, station: Station, machine: Machine) -> None:
         self._publisher.join(machine.id, machine.title)
@@ -230,6 +228,15 @@ class Daemon:
             log.info("configuration read again", machines=[m.id for m in config.machines])
             self._config = config
         self._notifier.ready()
+
+
+def _take_losses(stations: Iterable[Station]) -> None:
+    for station in stations:
+        lost, skipped = station.ear.losses()
+        if lost:
+            station.health.lost(lost, station.ear.source.sample_rate_hz)
+        if skipped:
+            station.health.skipped(skipped)
 
 
 def _warm_up(encoder: Encoder, stations: Iterable[Station]) -> None:

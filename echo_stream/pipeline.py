@@ -78,6 +78,11 @@ class Ear:
         at = self.source.time_of(end)
         return Window(self.machine, samples, start, end, self.source.sample_rate_hz, at)
 
+    @property
+    def rested(self) -> bool:
+        """The next window has not been heard yet: to ask again at once is in vain."""
+        return self.live and not self.slicer.pending
+
     def losses(self) -> tuple[int, int]:
         """Samples lost and hops skipped since this was last asked."""
         lost, skipped = self.source.lost_samples, self.slicer.skipped_hops
@@ -155,7 +160,7 @@ def listen(
     """
     while not stop.is_set():
         present = stations()
-        windows = due([station.ear for station in present.values()])
+        windows = due(station.ear for station in present.values())
         scored = []
         for window, features in zip(windows, encoder.encode(windows) if windows else [], strict=True):
             station = present[window.machine]
@@ -163,9 +168,9 @@ def listen(
             for event in station.judge(scored[-1]):
                 tell(station, event)
         observe(scored)
-        if not windows:
-            if all(station.ear.source.ended for station in present.values()):
-                return
+        if not windows and all(station.ear.source.ended for station in present.values()):
+            return
+        if all(present[window.machine].ear.rested for window in windows):
             stop.wait(WAIT_S)
 
 

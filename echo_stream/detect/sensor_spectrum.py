@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ HUM_WIDTH_HZ = 2.0
 """To either side of a harmonic: mains wanders by 0.2 Hz, and a Hann window of 1 s spreads a line over 2
 Hz."""
 RUMBLE_BELOW_HZ = 20.0
+LOW_RATE_HZ = 4000.0
+"""Of the means of neighbouring samples: the last harmonic, 1200 Hz, is well below half of it."""
 TAKEN_S = 2.0
 """No more than the last so many seconds of a window are looked at."""
 
@@ -22,30 +25,58 @@ TAKEN_S = 2.0
 def hum_and_rumble(samples: Float32, sample_rate_hz: int) -> tuple[float, float]:
     """Shares of the power, each 0 to 1: at mains frequency and its harmonics, and below 20 Hz.
 
+    Only the spectrum up to the last harmonic is computed, of means of neighbouring samples.
+
     Args:
         samples: (n,), full scale -1 to 1; the mean does not count. Where it is shorter than 0.5 s the hum is
             0: its lines could not be told apart.
         sample_rate_hz: Of the samples.
     """
     samples = samples[-round(TAKEN_S * sample_rate_hz) :]
-    tapered = (samples - np.mean(samples, dtype=np.float64)) * np.hanning(len(samples))
-    power = np.abs(np.fft.rfft(tapered)) ** 2
-    total = float(power.sum())
+    grid = _grid(len(samples), sample_rate_hz)
+    tapered = (samples - np.mean(samples, dtype=np.float64)).astype(np.float32) * grid.taper
+    total = len(tapered) / 2 * float(np.square(tapered).sum(dtype=np.float64))  # Parseval
     if not total > 0.0:
         return 0.0, 0.0
-    hums, rumble = _bins(len(samples), sample_rate_hz)
+    spectrum = np.fft.rfft(tapered[: grid.whole].reshape(-1, grid.apart).sum(axis=1))
+    power = (np.square(spectrum.real) + np.square(spectrum.imag)) * grid.gain
     long_enough = len(samples) >= 0.5 * sample_rate_hz
-    hum = max((float(power[bins].sum()) for bins in hums), default=0.0) if long_enough else 0.0
-    return hum / total, float(power[rumble].sum()) / total
+    hum = max((float(power[bins].sum()) for bins in grid.hums), default=0.0) if long_enough else 0.0
+    return min(1.0, hum / total), min(1.0, float(power[grid.rumble].sum()) / total)
+
+
+class _Grid(NamedTuple):
+    """What depends on the length and the rate alone."""
+
+    taper: Float32
+    """(n,)"""
+    apart: int
+    """Samples of which the sum is taken."""
+    whole: int
+    """Samples that are in such a sum."""
+    gain: Float32
+    """(bins,) what takes the low-pass of the sums away again."""
+    hums: tuple[NDArray[np.intp], ...]
+    """Bins of the harmonics, for each mains frequency."""
+    rumble: NDArray[np.intp]
 
 
 @lru_cache(maxsize=16)
-def _bins(n: int, sample_rate_hz: int) -> tuple[tuple[NDArray[np.bool_], ...], NDArray[np.bool_]]:
-    """Which bins of the spectrum are hum, for each mains frequency, and which are rumble."""
-    frequencies = np.fft.rfftfreq(n, 1 / sample_rate_hz)
+def _grid(n: int, sample_rate_hz: int) -> _Grid:
+    apart = max(1, int(sample_rate_hz / LOW_RATE_HZ))
+    whole = n // apart * apart
+    frequencies = np.fft.rfftfreq(whole // apart, apart / sample_rate_hz)
+    attenuation = np.sinc(frequencies * apart / sample_rate_hz) / np.sinc(frequencies / sample_rate_hz)
     hums = []
     for mains in MAINS_HZ:
         nearest = np.round(frequencies / mains)
         near = np.abs(frequencies - nearest * mains) <= HUM_WIDTH_HZ
-        hums.append(near & (nearest >= 1) & (nearest <= HARMONICS))
-    return tuple(hums), frequencies < RUMBLE_BELOW_HZ
+        hums.append(np.flatnonzero(near & (nearest >= 1) & (nearest <= HARMONICS)))
+    return _Grid(
+        taper=np.hanning(n).astype(np.float32),
+        apart=apart,
+        whole=whole,
+        gain=(attenuation**-2).astype(np.float32),
+        hums=tuple(hums),
+        rumble=np.flatnonzero(frequencies < RUMBLE_BELOW_HZ),
+    )

@@ -26,8 +26,8 @@ class View:
     """Distances to normal sound in one metric.
 
     A window is seen as its pieces (m, pieces, bands, dim): one piece for the window as a whole, or its 160 ms
-    segments. Its distance is the mean over the quarter of its pieces that are furthest from normal: a knock
-    fills two or three segments of a window and would drown in the mean of all.
+    segments. Its distance is the mean over the quarter of its pieces that are furthest from the middle of all
+    normal ones: a knock fills two or three segments of a window and would drown in the mean of all.
     """
 
     metric: Metric
@@ -47,7 +47,7 @@ class View:
 
         Returns:
             What each band adds to the distance of each window, (m, bands), none negative; and the distance of
-            each piece to each normal, (m, pieces, n).
+            each of the furthest pieces to each normal, (m, furthest, n).
         """
         looks = [self._look(pieces[i : i + BATCH]) for i in range(0, len(pieces), BATCH)]
         return np.concatenate([parts for parts, _ in looks]), np.concatenate([apart for _, apart in looks])
@@ -58,16 +58,23 @@ class View:
         return shares
 
     def _look(self, pieces: Float32) -> tuple[Float64, Float32]:
+        pieces = self._furthest(pieces)
         m, count, bands, _ = pieces.shape
         coordinates = self.metric.apply(pieces).reshape(m * count, bands, -1)
         squared = self._squared(coordinates.reshape(m * count, -1))
         apart = coordinates - self.normals[squared.argmin(axis=1)]
-        of_bands = np.square(apart, dtype=np.float64).sum(axis=2).reshape(m, count, bands)
-        distances = np.sqrt(of_bands.sum(axis=2))
-        furthest = np.argsort(distances, axis=1)[:, count - max(1, count // 4) :]
-        of_bands /= np.maximum(distances, 1e-12)[:, :, None]
-        parts = np.take_along_axis(of_bands, furthest[:, :, None], axis=1).mean(axis=1)
-        return parts, np.sqrt(squared).reshape(m, count, -1)
+        of_bands = np.square(apart, dtype=np.float64).sum(axis=2)
+        of_bands /= np.maximum(np.sqrt(of_bands.sum(axis=1)), 1e-12)[:, None]
+        return of_bands.reshape(m, count, bands).mean(axis=1), np.sqrt(squared).reshape(m, count, -1)
+
+    def _furthest(self, pieces: Float32) -> Float32:
+        """The quarter of the pieces (m, pieces, bands, dim) that are furthest from the middle."""
+        count = pieces.shape[1]
+        few = max(1, count // 4)
+        if few == count:
+            return pieces
+        furthest = np.argpartition(self.metric.lengths(pieces), count - few, axis=1)[:, count - few :]
+        return np.take_along_axis(pieces, furthest[:, :, None, None], axis=1)
 
     def _squared(self, queries: Float32) -> Float32:
         """Squared Euclidean distances, one matrix product: (m, bands * dim) to (m, n)."""

@@ -177,6 +177,7 @@ def _remember(cache: Path | None, key: dict[str, object], choice: Choice) -> Non
         return
     new = cache.with_name(cache.name + ".new")
     try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
         new.write_text(json.dumps({"key": key, "choice": asdict(choice)}, indent=1) + "\n", "utf-8")
         new.replace(cache)
     except OSError as error:  # then the next start measures again

@@ -111,7 +111,7 @@ def _linear(x: Any, weight: Tensor, bias: Tensor, *, int8: bool = False) -> Any:
     if int8:
         scale = weight.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
         quantised = (weight / scale).round().to(torch.int8)
-        matrix = op.multiply(op.convert(op.constant(quantised.numpy()), "f32"), op.constant(_array(scale)))
+        matrix = op.multiply(op.convert(op.constant(quantised.numpy()), "f32"), _array(scale))
     return op.add(op.matmul(x, matrix, False, True), _array(bias))
 
 
@@ -120,8 +120,9 @@ def _norm(x: Any, norm: torch.nn.LayerNorm) -> Any:
     return op.add(op.multiply(normal, _array(norm.weight)), _array(norm.bias))
 
 
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    return tensor.detach().contiguous().numpy()
+def _array(tensor: Tensor) -> Any:
+    """A constant that shares the tensor's memory: a copy of all weights would be 23 MB for tiny."""
+    return op.constant(tensor.detach().contiguous().numpy(), shared_memory=True)
 
 
 def _ints(*values: int) -> NDArray[np.int64]:

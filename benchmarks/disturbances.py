@@ -79,7 +79,7 @@ def stationary_compressor(folder: Path, work: Path) -> tuple[Subject, list[str]]
         *stream_rig.calibration_lines(),
         "  second half joined: " + _counted(stream_rig.replay(paths[1])),
     ]
-    return Subject(rig, halves[1]), lines
+    return Subject(stream_rig, halves[1]), lines  # whose level is the lower one, so that it is tried harder
 
 
 def streaming_machines(folder: Path, work: Path) -> Iterator[tuple[Subject, list[str]]]:

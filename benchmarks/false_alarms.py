@@ -13,12 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from echo_stream.config import AlarmSettings
 from echo_stream.detect.alarm_array import hops_in, rises
 from echo_stream.detect.calibration import MONTH_H, Calibration, TripLevel
 
 Float64 = NDArray[np.float64]
 Rng = np.random.Generator
-HOP_S, ON_DELAY_S, OFF_DELAY_S, DEAD_BAND = 1.0, 3.0, 10.0, 0.1
+HOP_S = 1.0
+ALARM = AlarmSettings()
+"""As the daemon has it by default."""
 DAY = 86_400
 STRETCHES = 10
 
@@ -75,20 +78,27 @@ class Outcome:
         return self.observed_per_month <= self.trip.upper95_per_month
 
 
-def simulate(kind: str, seed: int, minutes: float, asked_per_month: float, hours: float = 24) -> Outcome:
+def simulate(
+    kind: str,
+    seed: int,
+    minutes: float,
+    asked_per_month: float,
+    hours: float = 24,
+    on_delay_s: float = ALARM.on_delay_s,
+) -> Outcome:
     """Enrol one machine, then listen to it."""
     rng = np.random.default_rng(seed)
     enrolled = scores(kind, rng, STRETCHES, round(minutes * 60 / STRETCHES / HOP_S))
     trip = Calibration.fit(list(enrolled), HOP_S).trip_level(
-        asked_per_month, on_delay_s=ON_DELAY_S, off_delay_s=OFF_DELAY_S, dead_band=DEAD_BAND
+        asked_per_month, on_delay_s=on_delay_s, off_delay_s=ALARM.off_delay_s, dead_band=ALARM.dead_band
     )
     listened = scores(kind, rng, 1, round(hours * 3600 / HOP_S))
     events = rises(
         listened,
         trip=trip.level,
         clear=trip.clear,
-        on_hops=hops_in(ON_DELAY_S, HOP_S),
-        off_hops=hops_in(OFF_DELAY_S, HOP_S),
+        on_hops=hops_in(on_delay_s, HOP_S),
+        off_hops=hops_in(ALARM.off_delay_s, HOP_S),
     ).sum()
     return Outcome(trip, float(events) / hours * MONTH_H)
 
@@ -98,13 +108,17 @@ def main() -> None:
     parser.add_argument("--machines", type=int, default=30)
     parser.add_argument("--asked", type=float, nargs="+", default=[1.0, 100.0], help="a month")
     parser.add_argument("--minutes", type=float, nargs="+", default=[2.0, 10.0, 60.0, 600.0])
+    parser.add_argument("--on-delay", type=float, default=ALARM.on_delay_s, help="seconds; a warning has 3")
     args = parser.parse_args()
     print("rates a month; trip: 10 to 90 % of the machines; within: observed rate within the stated bound")
     print(f"{'kind':24s} {'asked':>6s} {'enrolled':>9s} {'trip':>17s} {'bound':>8s} {'observed':>9s}")
     for asked in args.asked:
         for minutes in args.minutes:
             for kind in KINDS:
-                seen = [simulate(kind, seed, minutes, asked) for seed in range(args.machines)]
+                seen = [
+                    simulate(kind, seed, minutes, asked, on_delay_s=args.on_delay)
+                    for seed in range(args.machines)
+                ]
                 low, high = np.quantile([o.trip.level for o in seen], [0.1, 0.9])
                 bound = np.median([o.trip.upper95_per_month for o in seen])
                 observed = np.mean([o.observed_per_month for o in seen])

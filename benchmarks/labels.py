@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -130,20 +130,23 @@ def machines_in(names: Collection[str]) -> Iterator[tuple[str, str, list[str]]]:
             yield machine, enrolment, streams
 
 
-def judge(replayed: Replayed, stretches: Sequence[Stretch], *, settle_s: float) -> Judged:
+def judge(
+    replayed: Replayed, stretches: Sequence[Stretch], *, settle_s: Mapping[AlarmLevel, float]
+) -> Judged:
     """Whose each alarm is.
 
     Args:
         replayed: What the corridor made of the stream.
         stretches: What the stream is, in order of time.
-        settle_s: Window and on-delay: an alarm that comes so soon after a change still speaks of it.
+        settle_s: Of each level, window and on-delay: what comes so soon after a change still speaks of it.
     """
     alarms = list(replayed.raised[AlarmLevel.ALARM])
+    alarm_s, warning_s = settle_s[AlarmLevel.ALARM], settle_s[AlarmLevel.WARNING]
     faults = []
     anomalies = [s for s in stretches if s.label == ANOMALY]
     for stretch in anomalies:
         later_s = [s.start_s for s in anomalies if s.start_s > stretch.start_s]
-        own = tuple(a for a in alarms if stretch.start_s < a.raised_s <= stretch.end_s + settle_s)
+        own = tuple(a for a in alarms if stretch.start_s < a.raised_s <= stretch.end_s + alarm_s)
         stood = any(
             a.raised_s <= stretch.start_s and (a.cleared_s is None or a.cleared_s > stretch.start_s)
             for a in alarms
@@ -151,15 +154,15 @@ def judge(replayed: Replayed, stretches: Sequence[Stretch], *, settle_s: float) 
         faults.append(Fault(stretch, own, stood, min([*later_s, stretches[-1].end_s])))
     normals = [s for s in stretches if s.label == NORMAL]
     others = [s for s in stretches if s.label not in (NORMAL, ANOMALY)]
-    faulty = _widened(anomalies, settle_s)
+    faulty = _widened(anomalies, alarm_s)
     joins_s = [at_s for s in normals for at_s in s.joins_s]
-    warnings = _within(replayed.raised[AlarmLevel.WARNING], normals, but=faulty)
+    warnings = _within(replayed.raised[AlarmLevel.WARNING], normals, but=_widened(anomalies, warning_s))
     return Judged(
         tuple(stretches),
         tuple(faults),
         false_alarms=_within(alarms, normals, but=faulty),
         warnings=warnings,
-        warnings_at_joins=sum(any(at < w.raised_s <= at + settle_s for at in joins_s) for w in warnings),
+        warnings_at_joins=sum(any(at < w.raised_s <= at + warning_s for at in joins_s) for w in warnings),
         elsewhere=_within(alarms, others, but=faulty),
     )
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from echo_stream.build import bank_of, encoder_of, sources_of, station_of, trip_levels
 from echo_stream.calibrate import fit_from_recordings
 from echo_stream.config import Config, Machine
-from echo_stream.detect.alarm_array import hops_in, margins
+from echo_stream.detect.alarm_array import margins
 from echo_stream.detect.calibration import Calibration
 from echo_stream.pipeline import Event, Scored, Station, listen
 from echo_stream.types import AlarmEvent, AlarmLevel, SensorEvent
@@ -127,11 +127,16 @@ class Rig:
         """The trip level up to which a contiguous run of scores raises an alarm; -inf: it is too short."""
         found = margins(
             scores,
-            on_hops=hops_in(self.alarm.on_delay_s, self.hop_s),
+            on_hops=self.levels[AlarmLevel.ALARM].on_delay_hops,
             dead_band=self.alarm.dead_band,
             median=float(np.median(self.held_out)),
         )
         return float(found.max(initial=-np.inf))
+
+    @property
+    def settle_s(self) -> dict[AlarmLevel, float]:
+        """Window and on-delay: what comes so soon after a change still speaks of it."""
+        return {level: self.window_s + delay_s for level, delay_s in self.alarm.on_delays_s.items()}
 
     def calibration_lines(self) -> list[str]:
         """Trip levels beside the scores of the normal sound that they come from."""
@@ -144,7 +149,7 @@ class Rig:
             lines.append(
                 f"  {level} above {trip.level:.1f}, clear at {trip.clear:.1f}; asked "
                 f"{trip.asked_per_month:.1f} a month, with 95 % at most {trip.upper95_per_month:.0f}; "
-                f"on-delay of {trip.persistence_hops} hops in the calibration"
+                f"on-delay of {trip.on_delay_hops} hops, {trip.persistence_hops} in the calibration"
             )
         return lines
 

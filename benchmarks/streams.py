@@ -79,7 +79,7 @@ def replay_all(folder: Path, work: Path) -> Iterator[Stream]:
         rig = Rig(machine, [folder / enrolment], work, folder / streams[0])
         for name in streams:
             replayed = rig.replay(folder / name)
-            judged = judge(replayed, labels[name], settle_s=rig.window_s + rig.alarm.on_delay_s)
+            judged = judge(replayed, labels[name], settle_s=rig.settle_s)
             yield Stream(folder / name, rig, replayed, judged)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -157,18 +158,28 @@ def fitting_bank_of(config: Config, machine: Machine, encoder: Encoder, sample_r
 
 
 def trip_levels(machine: Machine, calibration: Calibration) -> dict[AlarmLevel, TripLevel]:
-    """Where the scores of a machine raise a warning and an alarm, for the rates that the user accepts."""
+    """Where the scores of a machine raise a warning and an alarm, for the rates that the user accepts.
+
+    Each with its own on-delay. What lasts longer is rarer, so that the alarm's level could lie below the
+    warning's; it does not, so that there is no alarm without a warning (docs/adr/0012).
+    """
     alarm = machine.alarm
     rates_per_month = {
         AlarmLevel.WARNING: alarm.warnings_per_week * DAYS_A_MONTH / 7,
         AlarmLevel.ALARM: alarm.false_alarms_per_month,
     }
-    return {
-        level: calibration.trip_level(
-            rate, on_delay_s=alarm.on_delay_s, off_delay_s=alarm.off_delay_s, dead_band=alarm.dead_band
+    levels: dict[AlarmLevel, TripLevel] = {}
+    at_least = -math.inf
+    for level, rate in rates_per_month.items():
+        levels[level] = calibration.trip_level(
+            rate,
+            on_delay_s=alarm.on_delays_s[level],
+            off_delay_s=alarm.off_delay_s,
+            dead_band=alarm.dead_band,
+            at_least=at_least,
         )
-        for level, rate in rates_per_month.items()
-    }
+        at_least = levels[level].level
+    return levels
 
 
 def alarms_of(machine: Machine, bank: NormalBank) -> tuple[Alarm, ...]:
@@ -181,7 +192,7 @@ def alarms_of(machine: Machine, bank: NormalBank) -> tuple[Alarm, ...]:
             sample_rate_hz=bank.sample_rate_hz,
             trip=trip.level,
             clear=trip.clear,
-            on_delay_s=machine.alarm.on_delay_s,
+            on_delay_s=machine.alarm.on_delays_s[level],
             off_delay_s=machine.alarm.off_delay_s,
             latching=machine.alarm.latching,
             realarm_s=machine.alarm.realarm_s,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from echo_stream.build import encoder_of, trip_levels
 from echo_stream.calibrate_heard import Heard
@@ -18,7 +19,7 @@ from echo_stream.calibrate_told import Change, Fitted
 from echo_stream.config import Config, Machine
 from echo_stream.detect.alarm_array import hops_in, rises
 from echo_stream.detect.bank import NormalBank
-from echo_stream.detect.calibration import Calibration
+from echo_stream.detect.calibration import Calibration, TripLevel
 from echo_stream.detect.enrolment import Check, Verdict
 from echo_stream.detect.scorer import Scorer
 from echo_stream.detect.session import Enrolment, Session, from_provenance
@@ -250,18 +251,17 @@ def _change(config: Config, machine: Machine, bank: NormalBank, base_id: str, le
     enrolled, hop_s = learnt.enrolment.enrolled, config.encoder.hop_s
     values = np.array([score.value for score in Scorer(bank).score([item.features for item in enrolled])])
     new = in_runs(enrolled, values, hop_s)
-    delays = {
-        "on_hops": hops_in(machine.alarm.on_delay_s, hop_s),
-        "off_hops": hops_in(machine.alarm.off_delay_s, hop_s),
-    }
+    off_hops = hops_in(machine.alarm.off_delay_s, hop_s)
+
+    def raised(run: NDArray[np.float64], trip: TripLevel) -> int:
+        on_hops = trip.on_delay_hops
+        return int(rises(run, trip=trip.level, clear=trip.clear, on_hops=on_hops, off_hops=off_hops).sum())
+
     return Change(
         base_id=base_id,
         levels=levels,
         median_score=float(np.median(values)),
         highest_score=float(values.max()),
         share_over={level: float(np.mean(values > trip.level)) for level, trip in levels.items()},
-        raised={
-            level: sum(int(rises(run, trip=trip.level, clear=trip.clear, **delays).sum()) for run in new)
-            for level, trip in levels.items()
-        },
+        raised={level: sum(raised(run, trip) for run in new) for level, trip in levels.items()},
     )

@@ -58,10 +58,18 @@ def _sensitivity(alarm: TripLevel) -> Check:
     name = "Sensitivity"
     if alarm.level <= WEAK:
         return Check(name, Verdict.GOOD, f"an alarm needs a score of {alarm.level:.1f}")
+    found = f"an alarm needs a score of {alarm.level:.1f}: only a strong change is noticed"
+    if alarm.persistence_hops < alarm.on_delay_hops:
+        return Check(
+            name,
+            Verdict.FAIR,
+            f"{found}. The recordings are too short to show how soon an odd moment passes",
+            "learn from recordings of half a minute or more, or let it listen by itself (--minutes)",
+        )
     return Check(
         name,
         Verdict.FAIR,
-        f"an alarm needs a score of {alarm.level:.1f}: only a strong change is noticed",
+        found,
         "now and then this normal sound is far from its usual self: see the highest dots in the report. Is "
         "that another operating state? Then enrol it by itself (--condition). Otherwise listen for longer",
     )

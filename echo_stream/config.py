@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from echo_stream.types import AlarmLevel
+
 # Id of a node or machine: it becomes part of MQTT topics and of file names.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 SampleRate = Annotated[int, Field(ge=1_000, le=192_000)]
@@ -178,14 +180,27 @@ class AlarmSettings(Model):
     false_alarms_per_month: float = Field(1.0, gt=0, le=1000, description="accepted false alarms in 30 days")
     warnings_per_week: float = Field(1.0, gt=0, le=1000, description="accepted false warnings in 7 days")
     on_delay_s: float = Field(
-        3.0, ge=0, le=3600, description="the score must stay over the trip level so long"
+        7.0, ge=0, le=3600, description="an alarm comes when the sound has stayed strange so long"
     )
-    off_delay_s: float = Field(10.0, ge=0, le=3600, description="and under the clear level so long")
+    warning_on_delay_s: float = Field(
+        3.0, ge=0, le=3600, description="a warning after so long already; never later than the alarm"
+    )
+    off_delay_s: float = Field(
+        6.0, ge=0, le=3600, description="both go when it has sounded normal again so long"
+    )
     dead_band: float = Field(
         0.1, ge=0, lt=1, description="clear level below the trip level, as a share of its height over normal"
     )
     latching: bool = Field(False, description="stays until a person resets it")
     realarm_s: float | None = Field(None, gt=0, description="announce again after so long; null: never")
+
+    @property
+    def on_delays_s(self) -> dict[AlarmLevel, float]:
+        """How long the sound must stay strange, for each level."""
+        return {
+            AlarmLevel.WARNING: min(self.warning_on_delay_s, self.on_delay_s),
+            AlarmLevel.ALARM: self.on_delay_s,
+        }
 
 
 class Machine(Model):

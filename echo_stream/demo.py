@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from echo_stream.capture.simulate import Fault, FaultKind, Scenario, SimulatedMachine, write_wav
+from echo_stream.config import AlarmSettings
 from echo_stream.deliver.evidence_files import list_events
 from echo_stream.demo_broker import HOST, DemoBroker, demo_broker
 from echo_stream.demo_listen import Seen, command, listen, say
@@ -27,6 +28,8 @@ NORMAL_FROM_S: Final = 600
 FAULT: Final[FaultKind] = "bearing"
 FAULT_START_S: Final = 15
 FAULT_END_S: Final = 28
+ALARM: Final = AlarmSettings()
+"""The delays that every user has until he sets others."""
 
 CONFIG: Final = """\
 # Written by echo-stream demo; an example to play with.
@@ -44,7 +47,7 @@ machines:
       pace: realtime
       faults: [{{kind: {fault}, start_s: {start_s}, end_s: {end_s}}}]
     bank: banks/machine1.safetensors
-    alarm: {{on_delay_s: 3, off_delay_s: 5}}
+    alarm: {{on_delay_s: {on_delay_s:g}, off_delay_s: {off_delay_s:g}}}
 """
 
 WITH_A_MICROPHONE: Final = """\
@@ -53,7 +56,7 @@ The same with a microphone:
   2. in config.yaml, the machine's source:        source: {kind: microphone, device: "USB Audio"}
      and your broker:                             mqtt: {host: localhost, port: 1883}
   3. echo-stream fit-normal --machine pump3 --minutes 10      while it runs as it should
-  4. echo-stream run                              and knock on the housing"""
+  4. echo-stream run                              and scratch on the housing for ten seconds"""
 
 
 def run_demo(into: Path, verbose: bool = False) -> None:
@@ -104,6 +107,8 @@ def _write_config(into: Path, state: str, broker: DemoBroker) -> Path:
         fault=FAULT,
         start_s=FAULT_START_S,
         end_s=FAULT_END_S,
+        on_delay_s=ALARM.on_delay_s,
+        off_delay_s=ALARM.off_delay_s,
     )
     config.write_text(text, encoding="utf-8")
     return config
@@ -144,9 +149,17 @@ def _summarise(run: Run, stream_at: datetime, into: Path, state: str, took_s: fl
     raised_after_s, cleared_after_s = run.raised_s - run.fault_start_s, run.cleared_s - run.fault_end_s
     say("\nSummary: UTC, and seconds since the daemon began to listen")
     line(f"{run.fault} fault began", run.fault_start_s)
-    line("alarm reached us", run.raised_s, f"{raised_after_s:.1f} s later, of which 3 s are the on-delay")
+    line(
+        "alarm reached us",
+        run.raised_s,
+        f"{raised_after_s:.1f} s later, of which {ALARM.on_delay_s:g} s are the on-delay",
+    )
     line("fault was gone", run.fault_end_s)
-    line("alarm was cleared", run.cleared_s, f"{cleared_after_s:.1f} s later, of which 5 s are the off-delay")
+    line(
+        "alarm was cleared",
+        run.cleared_s,
+        f"{cleared_after_s:.1f} s later, of which {ALARM.off_delay_s:g} s are the off-delay",
+    )
     say(f"  The whole run as a picture: {into / 'demo.png'}")
     for kept in list_events(into / state / "evidence"):
         say(f"  What was heard at the alarm: {kept.clip} and {kept.picture or 'no picture yet'}")

@@ -45,7 +45,7 @@ def scores_figure(
         held_out: (windows,) all scores of normal sound that the bank did not see.
         left_out: (windows,) scores of disturbances.
         levels: Where warning and alarm begin.
-        trip_level: Of the calibration: the level for so many alarms a month.
+        trip_level: Of the calibration: the level for so many alarms a month, with the alarm's on-delay.
     """
     figure, (spread, rate) = new_figure(3.9, 1, 2, width_ratios=[1, 1])
     right = 1.25 * max(trip.level for trip in levels.values())
@@ -75,14 +75,17 @@ def scores_figure(
     rate.set_ylim(min(OFTEN.values()) / 2, max(OFTEN.values()) * 2)
     rate.set_yticks(list(OFTEN.values()), list(OFTEN))
     rate.minorticks_off()
-    rate.set_title("How often normal sound would pass a level", loc="left", fontsize=11)
+    rate.set_title("How often normal sound would raise an alarm", loc="left", fontsize=11)
     for axes in (spread, rate):
         axes.set_xlim(left, right)
-        axes.set_xlabel("score")
         axes.grid(visible=True, alpha=0.25)
         for level, trip in levels.items():
+            if axes is rate and level is not AlarmLevel.ALARM:
+                continue  # its rate is another: it comes sooner
             colour, style = LEVEL_COLOURS[level], LEVEL_LINES[level]
             axes.axvline(trip.level, color=colour, lw=1.6, ls=style, label=f"{level.value} level")
+    spread.set_xlabel("score")
+    rate.set_xlabel("score at which the alarm is set")
     spread.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     rate.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return figure

@@ -146,11 +146,13 @@ def left_out(fitted: Fitted) -> list[list[str]]:
 def levels(fitted: Fitted, alarm: AlarmSettings) -> str:
     """What a score, a warning and an alarm are (HTML)."""
     trip, warn = fitted.levels[AlarmLevel.ALARM], fitted.levels[AlarmLevel.WARNING]
+    delays_s = alarm.on_delays_s
     return (
         "Each window gets a score: about 0 for normal sound, more for unusual sound. An <b>alarm</b> comes "
-        f"when the score stays above <b>{trip.level:.1f}</b> for {in_words(alarm.on_delay_s)}, a "
-        f"<b>warning</b> when it stays above <b>{warn.level:.1f}</b>. The levels follow from how many the "
-        "configuration accepts: "
+        f"when the score stays above <b>{trip.level:.1f}</b> for {in_words(delays_s[AlarmLevel.ALARM])}, a "
+        f"<b>warning</b> when it stays above <b>{warn.level:.1f}</b> for "
+        f"{in_words(delays_s[AlarmLevel.WARNING])}: a knock or a word is over by then. The levels follow "
+        "from how many the configuration accepts: "
         f"{_count(alarm.false_alarms_per_month, 'false alarm')} a month, "
         f"{_count(alarm.warnings_per_week, 'false warning')} a week."
     )

@@ -24,7 +24,7 @@ STREAM = (
     Stretch("normal", "on", 90.0, 150.0),
     Stretch("off", "off", 150.0, 180.0),
 )
-SETTLE_S = 5.0
+SETTLE_S = {AlarmLevel.WARNING: 5.0, AlarmLevel.ALARM: 9.0}
 
 
 def judged(*alarms: Raised, warnings: tuple[Raised, ...] = ()) -> Judged:

@@ -58,6 +58,8 @@ class TripLevel:
     """How often it would have tripped there."""
     measured_upper95_per_month: float
     """All that is measured, without any tail: 3 / T where nothing tripped in T."""
+    on_delay_hops: int
+    """On-delay that was asked for, in hops."""
     persistence_hops: int
     """On-delay that the tail was fitted with, in hops; less than asked where the contiguous stretches of
     held-out sound are too short for it, which errs on the safe side."""
@@ -116,6 +118,7 @@ class Calibration:
         k: int = 1,
         n: int = 1,
         dead_band: float = 0.1,
+        at_least: float = -math.inf,
     ) -> TripLevel:
         """The level at which normal sound raises so many events a month, or fewer (`Tail.level_for`).
 
@@ -126,11 +129,12 @@ class Calibration:
             k: As the alarm has it.
             n: As the alarm has it.
             dead_band: Share of the way from trip to median, above 0 and below 1.
+            at_least: The level is not below this one.
         """
         on_hops, off_hops = hops_in(on_delay_s, self.hop_s), hops_in(off_delay_s, self.hop_s)
         persistence, tail = self._tail(on_hops, off_hops, k, n, dead_band)
         per_hour = events_per_month / MONTH_H
-        level = tail.level_for(per_hour)
+        level = max(tail.level_for(per_hour), at_least)
         clear = level - dead_band * (level - self.median)
         if not clear < level:  # scores that do not vary
             clear = level - dead_band
@@ -148,6 +152,7 @@ class Calibration:
             measured_hours=self.hours,
             measured_events=events,
             measured_upper95_per_month=poisson_upper(events) / self.hours * MONTH_H,
+            on_delay_hops=on_hops,
             persistence_hops=persistence,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,12 +25,12 @@ def normal_runs(minutes: float, kind: str = "normal, overlapping", seed: int = 0
     return list(scores(kind, np.random.default_rng(seed), 10, round(minutes * 6)))
 
 
+@pytest.mark.parametrize("on_delay_s", [3.0, 7.0])  # of a warning and of an alarm
 @pytest.mark.parametrize(("minutes", "asked"), [(2.0, 1.0), (60.0, 1.0), (10.0, 300.0), (60.0, 300.0)])
-def test_observed_events_lie_within_the_bound(minutes: float, asked: float) -> None:
+def test_observed_events_lie_within_the_bound(minutes: float, asked: float, on_delay_s: float) -> None:
     kinds = list(KINDS)
     seen = [
-        simulate(kinds[i % len(kinds)], seed=i, minutes=minutes, asked_per_month=asked)
-        for i in range(MACHINES)
+        simulate(kinds[i % len(kinds)], i, minutes, asked, on_delay_s=on_delay_s) for i in range(MACHINES)
     ]
     assert sum(outcome.within for outcome in seen) >= 28
     assert np.median([outcome.trip.level for outcome in seen]) < 20.0  # and yet faults trip
@@ -59,6 +60,17 @@ def test_persistence_lowers_the_level() -> None:
     runs = normal_runs(60, "knocks, overlapping")
     at_once, later = trip_of(runs, on_delay_s=0.0).level, trip_of(runs, on_delay_s=5.0).level
     assert later < at_once / 3  # a knock is over before the delay has passed
+
+
+def test_a_level_that_may_not_be_lower_promises_what_it_then_does() -> None:
+    calibration = Calibration.fit(normal_runs(60), 1.0)
+    trip_level = partial(calibration.trip_level, 1.0, on_delay_s=7.0, off_delay_s=6.0)
+    own = trip_level()
+    raised = trip_level(at_least=own.level + 2.0)
+    assert raised.level == own.level + 2.0
+    assert raised.expected_per_month < own.expected_per_month / 2
+    assert raised.upper95_per_month < own.upper95_per_month / 2
+    assert trip_level(at_least=own.level - 2.0) == own
 
 
 def test_expected_is_what_was_asked_or_less() -> None:

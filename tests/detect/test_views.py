@@ -135,3 +135,26 @@ def test_a_bank_keeps_its_bound_and_still_judges_by_all() -> None:
     assert len(reference.recordings) == len(reference.start_s) == len(reference.window.normals) == 50
     assert bank.n_held_out == 200
     assert Scorer(bank).score_one(normal(1, seed=3, offset=3.0)[0]).value > 5
+
+
+def test_a_large_covariance_is_as_good_as_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ECHO's segments have thousands of dimensions: only the largest directions are computed then."""
+    rng = np.random.default_rng(4)
+    mixing = rng.standard_normal((400, 330)) * np.geomspace(4, 0.02, 330)
+    rows = (rng.standard_normal((900, 330)) @ mixing.T + 0.2 * rng.standard_normal((900, 400))).astype(
+        np.float32
+    )
+    rows = rows.reshape(900, 4, 100)
+    exact = Metric.whitening(rows)
+    monkeypatch.setattr("echo_stream.detect.metric.EXACT_UP_TO", 300)
+    quick = Metric.whitening(rows)
+    lengths = np.linalg.norm(quick.apply(rows).reshape(900, -1), axis=1)
+    assert lengths == pytest.approx(np.linalg.norm(exact.apply(rows).reshape(900, -1), axis=1), rel=5e-3)
+
+
+def test_lengths_are_those_of_the_coordinates() -> None:
+    rng = np.random.default_rng(5)
+    rows = (rng.standard_normal((200, 3, 5)) * [1, 2, 3, 4, 9]).astype(np.float32)
+    fitted = Metric.whitening(rows)
+    expected = np.linalg.norm(fitted.apply(rows).reshape(200, -1), axis=1)
+    assert fitted.lengths(rows) == pytest.approx(expected, rel=1e-4)

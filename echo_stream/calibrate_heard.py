@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 
 import numpy as np
 
 from echo_stream.deliver.spectra import Float64, NormalSpectrum, band_levels_over_time_db
-from echo_stream.detect.enrolment import Signal
+from echo_stream.detect.enrolment import Check, Signal
 from echo_stream.detect.sensor import CLIPPED_SHARE, SensorFigures, SensorLimits
 from echo_stream.types import Enrolled, Float32, Window
 
@@ -41,16 +42,24 @@ class Stretch:
     """Of each window."""
     seen: list[Seen] = field(default_factory=list)
     """For pictures; one after the other, without overlap."""
+    resumed: list[int] = field(default_factory=list)
+    """Places of windows before which sound was passed over on purpose: not lost, and not looked at."""
 
     @property
-    def signal(self) -> Signal:
-        """What the sensor delivered."""
-        return Signal(
-            recording=self.name,
-            start_s=np.array([item.start_s for item in self.enrolled]),
-            level_dbfs=np.array([figure.level_dbfs for figure in self.figures]),
-            clipped_share=np.array([figure.clipped_share for figure in self.figures]),
-        )
+    def signals(self) -> list[Signal]:
+        """What the sensor delivered, in pieces between which sound was passed over."""
+        figures = [(figure.level_dbfs, figure.clipped_share) for figure in self.figures]
+        level_dbfs, clipped_share = np.array(figures, np.float64).reshape(-1, 2).T
+        columns = np.array([item.start_s for item in self.enrolled]), level_dbfs, clipped_share
+        pieces = zip(*(np.split(column, self.resumed) for column in columns), strict=True)
+        return [Signal(self.name, *piece) for piece in pieces]
+
+    @property
+    def seen_runs(self) -> list[list[Seen]]:
+        """What was seen, cut where sound is missing."""
+        later = enumerate(pairwise(self.seen), start=1)
+        cuts = [i for i, (before, after) in later if after.start_s > before.end_s + COLUMN_S]
+        return [self.seen[first:end] for first, end in pairwise([0, *cuts, len(self.seen)])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,8 @@ class Heard:
     sample_rate_hz: int
     heard_at: datetime
     stretches: tuple[Stretch, ...]
+    notes: tuple[Check, ...] = ()
+    """What there is to say about how it was heard."""
 
     @property
     def enrolled(self) -> list[Enrolled]:

@@ -88,7 +88,7 @@ def learn(
     """
     window_s, hop_s = config.encoder.window_s, config.encoder.hop_s
     enrolled = heard.enrolled
-    signals = [stretch.signal for stretch in heard.stretches]
+    signals = [signal for stretch in heard.stretches for signal in stretch.signals]
 
     def checked(trimming: Trimming) -> list[Check]:
         return check_enrolment(signals, trimming, condition=condition, window_s=window_s, hop_s=hop_s)
@@ -104,7 +104,12 @@ def learn(
     mine = [enrolled[i] for i in trimming.kept]
     limits = heard.sensor_limits(trimming.kept.tolist())
     session = _session(heard, mine, condition, left_out, minutes=minutes_of(mine, window_s))
-    checks = [*checked(trimming), *check_devices(heard, kept), *check_levels(fit.levels[AlarmLevel.ALARM])]
+    checks = [
+        *heard.notes,
+        *checked(trimming),
+        *check_devices(heard, kept),
+        *check_levels(fit.levels[AlarmLevel.ALARM]),
+    ]
     return Learnt(
         bank=_completed(fit, limits, kept),
         calibration=fit.calibration,

@@ -1,22 +1,23 @@
 """Normal sound in, features and figures out: what fit-normal and `bank extend` listen with.
 
-The first lines of the corridor, with recordings or a stretch of listening as the source; one thread.
+The first lines of the corridor, with recordings or a stretch of listening as the source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+from echo_stream.archive import PART_S, Encoded, Part, encode_parts, most_windows, parts_of, spread
 from echo_stream.build import sources_of
 from echo_stream.calibrate_heard import COLUMN_S, Heard, Stretch, level_meter, look_at
 from echo_stream.capture.recordings import Recording, find_recordings
 from echo_stream.capture.shared import Shared
 from echo_stream.capture.sources import AudioSource
 from echo_stream.config import Config, Machine
-from echo_stream.detect.enrolment import OFF, SILENCE_DBFS
+from echo_stream.detect.enrolment import OFF, SILENCE_DBFS, Check, Verdict
 from echo_stream.detect.session import MICROPHONE, Session
 from echo_stream.encode.encoder import Encoder
 from echo_stream.errors import SourceError
@@ -36,41 +37,77 @@ def hear_recordings(
     condition: str,
     others: Sequence[Session],
     say: Say,
+    resume: Path | None = None,
 ) -> Heard:
-    """Features of files and folders of normal sound.
+    """Features of files and folders of normal sound; of more than `MOST_WINDOWS`, of pieces of it.
+
+    Args:
+        config: The configuration.
+        machine: Whose sound.
+        paths: Files and folders.
+        encoder: Makes the features.
+        condition: The operating state that is heard.
+        others: What the bank was learnt from so far.
+        say: Progress.
+        resume: Folder that keeps what is finished, to go on after an interruption.
 
     Raises:
         SourceError: a file is missing, damaged, silent, shorter than a window, of another rate than the
             machine's, or of another than what `others` were heard with.
     """
     files = find_recordings(paths)
-    total_s = 0.0
     for file in files:  # first all headers: a wrong rate shows before the work is done
         with closing(Recording(file, pace="fast")) as recording:
-            _check_rate(machine, file, recording.sample_rate_hz, others)
-            total_s += recording.duration_s
-    stretches, done_s = [], 0.0
-    for file in files:
-
-        def heard(window: Window, level: str, before_s: float = done_s, name: str = file.name) -> bool:
-            say(before_s + window.end / window.sample_rate_hz, total_s, f"{name} {level}")
-            return True
-
-        with closing(recording_of(machine, file)) as source:
-            rate = source.sample_rate_hz
-            stretch = _hear(
-                config,
-                machine,
-                source,
-                encoder=encoder,
-                name=str(file),
-                condition=condition,
-                go_on=heard,
-            )
-        stretches.append(stretch)
-        done_s += stretch.enrolled[-1].start_s + config.encoder.window_s
+            rate = recording.sample_rate_hz
+        _check_rate(machine, file, rate, others)
+    cut, channel = config.encoder, getattr(machine.source, "channel", 0)
+    parts = [
+        part
+        for file in files
+        for part in parts_of(file, window_s=cut.window_s, hop_s=cut.hop_s, channel=channel, details=True)
+    ]
+    taken = spread(parts, most_windows(encoder, parts[0]))
+    stretches = _gather(taken, encode_parts(taken, encoder, say=say, resume=resume), condition)
     names = f"{len(files)} recordings" if len(files) > 1 else str(files[0])
-    return Heard("recordings", names, rate, datetime.now(UTC), tuple(stretches))
+    notes = _passed_over(parts, taken)
+    return Heard("recordings", names, rate, datetime.now(UTC), stretches, notes)
+
+
+def _gather(parts: Sequence[Part], encoded: Iterable[Encoded], condition: str) -> tuple[Stretch, ...]:
+    """Parts of recordings, recording by recording."""
+    stretches: list[Stretch] = []
+    before: Part | None = None
+    for part, heard in zip(parts, encoded, strict=True):
+        if before is None or before.path != part.path:
+            stretches.append(Stretch(str(part.path)))
+        elif before.first + before.windows < part.first:
+            stretches[-1].resumed.append(len(stretches[-1].enrolled))
+        _take(stretches[-1], heard, condition)
+        before = part
+    for stretch in stretches:
+        _refuse_silence(stretch, condition)
+    return tuple(stretches)
+
+
+def _take(stretch: Stretch, heard: Encoded, condition: str) -> None:
+    """Add a part of a recording to what was heard of it."""
+    name = stretch.name
+    stretch.enrolled += [Enrolled(features, name, start_s, condition) for start_s, features in heard.windows]
+    stretch.figures += heard.figures
+    end_s = stretch.seen[-1].end_s if stretch.seen else 0.0
+    stretch.seen += [seen for seen in heard.seen if seen.start_s > end_s - COLUMN_S / 2]  # parts overlap
+
+
+def _passed_over(parts: Sequence[Part], taken: Sequence[Part]) -> tuple[Check, ...]:
+    if len(taken) == len(parts):
+        return ()
+    all_h, taken_h = (sum(part.seconds for part in some) / 3600 for some in (parts, taken))
+    windows, all_windows = (sum(part.windows for part in some) for some in (taken, parts))
+    finding = (
+        f"{windows} of {all_windows} windows were taken ({taken_h:.1f} of {all_h:.1f} h), in pieces of "
+        f"{PART_S / 60:.0f} min that are spread evenly over all recordings"
+    )
+    return (Check("Amount", Verdict.GOOD, finding),)
 
 
 def hear_source(
@@ -154,12 +191,16 @@ def _hear(
     for window, features in features_of(encoder, heard()):
         start_s = window.start / window.sample_rate_hz
         stretch.enrolled.append(Enrolled(features, name, start_s, condition))
+    _refuse_silence(stretch, condition)
+    return stretch
+
+
+def _refuse_silence(stretch: Stretch, condition: str) -> None:
     if condition != OFF and max((f.level_dbfs for f in stretch.figures), default=0.0) <= SILENCE_DBFS:
         raise SourceError(
-            f"{source.description}: silent: no window is over {SILENCE_DBFS:.0f} dBFS",
+            f"{stretch.name}: silent: no window is over {SILENCE_DBFS:.0f} dBFS",
             f"check the cable and the input's level; a machine at rest is enrolled with --condition {OFF}",
         )
-    return stretch
 
 
 def _check_rate(machine: Machine, file: Path, sample_rate_hz: int, others: Sequence[Session]) -> None:

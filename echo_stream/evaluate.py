@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from echo_stream.archive import Encoded, Part, Say, encode_parts, most_windows, parts_of, spread
 from echo_stream.capture.recordings import Recording, find_recordings
-from echo_stream.capture.shared import Shared
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
 from echo_stream.errors import SourceError
-from echo_stream.pipeline import features_of, windows_of
-from echo_stream.types import Enrolled, Features
+from echo_stream.types import Enrolled
 
 MAX_FPR = 0.1
 _NAME = re.compile(r"(?:normal|anomaly_(?P<kind>[^_]+))(?:_.*)?", re.IGNORECASE)
 _CLIP_NUMBER = re.compile(r"_\d{1,3}$")
 
 Float64 = NDArray[np.float64]
-Say = Callable[[float, float, str], None]
-"""How far it is: files done, files in all, and the machine at hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +45,39 @@ class Clip:
         return "anomaly" if self.kind else "normal"
 
 
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """What is to be done for one machine."""
+
+    name: str
+    train: Sequence[Clip]
+    test: Sequence[Clip]
+    window_s: float
+    hop_s: float
+    learnt: Sequence[tuple[Clip, Part]]
+    """Of the training clips, those parts that are learnt."""
+    windows: int
+    """Of the training clips, all."""
+    offsets_s: Mapping[Path, float]
+    """Where each training clip begins in its recording."""
+    asked: Sequence[tuple[Clip, Part]]
+    """All parts of the test clips."""
+
+
 def evaluate(
-    folder: Path, encoder: Encoder, *, window_s: float, hop_s: float, say: Say = lambda *_: None
+    folder: Path,
+    encoder: Encoder,
+    *,
+    window_s: float,
+    hop_s: float,
+    say: Say = lambda *_: None,
+    resume: Path | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Fits and scores every machine below a folder: `train/normal_*`, `test/normal_*`, `test/anomaly_KIND_*`.
 
     A clip's score is the mean over its windows. Where all clips of a machine are shorter than a window, the
-    shortest is the window.
+    shortest is the window. Of more than `archive.MOST_WINDOWS` training windows, pieces are learnt.
 
     Args:
         folder: holds machines at any depth, or is one.
@@ -62,41 +85,55 @@ def evaluate(
         window_s: length of a window.
         hop_s: between the starts of two.
         say: told how far it is.
+        resume: folder that keeps what is finished, to go on after an interruption.
+        workers: processes that encode; None: one a core, where that is worth it.
 
     Returns:
-        `machines` (each with `machine`, `auc`, `pauc`, `kinds`, `files` and counts of clips and recordings),
-        `mean_auc`, `mean_pauc` and `harmonic_mean` of all AUC and pAUC. pAUC goes up to a false positive rate
-        of 0.1, standardised after McClish (1989; 0.5 is chance), as DCASE reports it.
+        `machines` (each with `machine`, `auc`, `pauc`, `kinds`, `files` and counts of clips, recordings and
+        training windows), `mean_auc`, `mean_pauc` and `harmonic_mean` of all AUC and pAUC. pAUC goes up to a
+        false positive rate of 0.1, standardised after McClish (1989; 0.5 is chance), as DCASE reports it.
 
     Raises:
         SourceError: no machine there, a clip that cannot be read or whose name says nothing.
         BankError: too few normal clips to fit on.
+        EncoderError: a window cannot be encoded.
     """
-    parents = {path.parent for path in find_recordings([folder])}
-    folders = sorted(p.parent for p in parents if p.name == "train" and p.with_name("test") in parents)
-    machines = {path: (_clips(path / "train"), _clips(path / "test")) for path in folders}
-    if not machines:
-        raise SourceError(f"{folder}: no machine in it", "expected MACHINE/train/normal_* and MACHINE/test/*")
-    total, done, found = sum(len(a) + len(b) for a, b in machines.values()), 0, []
-    for path, (train, test) in machines.items():
-        name = path.name if path == folder else str(path.relative_to(folder))
-        window, hop = _fitting_window([*train, *test], window_s, hop_s)
-
-        def features(
-            clips: Sequence[Clip], name: str = name, window: float = window, hop: float = hop
-        ) -> _Heard:
-            nonlocal done
-            for clip in clips:
-                say(done, total, name)
-                done += 1
-                yield clip, _features(clip.path, encoder, window, hop)
-
-        scores = _score(encoder, list(features(train)), features(test), window_s=window, hop_s=hop)
-        found.append(_machine(name, train, test, scores))
+    machines = _machines(folder, encoder, window_s, hop_s)
+    parts = [part for machine in machines for _, part in (*machine.learnt, *machine.asked)]
+    encoded = encode_parts(parts, encoder, say=say, resume=resume, workers=workers)
+    with closing(encoded):
+        found = [_judged(machine, encoder, encoded) for machine in machines]
     return {"machines": found, **_overall(found)}
 
 
-_Heard = Iterator[tuple[Clip, list[tuple[float, Features]]]]
+def _machines(folder: Path, encoder: Encoder, window_s: float, hop_s: float) -> list[_Machine]:
+    parents = {path.parent for path in find_recordings([folder])}
+    folders = sorted(p.parent for p in parents if p.name == "train" and p.with_name("test") in parents)
+    if not folders:
+        raise SourceError(f"{folder}: no machine in it", "expected MACHINE/train/normal_* and MACHINE/test/*")
+    found = []
+    for path in folders:
+        train, test = _clips(path / "train"), _clips(path / "test")
+        window, hop = _fitting_window([*train, *test], window_s, hop_s)
+        learnt, asked = (
+            {part: clip for clip in clips for part in parts_of(clip.path, window_s=window, hop_s=hop)}
+            for clips in (train, test)
+        )
+        taken = spread(list(learnt), most_windows(encoder, next(iter(learnt))))
+        found.append(
+            _Machine(
+                name=path.name if path == folder else str(path.relative_to(folder)),
+                train=train,
+                test=test,
+                window_s=window,
+                hop_s=hop,
+                learnt=[(learnt[part], part) for part in taken],
+                windows=sum(part.windows for part in learnt),
+                offsets_s=_offsets_s(learnt),
+                asked=[(clip, part) for part, clip in asked.items()],
+            )
+        )
+    return found
 
 
 def _clips(folder: Path) -> list[Clip]:
@@ -141,51 +178,44 @@ def _fitting_window(clips: Sequence[Clip], window_s: float, hop_s: float) -> tup
     return window, min(hop_s, window)
 
 
-def _features(path: Path, encoder: Encoder, window_s: float, hop_s: float) -> list[tuple[float, Features]]:
-    """Start in seconds and features of each window of a file's first channel."""
-    with closing(Shared(Recording(path, pace="fast")).view(0)) as recording:
-        rate = recording.sample_rate_hz
-        windows = windows_of(recording, machine=path.name, window_s=window_s, hop_s=hop_s)
-        return [(window.start / rate, features) for window, features in features_of(encoder, windows)]
-
-
-def _score(
-    encoder: Encoder,
-    train: Iterable[tuple[Clip, list[tuple[float, Features]]]],
-    test: Iterable[tuple[Clip, list[tuple[float, Features]]]],
-    *,
-    window_s: float,
-    hop_s: float,
-) -> list[float]:
-    """Score of each test clip against a bank of the training clips."""
-    enrolled, offsets_s = [], dict[str, float]()
-    for clip, heard in train:
-        offset_s = offsets_s.get(clip.recording, 0.0)
-        enrolled += [Enrolled(features, clip.recording, offset_s + start_s) for start_s, features in heard]
-        offsets_s[clip.recording] = offset_s + heard[-1][0] + 10 * window_s  # clips of one never touch
-    with_rate = next(iter(train))[0].path
-    with closing(Recording(with_rate, pace="fast")) as recording:
-        rate = recording.sample_rate_hz
+def _judged(machine: _Machine, encoder: Encoder, encoded: Iterator[Encoded]) -> dict[str, Any]:
+    """Fit one machine and score its test clips."""
+    enrolled: list[Enrolled] = []
+    for (clip, _), heard in zip(machine.learnt, encoded, strict=False):  # the test clips come after them
+        offset_s = machine.offsets_s[clip.path]
+        enrolled += [Enrolled(f, clip.recording, offset_s + start_s) for start_s, f in heard.windows]
     bank = NormalBank.fit(
-        enrolled, encoder=encoder.identity, sample_rate_hz=rate, window_s=window_s, hop_s=hop_s
+        enrolled,
+        encoder=encoder.identity,
+        sample_rate_hz=machine.learnt[0][1].sample_rate_hz,
+        window_s=machine.window_s,
+        hop_s=machine.hop_s,
     )
-    scorer = Scorer(bank)
-    return [
-        float(np.mean([s.value for s in scorer.score([features for _, features in heard])]))
-        for _, heard in test
-    ]
+    scorer, values = Scorer(bank), dict[Path, list[float]]()
+    for (clip, _), heard in zip(machine.asked, encoded, strict=False):
+        scores = scorer.score([features for _, features in heard.windows])
+        values.setdefault(clip.path, []).extend(score.value for score in scores)
+    return _rated(machine, [float(np.mean(values[clip.path])) for clip in machine.test])
 
 
-def _machine(
-    name: str, train: Sequence[Clip], test: Sequence[Clip], scores: Sequence[float]
-) -> dict[str, Any]:
-    values = np.array(scores)
+def _offsets_s(parts: Mapping[Part, Clip]) -> dict[Path, float]:
+    """Where each clip begins in its recording: one after the other, so that no two of them touch."""
+    offsets_s, ends_s = dict[Path, float](), dict[str, float]()
+    for part, clip in parts.items():
+        offset_s = offsets_s.setdefault(clip.path, ends_s.get(clip.recording, 0.0))
+        ends_s[clip.recording] = offset_s + part.last_start_s + 10 * part.window_s
+    return offsets_s
+
+
+def _rated(machine: _Machine, scores: Sequence[float]) -> dict[str, Any]:
+    values, test = np.array(scores), machine.test
     kinds = np.array([clip.kind for clip in test])
     normal = values[kinds == ""]
     return {
-        "machine": name,
+        "machine": machine.name,
         **_rates(normal, values[kinds != ""]),
-        "train": _counts(train),
+        "train": _counts(machine.train),
+        "train_windows": {"learnt": sum(part.windows for _, part in machine.learnt), "of": machine.windows},
         "test_normal": _counts([clip for clip in test if not clip.kind]),
         "test_anomaly": _counts([clip for clip in test if clip.kind]),
         "kinds": {

@@ -91,14 +91,13 @@ def _draw_sound(axes: Axes, heard: Heard, line: Timeline) -> None:
     edges_hz = band_edges_hz(heard.sample_rate_hz)
     all_db = np.concatenate([seen.columns_db for _, seen in parts])
     low_db, high_db = np.quantile(all_db, [0.02, 0.998])
-    for stretch in heard.stretches:
-        begin = line.starts_s[stretch.name]
-        columns_db = np.concatenate([seen.columns_db for seen in stretch.seen])
+    for begin, run in ((line.starts_s[s.name], run) for s in heard.stretches for run in s.seen_runs):
+        columns_db = np.concatenate([seen.columns_db for seen in run])
         edges_s = np.concatenate(
-            [np.linspace(seen.start_s, seen.end_s, len(seen.columns_db) + 1)[:-1] for seen in stretch.seen]
+            [np.linspace(seen.start_s, seen.end_s, len(seen.columns_db) + 1)[:-1] for seen in run]
         )
         columns_db = np.maximum.reduceat(columns_db, np.arange(0, len(columns_db), every), axis=0)
-        edges_s = np.append(edges_s[::every], stretch.seen[-1].end_s)
+        edges_s = np.append(edges_s[::every], run[-1].end_s)
         axes.pcolormesh(
             begin + edges_s,
             edges_hz,

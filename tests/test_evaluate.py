@@ -58,7 +58,7 @@ def test_machines_at_any_depth_with_their_kinds(tmp_path: Path) -> None:
         assert len(files) == 11
         assert all(np.isfinite(file["score"]) for file in files)
     assert found["mean_auc"] == pytest.approx(np.mean([machine["auc"] for machine in found["machines"]]))
-    assert told[-1] == (45, 46, "plant/b")
+    assert told[-1] == (46 * 5 * 0.5, 46 * 5 * 0.5, "45 of 46 recordings, 0.0 of 0.0 h")
 
 
 def test_a_folder_that_is_a_machine(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from echo_stream.cli.fitting import (
     MinutesOption,
     MoreRecordings,
     RecordingsOption,
+    ResumeOption,
     TrimOption,
     sound,
     tell,
@@ -127,6 +128,7 @@ def extend(
         str | None, typer.Option(help="operating state that is heard; needed where the bank has several")
     ] = None,
     trim: TrimOption = True,
+    resume: ResumeOption = None,
     accept: Annotated[bool, typer.Option("--accept", help="use the new version at once")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -144,7 +146,7 @@ def extend(
     paths = [*(recordings or []), *(more or [])]
     with progress("fitting" if paths else "listening") as say:
         how: dict[str, Any] = {"condition": condition, "accept": accept, "say": say, "trimmed": trim}
-        fitted = extend_bank(settings, which, sound(settings, which, paths, minutes), **how)
+        fitted = extend_bank(settings, which, sound(settings, which, paths, minutes, resume), **how)
     tell(fitted, as_json=as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +35,14 @@ TrimOption = Annotated[
     bool, typer.Option("--trim/--no-trim", help="leave out short sounds that do not belong, such as a knock")
 ]
 
+ResumeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume",
+        help="folder that keeps what is finished of recordings: stopped, the same command goes on from there",
+    ),
+]
+
 
 def fit_normal(
     machine: MachineOption,
@@ -47,6 +56,7 @@ def fit_normal(
         bool, typer.Option("--fresh", help="forget the other operating states of the bank in use")
     ] = False,
     trim: TrimOption = True,
+    resume: ResumeOption = None,
     accept: Annotated[bool, typer.Option(help="use the new bank at once")] = True,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -67,7 +77,7 @@ def fit_normal(
         fitted = fit(
             settings,
             which,
-            sound(settings, which, paths, minutes),
+            sound(settings, which, paths, minutes, resume),
             condition=condition,
             accept=accept,
             say=say,
@@ -91,11 +101,14 @@ def score(
         print_json(line)
 
 
-def sound(config: Config, machine: Machine, paths: list[Path], minutes: float) -> Hear:
+def sound(config: Config, machine: Machine, paths: list[Path], minutes: float, resume: Path | None) -> Hear:
     """Recordings where some are named, otherwise the machine's own source."""
-    from echo_stream.calibrate import own_source, recordings
+    from echo_stream.calibrate import own_source
+    from echo_stream.calibrate_listen import hear_recordings
 
-    return recordings(config, machine, paths) if paths else own_source(config, machine, minutes)
+    if not paths:
+        return own_source(config, machine, minutes)
+    return partial(hear_recordings, config, machine, paths, resume=resume)
 
 
 def tell(fitted: Fitted, *, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from echo_stream.cli.common import (
     quiet,
     read_config_or_defaults,
 )
+from echo_stream.cli.fitting import ResumeOption
 
 app = typer.Typer()
 
@@ -23,6 +24,7 @@ app = typer.Typer()
 @app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="machines in the layout of DCASE task 2")],
+    resume: ResumeOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,7 +40,9 @@ def evaluate(
     settings = read_config_or_defaults(config)
     cut = settings.encoder
     with progress("evaluating") as say:
-        found = evaluate_folder(folder, encoder_of(settings), window_s=cut.window_s, hop_s=cut.hop_s, say=say)
+        found = evaluate_folder(
+            folder, encoder_of(settings), window_s=cut.window_s, hop_s=cut.hop_s, say=say, resume=resume
+        )
     if as_json:
         print_json(found)
     else:

@@ -68,6 +68,7 @@ class Scorer:
     ) -> Score:
         """One window's score; contributions (bands,), distances to the normal windows (n,)."""
         value = float(sum(contributions.tolist()))
+        near = np.argpartition(distances, min(NEAREST, len(distances)) - 1)[:NEAREST]
         at_least = len(self._held_out) - int(np.searchsorted(self._held_out, value, side="left"))
         return Score(
             value=value,
@@ -78,7 +79,7 @@ class Scorer:
             ),
             nearest=tuple(
                 Neighbour(own.recordings[i], float(own.start_s[i]), float(distances[i]))
-                for i in np.argsort(distances, kind="stable")[:NEAREST].tolist()
+                for i in near[np.argsort(distances[near], kind="stable")].tolist()
             ),
             level_dbfs=features.level_dbfs,
             level_delta_db=features.level_dbfs - own.level_dbfs,

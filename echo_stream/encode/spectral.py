@@ -1,6 +1,7 @@
 """The encoder that needs no weights: statistics of the log spectrum, band by band.
 
-numpy alone, torch is never imported. Runs on the pipeline thread; holds no state but cached constants.
+numpy and scipy's FFT (two to four times as fast as numpy's), torch is never imported. Runs on the pipeline
+thread; holds no state but cached constants.
 Which statistics, and why these: docs/adr/0010-scoring.md.
 """
 
@@ -12,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import rfft
 
 from echo_stream.encode.level import check_window, level_dbfs
 from echo_stream.errors import EncoderError
@@ -26,6 +28,8 @@ BANDS = 16
 SUB_BANDS = 3
 """Log-spaced sub-bands in a band; fewer bands where a low sample rate has not bins enough."""
 LOWEST_HZ = 30.0
+AT_ONCE_SAMPLES = 128_000
+"""Windows are encoded so many samples at a time: of more, frames and spectra leave the cache."""
 FLOOR = np.float32(1e-12)
 """-120 dB, added as power before the logarithm: digital silence has a level, and 16 bits' noise none."""
 
@@ -56,20 +60,22 @@ class SpectralEncoder:
             check_window(window, math.ceil(PATCH_S * window.sample_rate_hz))
             alike.setdefault((window.sample_rate_hz, len(window.samples)), []).append(i)
         features: dict[int, Features] = {}
-        for (sample_rate_hz, _), members in alike.items():
-            samples = np.stack([np.asarray(windows[i].samples, dtype=np.float32) for i in members])
-            features.update(zip(members, _encode_batch(samples, sample_rate_hz), strict=True))
+        for (sample_rate_hz, length), members in alike.items():
+            few = max(1, AT_ONCE_SAMPLES // length)
+            for at in range(0, len(members), few):
+                part = members[at : at + few]
+                samples = np.stack([windows[i].samples for i in part], dtype=np.float32)
+                features.update(zip(part, _encode_batch(samples, sample_rate_hz), strict=True))
         return [features[i] for i in range(len(windows))]
 
 
 def _encode_batch(samples: Float32, sample_rate_hz: int) -> list[Features]:
     """Features of windows of one rate and length; samples (n, samples)."""
     samples = samples - samples.mean(axis=1, keepdims=True)
-    sub_bins = _sub_band_bins(sample_rate_hz)
     edges_hz = _band_edges_hz(sample_rate_hz)
-    long = _levels_db(_band_powers(samples, sample_rate_hz, LONG_HOP_S, sub_bins))
+    long = _levels_db(_band_powers(samples, sample_rate_hz, LONG_HOP_S, _in_sub_bands(sample_rate_hz)))
     long = long.reshape(*long.shape[:2], -1, SUB_BANDS)  # (n, frames, bands, sub_bands)
-    short = _band_powers(samples, sample_rate_hz, SHORT_HOP_S, _short_bins(sample_rate_hz))
+    short = _band_powers(samples, sample_rate_hz, SHORT_HOP_S, _in_bands(sample_rate_hz))
     whole = np.concatenate([long.mean(axis=1), _impulsiveness(short)], axis=-1)
     patches = _patches(long)
     segments = np.concatenate([patches.mean(axis=2), patches.max(axis=2)], axis=-1)
@@ -81,13 +87,19 @@ def _encode_batch(samples: Float32, sample_rate_hz: int) -> list[Features]:
 
 def _impulsiveness(powers: Float32) -> Float32:
     """(n, frames, bands) of short frames to (n, bands, 3): kurtosis, crest and deviation of the envelope."""
+    powers = np.ascontiguousarray(
+        powers.transpose(0, 2, 1)
+    )  # statistics over frames, which then lie together
+    frames = powers.shape[2]
     levels_db = _levels_db(powers)
-    few = max(1, powers.shape[1] // 100)
-    loudest = np.sort(levels_db, axis=1)[:, -few:].mean(axis=1)
-    floored = powers.astype(np.float64) + FLOOR  # its fourth moments overflow float32 in an overload
-    kurtosis_db = 10 * np.log10(np.square(floored).mean(axis=1) / np.square(floored.mean(axis=1)))
-    deviation_db = levels_db.std(axis=1)
-    return np.stack([kurtosis_db, loudest - levels_db.mean(axis=1), deviation_db], axis=-1).astype(np.float32)
+    mean_db = levels_db.mean(axis=2)
+    few = max(1, frames // 100)
+    loudest = np.partition(levels_db, frames - few, axis=2)[:, :, -few:].mean(axis=2)
+    # Relative to the mean, as the fourth moments of an overload overflow float32.
+    relative = powers + FLOOR
+    relative /= relative.mean(axis=2, keepdims=True)
+    kurtosis_db = 10 * np.log10(np.square(relative).mean(axis=2))
+    return np.stack([kurtosis_db, loudest - mean_db, levels_db.std(axis=2)], axis=-1)
 
 
 def _patches(frames: Float32) -> Float32:
@@ -102,18 +114,19 @@ def _levels_db(powers: Float32) -> Float32:
     return levels
 
 
-def _band_powers(samples: Float32, sample_rate_hz: int, hop_s: float, bins: NDArray[np.intp]) -> Float32:
-    """Mean power of the bins of each band in frames of two hops: (n, frames, bands); bins (bands, 2)."""
+def _band_powers(samples: Float32, sample_rate_hz: int, hop_s: float, of_bands: Float32) -> Float32:
+    """Mean power of each band in frames of two hops: (n, frames, bands); of_bands (bins, bands)."""
     length = 2 * round(hop_s * sample_rate_hz)
     count = int(samples.shape[1] / (hop_s * sample_rate_hz) + 1e-6)
     starts = np.rint(np.arange(count) * hop_s * sample_rate_hz).astype(np.intp)  # equally many at any rate
     padded = np.pad(samples, ((0, 0), (0, length)), mode="reflect")  # the last frame is whole
     frames = np.lib.stride_tricks.sliding_window_view(padded, length, axis=1)[:, starts]
-    spectra = np.fft.rfft(frames * _taper(length), axis=-1)
-    powers = np.square(spectra.real) + np.square(spectra.imag)
-    sums = np.cumsum(powers, axis=-1, dtype=np.float64)
-    sums = np.concatenate([np.zeros((*sums.shape[:-1], 1)), sums], axis=-1)
-    return ((sums[..., bins[:, 1]] - sums[..., bins[:, 0]]) / np.diff(bins, axis=1)[:, 0]).astype(np.float32)
+    frames *= _taper(length)
+    spectra = rfft(frames, axis=-1, overwrite_x=True)
+    powers = np.square(spectra.real)
+    powers += np.square(spectra.imag)
+    means: Float32 = powers @ of_bands
+    return means
 
 
 @lru_cache(maxsize=64)
@@ -142,6 +155,25 @@ def _sub_band_bins(sample_rate_hz: int) -> NDArray[np.intp]:
 
 
 @lru_cache(maxsize=64)
+def _in_sub_bands(sample_rate_hz: int) -> Float32:
+    """What turns the powers of a long frame's bins into the means of its sub-bands: (bins, sub-bands)."""
+    return _averaging(_sub_band_bins(sample_rate_hz), LONG_HOP_S, sample_rate_hz)
+
+
+@lru_cache(maxsize=64)
+def _in_bands(sample_rate_hz: int) -> Float32:
+    """The same for a short frame and its bands: (bins, bands)."""
+    return _averaging(_short_bins(sample_rate_hz), SHORT_HOP_S, sample_rate_hz)
+
+
+def _averaging(bins: NDArray[np.intp], hop_s: float, sample_rate_hz: int) -> Float32:
+    matrix = np.zeros((round(hop_s * sample_rate_hz) + 1, len(bins)), np.float32)
+    for i, (first, end) in enumerate(bins.tolist()):
+        matrix[first:end, i] = 1 / (end - first)
+    return matrix
+
+
+@lru_cache(maxsize=64)
 def _band_edges_hz(sample_rate_hz: int) -> Float32:
     """(bands, 2), from the middle between two bins to the middle between two others."""
     bins = _sub_band_bins(sample_rate_hz)
@@ -152,7 +184,6 @@ def _band_edges_hz(sample_rate_hz: int) -> Float32:
     return np.stack([hz[:-1], hz[1:]], axis=1).astype(np.float32)
 
 
-@lru_cache(maxsize=64)
 def _short_bins(sample_rate_hz: int) -> NDArray[np.intp]:
     """Bins of the bands in short frames, the nearest there are, (bands, 2): low bands share the lowest."""
     length = 2 * round(SHORT_HOP_S * sample_rate_hz)

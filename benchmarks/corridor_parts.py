@@ -6,7 +6,6 @@ Run as a program of its own it is the daemon with a meter round its encoder: wha
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import time
@@ -14,10 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.encode import alternate, windows_of
 from benchmarks.plant import Machines, Settings, bank_path, plant, prepare
+from echo_stream.bench import of_size
 from echo_stream.build import encoder_of
 from echo_stream.configfile import load
 from echo_stream.detect.bank import NormalBank
@@ -101,7 +99,7 @@ def _alone(settings: Settings, rate_hz: int) -> dict[str, float]:
     bank = NormalBank.load(bank_path(settings, rate_hz))
     windows = windows_of(rate_hz, 2.0, 16)
     features = encoder.encode(windows[:1])[0]
-    scorers = {kept: Scorer(_of_size(bank, kept)) for kept in (CORESET, HOUR)}
+    scorers = {kept: Scorer(of_size(bank, kept)) for kept in (CORESET, HOUR)}
     ms = alternate(
         {
             "encode_one_ms": lambda: encoder.encode(windows[:1]),
@@ -114,21 +112,6 @@ def _alone(settings: Settings, rate_hz: int) -> dict[str, float]:
     )
     ms["encode_sixteen_ms"] /= 16
     return {key.replace("sixteen", "one_of_16"): round(value, 3) for key, value in ms.items()}
-
-
-def _of_size(bank: NormalBank, kept: int) -> NormalBank:
-    """The bank with so many normal windows: those it has, over and over, each a little different."""
-    own = bank.references[0]
-    which = np.resize(np.arange(len(own.start_s)), kept)
-    drawn = np.random.default_rng(1).standard_normal((kept, *own.window.normals.shape[1:]), dtype=np.float32)
-    normals = (own.window.normals[which] * (1 + 0.01 * drawn)).astype(own.window.normals.dtype)
-    reference = dataclasses.replace(
-        own,
-        recordings=[own.recordings[i] for i in which.tolist()],
-        start_s=own.start_s[which],
-        window=dataclasses.replace(own.window, normals=normals),
-    )
-    return dataclasses.replace(bank, references=(reference,))
 
 
 def _run_metered() -> None:

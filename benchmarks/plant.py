@@ -17,20 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 from safetensors.torch import save_file
 
 from benchmarks.soak_scene import UNIT_SETS
-from echo_stream.encode.echo import SIZES, EchoModel
+from echo_stream.bench import of_size
+from echo_stream.detect.bank import NormalBank
+from echo_stream.encode.stand_in import random_model
 from echo_stream.service.status import ask
 from tests.broker import MosquittoBroker, mosquitto
-from tests.daemon import ENVIRONMENT, run, wait_for
+from tests.daemon import ENVIRONMENT, wait_for
 
 QUIET_BROKER = "log_type none\nsys_interval 1"
 LOOP_S, APART_S = 30, 0.37
-BANK_MINUTES = 10.0
+FITTED_S, BANK_WINDOWS = 120, 600
+"""A bank is fitted on two minutes and made as large as one of ten: what it costs depends on its size."""
 ENCODERS = ("spectral", "echo-tiny", "echo-small")
 
 
@@ -125,17 +127,11 @@ class Settings:
 
 def write_weights(path: Path, size: str) -> None:
     """Random weights of a published size: speed does not depend on them."""
-    generator = torch.Generator().manual_seed(1)
-    state = {}
-    for name, weight in EchoModel(SIZES[size]).state_dict().items():
-        fan_in = weight.numel() // len(weight) if weight.ndim > 1 and "embed" not in name[:9] else 2500
-        offset = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-        state[name] = offset + torch.randn(weight.shape, generator=generator) * fan_in**-0.5
-    save_file(state, path)
+    save_file(random_model(size).state_dict(), path)
 
 
 def prepare(settings: Settings, rates_hz: Sequence[int]) -> None:
-    """Weights where they are needed, and a bank for each rate, from ten minutes of the machine's life."""
+    """Weights where they are needed, and a bank for each rate."""
     settings.folder.mkdir(parents=True, exist_ok=True)
     if settings.encoder != "spectral":
         size = settings.encoder.removeprefix("echo-")
@@ -150,9 +146,13 @@ def prepare(settings: Settings, rates_hz: Sequence[int]) -> None:
         (settings.folder / "config.yaml").write_text(
             f"node: fit\nstate_dir: fitting\nencoder: {settings.encoder_yaml()}\nmachines:\n"
             f"  - {{id: fit, bank: {own}, source: {{kind: simulated, seed: 3, sample_rate_hz: {rate_hz}, "
-            f"pace: fast, duration_s: {60 * BANK_MINUTES}}}}}\n"
+            f"pace: fast, duration_s: {FITTED_S}}}}}\n"
         )
-        run(settings.folder, "fit-normal", "-m", "fit")
+        fit = [sys.executable, "-m", "echo_stream", "fit-normal", "-m", "fit"]
+        subprocess.run(fit, cwd=settings.folder, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+        larger = of_size(NormalBank.load(own), BANK_WINDOWS)
+        own.unlink()
+        larger.save(own)
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(own, kept)

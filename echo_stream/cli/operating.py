@@ -1,4 +1,4 @@
-"""Commands of those who operate it: status, events, doctor, install-service, uninstall-service."""
+"""Commands of those who operate it: status, events, doctor, bench, install-service, uninstall-service."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from echo_stream.cli.common import (
 from echo_stream.errors import EchoStreamError
 
 if TYPE_CHECKING:
+    from echo_stream.bench import Measured
     from echo_stream.deliver.evidence_files import Kept
 
 app = typer.Typer()
@@ -153,6 +154,40 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"verdict": worst(checks), "checks": [asdict(check) for check in checks]})
     raise typer.Exit(1 if worst(checks) is Verdict.FAIL else 0)
+
+
+@app.command()
+def bench(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Measure what this PC can carry: runtimes, and machines by encoder and rate. Takes half a minute."""
+    from echo_stream.bench import LOAD, measure, this_pc
+
+    quiet()
+    settings = read_config_or_defaults(config)
+    cut = settings.encoder
+    found = []
+    if not as_json:
+        print(f"{this_pc()}\nwindows of {cut.window_s:g} s, one every {cut.hop_s:g} s; ms are of one window")
+    for one in measure(settings):
+        found.append(one)
+        if not as_json:
+            _print_measured(one)
+    if as_json:
+        own = {"pc": this_pc(), "window_s": cut.window_s, "hop_s": cut.hop_s, "load": LOAD}
+        print_json({**own, "encoders": [one.to_json() for one in found]})
+    else:
+        print(f"\nmachines: at a load of {LOAD:.0%}, all with the same rate and encoder; see docs/scaling.md")
+
+
+def _print_measured(one: Measured) -> None:
+    print(f"\n{one.encoder}" + (f", {one.about}" if one.about else ""), flush=True)
+    for runtime, ms in one.runtimes_ms.items():
+        used = "".join(
+            [", auto picks it" if runtime == one.auto else "", ", in use" if runtime == one.runtime else ""]
+        )
+        print(f"  {runtime:20} {ms:8.2f} ms, the net alone, 2 s at 48 kHz{used}")
+    for at in one.capacities:
+        times = f"encoding {at.encode_ms:7.2f} ms  the rest {at.rest_ms:6.2f} ms"
+        print(f"  {at.rate_hz / 1000:4.0f} kHz  {times}  {at.machines:6} machines", flush=True)
 
 
 @app.command("install-service")

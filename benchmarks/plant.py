@@ -57,11 +57,13 @@ class Plant:
     broker: psutil.Process
     traffic: Traffic
     ready_s: float
+    scored_s: float
+    """From the start until every machine had a score."""
     broker_address: tuple[str, int]
 
     def status(self) -> dict[str, Any]:
         """What `echo-stream status` prints."""
-        return ask(self.folder / "state" / "status.sock", timeout_s=30)
+        return _status(self.folder)
 
     def cpu_s(self) -> float:
         """CPU seconds of the daemon, all threads, so far."""
@@ -182,13 +184,15 @@ def plant(settings: Settings, machines: Machines) -> Iterator[Plant]:
     """The daemon listens to the machines and every one of them has been scored; `prepare` came before."""
     with mosquitto(settings.folder, extra=QUIET_BROKER) as broker:
         configure(settings, machines, broker)
-        shutil.rmtree(settings.folder / "state", ignore_errors=True)
+        _clear(settings.folder / "state")
         assert broker._process is not None
         began_s = time.monotonic()
         with _daemon(settings) as process:
             log = settings.folder / "log"
             wait_for(lambda: _ready(process, log), 600, "READY")
             ready_s = time.monotonic() - began_s
+            wait_for(lambda: _all_scored(settings.folder), 120, "a score of every machine")
+            scored_s = time.monotonic() - began_s
             traffic = Traffic(broker.host, broker.port)
             running = Plant(
                 settings.folder,
@@ -196,11 +200,20 @@ def plant(settings: Settings, machines: Machines) -> Iterator[Plant]:
                 psutil.Process(broker._process.pid),
                 traffic,
                 round(ready_s, 2),
+                round(scored_s, 2),
                 (broker.host, broker.port),
             )
-            wait_for(lambda: _all_scored(running), 120, "a score of every machine")
             yield running
             traffic.close()
+
+
+def _clear(state: Path) -> None:
+    """All but the runtime that was chosen for this PC: that is kept, as in life."""
+    for path in state.glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "encoder.json":
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -224,6 +237,11 @@ def _ready(process: subprocess.Popen[bytes], log: Path) -> bool:
     return '"event": "listening"' in log.read_text()
 
 
-def _all_scored(running: Plant) -> bool:
-    time.sleep(0.5)
-    return all(machine["windows_scored"] for machine in running.status()["machines"])
+def _all_scored(folder: Path) -> bool:
+    machines = _status(folder)["machines"]
+    time.sleep(1e-3 * len(machines))  # to ask a thousand costs the daemon something
+    return all(machine["windows_scored"] for machine in machines)
+
+
+def _status(folder: Path) -> dict[str, Any]:
+    return ask(folder / "state" / "status.sock", timeout_s=30)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from echo_stream.capture.sanity import FLOOR_DBFS
 from echo_stream.capture.shared import Shared
@@ -21,7 +21,7 @@ from echo_stream.config import (
 from echo_stream.detect.alarm import Alarm
 from echo_stream.detect.alarm_condition import Condition
 from echo_stream.detect.bank import NormalBank
-from echo_stream.detect.calibration import Calibration, TripLevel
+from echo_stream.detect.calibration import Calibration, Trip, TripLevel
 from echo_stream.detect.drift import DriftWatch
 from echo_stream.detect.scorer import Scorer
 from echo_stream.detect.sensor import SensorLimits, SensorWatch
@@ -34,6 +34,8 @@ from echo_stream.types import AlarmLevel
 
 if TYPE_CHECKING:
     from echo_stream.encode.echo import EchoDimensions
+
+FoundTrip = TypeVar("FoundTrip", Trip, TripLevel)
 
 DAYS_A_MONTH = 30.0
 REST_S = 2.0  # a machine must sound at rest for so long; less than the on-delay of its alarms
@@ -163,15 +165,19 @@ def trip_levels(machine: Machine, calibration: Calibration) -> dict[AlarmLevel, 
     Each with its own on-delay. What lasts longer is rarer, so that the alarm's level could lie below the
     warning's; it does not, so that there is no alarm without a warning (docs/adr/0012).
     """
+    return _trips(machine, calibration.trip_level)
+
+
+def _trips(machine: Machine, find: Callable[..., FoundTrip]) -> dict[AlarmLevel, FoundTrip]:
     alarm = machine.alarm
     rates_per_month = {
         AlarmLevel.WARNING: alarm.warnings_per_week * DAYS_A_MONTH / 7,
         AlarmLevel.ALARM: alarm.false_alarms_per_month,
     }
-    levels: dict[AlarmLevel, TripLevel] = {}
+    levels: dict[AlarmLevel, FoundTrip] = {}
     at_least = -math.inf
     for level, rate in rates_per_month.items():
-        levels[level] = calibration.trip_level(
+        levels[level] = find(
             rate,
             on_delay_s=alarm.on_delays_s[level],
             off_delay_s=alarm.off_delay_s,
@@ -197,7 +203,7 @@ def alarms_of(machine: Machine, bank: NormalBank) -> tuple[Alarm, ...]:
             latching=machine.alarm.latching,
             realarm_s=machine.alarm.realarm_s,
         )
-        for level, trip in trip_levels(machine, calibration).items()
+        for level, trip in _trips(machine, calibration.trip).items()
     )
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,13 @@ day."""
 LONGEST_H = 10 * MONTH_H
 """More normal sound than this is not asked for."""
 _FIT_AGAIN = "Fit the bank again."
+
+
+class Trip(NamedTuple):
+    """Where a score trips an alarm, and where it clears it."""
+
+    level: float
+    clear: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +141,7 @@ class Calibration:
         on_hops, off_hops = hops_in(on_delay_s, self.hop_s), hops_in(off_delay_s, self.hop_s)
         persistence, tail = self._tail(on_hops, off_hops, k, n, dead_band)
         per_hour = events_per_month / MONTH_H
-        level = max(tail.level_for(per_hour), at_least)
-        clear = level - dead_band * (level - self.median)
-        if not clear < level:  # scores that do not vary
-            clear = level - dead_band
+        level, clear = self._level(tail, per_hour, dead_band, at_least)
         events = sum(
             int(rises(run, trip=level, clear=clear, on_hops=on_hops, off_hops=off_hops, k=k, n=n).sum())
             for run in self.runs
@@ -155,6 +159,27 @@ class Calibration:
             on_delay_hops=on_hops,
             persistence_hops=persistence,
         )
+
+    def trip(
+        self,
+        events_per_month: float,
+        *,
+        on_delay_s: float,
+        off_delay_s: float,
+        dead_band: float = 0.1,
+        at_least: float = -math.inf,
+    ) -> Trip:
+        """The same level, without what there is to say of it: that takes most of the time."""
+        on_hops, off_hops = hops_in(on_delay_s, self.hop_s), hops_in(off_delay_s, self.hop_s)
+        _, tail = self._tail(on_hops, off_hops, 1, 1, dead_band)
+        return self._level(tail, events_per_month / MONTH_H, dead_band, at_least)
+
+    def _level(self, tail: Tail, per_hour: float, dead_band: float, at_least: float) -> Trip:
+        level = max(tail.level_for(per_hour), at_least)
+        clear = level - dead_band * (level - self.median)
+        if not clear < level:  # scores that do not vary
+            clear = level - dead_band
+        return Trip(level, clear)
 
     def _tail(self, on_hops: int, off_hops: int, k: int, n: int, dead_band: float) -> tuple[int, Tail]:
         """The persistence that the runs are long enough for, and the tail of their margins with it."""

@@ -104,11 +104,19 @@ class Tail:
         low as too high. So: the median's, and from there up to one spread of a score towards the mean's.
         """
 
-        def first(rate: Callable[[float], float]) -> float:
-            return _smallest(lambda excess: rate(self.threshold + excess) > per_hour, MIN_SPREAD)
+        def first(fails: Callable[[float], bool]) -> float:
+            return _smallest(lambda excess: fails(self.threshold + excess), MIN_SPREAD)
 
-        central, safe = first(lambda level: self.per_hour(level, 0.5)), first(self.mean_per_hour)
+        central = first(lambda level: self._share_at_most(level, per_hour) < 0.5)
+        safe = first(lambda level: self.mean_per_hour(level) > per_hour)
         return self.threshold + max(central, min(safe, central + SAFETY))
+
+    def _share_at_most(self, level: float, per_hour: float) -> float:
+        """Share of the posterior with at most such a rate: what `per_hour` inverts, without its sorting."""
+        _, _, weight = self._posterior
+        with np.errstate(divide="ignore"):
+            highest = per_hour / self._survival(level)[:, 0]
+        return float(weight @ np.searchsorted(self._rates_per_hour, highest, side="right")) / len(_RATE_NODES)
 
     def with_hours(self, hours: float) -> Tail:
         """What it would probably be with so many hours of the same sound: as many clusters, up to enough.

@@ -181,3 +181,15 @@ def test_poisson_upper_bound() -> None:
     """Exact one-sided bounds, as tabulated (Garwood 1936)."""
     for events, bound in {0: 2.996, 1: 4.744, 2: 6.296, 10: 16.962}.items():
         assert poisson_upper(events) == pytest.approx(bound, abs=1e-3)
+
+
+@pytest.mark.parametrize("minutes", [2, 10])
+@pytest.mark.parametrize("per_month", [1.0, 30.0])
+def test_the_daemon_takes_the_level_that_the_fit_promised(minutes: int, per_month: float) -> None:
+    calibration = Calibration.fit(normal_runs(minutes, seed=3), 1.0)
+    promised = calibration.trip_level(per_month, on_delay_s=3.0, off_delay_s=6.0)
+    taken = calibration.trip(per_month, on_delay_s=3.0, off_delay_s=6.0)
+    assert taken == (promised.level, promised.clear)
+    lifted = calibration.trip(per_month, on_delay_s=3.0, off_delay_s=6.0, at_least=taken.level + 1)
+    assert lifted.level == taken.level + 1
+    assert lifted.clear < lifted.level

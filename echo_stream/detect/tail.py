@@ -149,8 +149,8 @@ def fit_tail(margins: Sequence[Float64], *, hop_s: float, gap: int) -> Tail:
     apart = np.full(gap + 1, -np.inf)
     joined = np.concatenate([part for run in margins for part in (run, apart)])
     maxima = cluster_maxima(joined, threshold, gap)
-    for share in np.geomspace(1 - LOWEST_THRESHOLD, 1 / len(everything), 60):
-        higher = float(np.quantile(everything, 1 - share))
+    shares = np.geomspace(1 - LOWEST_THRESHOLD, 1 / len(everything), 60)
+    for higher in np.quantile(everything, 1 - shares).tolist():
         left = cluster_maxima(joined, higher, gap)
         if len(left) >= ENOUGH_CLUSTERS:
             threshold, maxima = higher, left

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -200,6 +202,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, metavar="N", help="of --growth")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the daemon does not outlive this
     with tempfile.TemporaryDirectory(prefix="plant-") as folder:
         settings = Settings(Path(folder), given.encoder, given.banks, hop_s=given.hop)
         if given.scoring:

@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from echo_stream import archive
 from echo_stream.calibrate import extend, fit, own_source, recordings
 from echo_stream.calibrate_listen import hear_source
 from echo_stream.calibrate_runs import held_out_places, in_runs, minutes_of
@@ -22,11 +24,11 @@ from echo_stream.config import Config, Machine
 from echo_stream.configfile import load
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.enrolment import Verdict, worst
-from echo_stream.detect.session import MICROPHONE, Session
+from echo_stream.detect.session import MICROPHONE, Enrolment, Session
 from echo_stream.detect.versions import BankVersions
 from echo_stream.encode.spectral import SpectralEncoder
 from echo_stream.errors import BankError, BankMismatch, EchoStreamError, SourceError
-from echo_stream.types import AlarmLevel
+from echo_stream.types import AlarmLevel, Enrolled
 from tests.detect.sounds import ENCODER, HOP_S, RATE_HZ, WINDOW_S, enrol, features, normal
 
 CONFIG = """\
@@ -75,6 +77,10 @@ class Project:
     @property
     def versions(self) -> BankVersions:
         return BankVersions(self.machine.bank)
+
+    def versions_enrolled(self, bank_id: str) -> Sequence[Enrolled]:
+        """What a version learnt."""
+        return Enrolment.load(self.versions.enrolled_of(bank_id), bank_id).enrolled
 
     def fit(self, *paths: Path, condition: str = "normal", accept: bool = True, **how: bool) -> Fitted:
         hear = recordings(self.config, self.machine, paths) if paths else None
@@ -146,6 +152,23 @@ def test_a_machine_that_knocks_is_learnt_with_its_knocks(project: Project) -> No
     fitted = project.fit(write(project.folder, "a", sound))
     assert fitted.left_out == ()
     assert fitted.windows == 89
+
+
+def test_of_an_archive_pieces_are_learnt_and_it_is_said(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passing over sound is no loss of sound, and the picture of what was heard has gaps there."""
+    write(project.folder, "a", np.tile(PUMP.sound(60.0), 15))
+    monkeypatch.setattr(archive, "MOST_WINDOWS", 450)
+    monkeypatch.setattr(archive, "PART_S", 50.0)
+    fitted = project.fit(project.folder / "a.wav")
+    assert fitted.windows == 450
+    findings = {check.name: check for check in fitted.checks}
+    assert findings["Amount"].finding.startswith("450 of 899 windows were taken (0.1 of 0.2 h)")
+    assert findings["Gaps"].finding == "no sound was lost"
+    starts_s = [item.start_s for item in project.versions_enrolled(fitted.bank_id)]
+    assert starts_s[:51] == [*range(50), 100]
+    assert fitted.minutes == pytest.approx(450 / 60, rel=0.05)
 
 
 def test_of_several_recordings_it_is_said_which(project: Project) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from echo_stream import archive
 from echo_stream.capture.simulate import Fault, Scenario, SimulatedMachine
 from echo_stream.encode.encoder import make_encoder
 from echo_stream.errors import SourceError
@@ -66,6 +67,40 @@ def test_a_folder_that_is_a_machine(tmp_path: Path) -> None:
     encoder = make_encoder("spectral", window_s=10.0)
     found = evaluate(tmp_path / "fan", encoder, window_s=10.0, hop_s=5.0)  # all clips are shorter
     assert [machine["machine"] for machine in found["machines"]] == ["fan"]
+
+
+def test_processes_and_a_resumed_run_give_the_same_scores(tmp_path: Path) -> None:
+    write_machine(tmp_path / "a", 5)
+    write_machine(tmp_path / "b", 7)
+    encoder = make_encoder("spectral", window_s=1.0)
+    cut = {"window_s": 1.0, "hop_s": 0.5}
+    alone = evaluate(tmp_path, encoder, workers=1, **cut)  # type: ignore[arg-type]
+    assert evaluate(tmp_path, encoder, workers=2, **cut) == alone  # type: ignore[arg-type]
+    kept = tmp_path / "kept"
+
+    def stop(done_s: float, total_s: float, at: str) -> None:
+        if done_s > total_s / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path, encoder, resume=kept, workers=1, say=stop, **cut)
+    done = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
+    assert 0 < len(done) < 46
+    assert evaluate(tmp_path, encoder, resume=kept, workers=1, **cut) == alone  # type: ignore[arg-type]
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+def test_of_too_many_training_windows_pieces_are_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_machine(tmp_path / "a", 5)
+    monkeypatch.setattr(archive, "MOST_WINDOWS", 30)
+    (machine,) = evaluate(tmp_path, make_encoder("spectral", window_s=1.0), window_s=1.0, hop_s=0.5)[
+        "machines"
+    ]
+    assert machine["train_windows"] == {"learnt": 30, "of": 60}
+    assert machine["train"]["clips"] == 12
+    assert machine["auc"] > 0.9
 
 
 @pytest.mark.parametrize("what", ["nothing", "name", "short"])

@@ -16,6 +16,8 @@ from echo_stream.types import Float32
 
 MOST_DIRECTIONS = 256
 """Directions of variation kept one by one; all others share one variance. A spectral bank has fewer."""
+FEW, LARGE = 4, 100_000
+"""Rows, and numbers of a matrix, from which on they are multiplied in one go."""
 EXACT_UP_TO = 1024
 """Rows or dimensions: of larger covariances only the largest directions are computed."""
 LEAST_VARIANCE = 1e-6
@@ -46,19 +48,25 @@ class Metric:
 
     def apply(self, features: Float32) -> Float32:
         """Coordinates of features, both (..., bands, dim)."""
-        scaled: Float32 = ((features - self.centre) / self.scale).reshape(-1, self.directions.shape[0])
-        along = _times(scaled, self.directions) * (self.shrink - 1)
-        coordinates: Float32 = (scaled + _times(along, self.directions.T)) * np.float32(self.unit)
-        return coordinates.reshape(features.shape)
+        return self.whiten(*self.project(features)).reshape(features.shape)
 
-    def lengths(self, features: Float32) -> Float32:
-        """Of the coordinates of features (..., bands, dim): (...). Half the work of `apply`."""
+    def project(self, features: Float32) -> tuple[Float32, Float32]:
+        """Features (..., bands, dim) scaled, (rows, bands * dim), and how far along each direction."""
         scaled: Float32 = ((features - self.centre) / self.scale).reshape(-1, self.directions.shape[0])
-        # The directions are orthonormal: along each, and in all that is left, lengths only have to be added.
-        along = np.square(scaled @ self.directions) @ (np.square(self.shrink) - 1)
-        squared = np.maximum(np.square(scaled).sum(axis=1) + along, 0)
-        lengths: Float32 = (np.sqrt(squared) * np.float32(self.unit)).reshape(features.shape[:-2])
+        return scaled, _times(scaled, self.directions)
+
+    def lengths(self, scaled: Float32, along: Float32) -> Float32:
+        """Lengths (rows,) of the coordinates that `whiten` would give, for half its work."""
+        # The directions are orthonormal: along each, and in all that is left, squares only have to be added.
+        squared = np.square(scaled).sum(axis=1) + np.square(along) @ (np.square(self.shrink) - 1)
+        lengths: Float32 = np.sqrt(np.maximum(squared, 0)) * np.float32(self.unit)
         return lengths
+
+    def whiten(self, scaled: Float32, along: Float32) -> Float32:
+        """Coordinates (rows, bands * dim) of what `project` gave."""
+        shrunk = _times(along * (self.shrink - 1), self.directions.T)
+        coordinates: Float32 = (scaled + shrunk) * np.float32(self.unit)
+        return coordinates
 
     @classmethod
     def plain(cls, features: Float32) -> Self:
@@ -122,8 +130,9 @@ class Metric:
 
 def _times(rows: Float32, matrix: Float32) -> Float32:
     """Their product. A few rows one by one: for several BLAS copies the matrix first, which costs more."""
-    product: Float32 = np.stack([row @ matrix for row in rows]) if len(rows) < 5 else rows @ matrix
-    return product
+    if matrix.size < LARGE or len(rows) > FEW:
+        return rows @ matrix
+    return np.stack([row @ matrix for row in rows])
 
 
 class _Principal(NamedTuple):

@@ -58,23 +58,20 @@ class View:
         return shares
 
     def _look(self, pieces: Float32) -> tuple[Float64, Float32]:
-        pieces = self._furthest(pieces)
         m, count, bands, _ = pieces.shape
-        coordinates = self.metric.apply(pieces).reshape(m * count, bands, -1)
-        squared = self._squared(coordinates.reshape(m * count, -1))
-        apart = coordinates - self.normals[squared.argmin(axis=1)]
+        few = max(1, count // 4)
+        projected = self.metric.project(pieces)
+        if few < count:
+            lengths = self.metric.lengths(*projected).reshape(m, count)
+            furthest = np.argpartition(lengths, count - few, axis=1)[:, count - few :]
+            rows = (furthest + count * np.arange(m)[:, None]).ravel()
+            projected = projected[0][rows], projected[1][rows]
+        coordinates = self.metric.whiten(*projected)
+        squared = self._squared(coordinates)
+        apart = coordinates.reshape(m * few, bands, -1) - self.normals[squared.argmin(axis=1)]
         of_bands = np.square(apart, dtype=np.float64).sum(axis=2)
         of_bands /= np.maximum(np.sqrt(of_bands.sum(axis=1)), 1e-12)[:, None]
-        return of_bands.reshape(m, count, bands).mean(axis=1), np.sqrt(squared).reshape(m, count, -1)
-
-    def _furthest(self, pieces: Float32) -> Float32:
-        """The quarter of the pieces (m, pieces, bands, dim) that are furthest from the middle."""
-        count = pieces.shape[1]
-        few = max(1, count // 4)
-        if few == count:
-            return pieces
-        furthest = np.argpartition(self.metric.lengths(pieces), count - few, axis=1)[:, count - few :]
-        return np.take_along_axis(pieces, furthest[:, :, None, None], axis=1)
+        return of_bands.reshape(m, few, bands).mean(axis=1), np.sqrt(squared).reshape(m, few, -1)
 
     def _squared(self, queries: Float32) -> Float32:
         """Squared Euclidean distances, one matrix product: (m, bands * dim) to (m, n)."""

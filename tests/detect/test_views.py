@@ -157,4 +157,4 @@ def test_lengths_are_those_of_the_coordinates() -> None:
     rows = (rng.standard_normal((200, 3, 5)) * [1, 2, 3, 4, 9]).astype(np.float32)
     fitted = Metric.whitening(rows)
     expected = np.linalg.norm(fitted.apply(rows).reshape(200, -1), axis=1)
-    assert fitted.lengths(rows) == pytest.approx(expected, rel=1e-4)
+    assert fitted.lengths(*fitted.project(rows)) == pytest.approx(expected, rel=1e-4)

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from echo_stream.types import AlarmLevel
 
 # Id of a node or machine: it becomes part of MQTT topics and of file names.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -195,11 +194,11 @@ class AlarmSettings(Model):
     realarm_s: float | None = Field(None, gt=0, description="announce again after so long; null: never")
 
     @property
-    def on_delays_s(self) -> dict[AlarmLevel, float]:
+    def on_delays_s(self) -> dict[str, float]:
         """How long the sound must stay strange, for each level."""
         return {
-            AlarmLevel.WARNING: min(self.warning_on_delay_s, self.on_delay_s),
-            AlarmLevel.ALARM: self.on_delay_s,
+            "warning": min(self.warning_on_delay_s, self.on_delay_s),
+            "alarm": self.on_delay_s,
         }
 
 

@@ -136,7 +136,7 @@ class Rig:
     @property
     def settle_s(self) -> dict[AlarmLevel, float]:
         """Window and on-delay: what comes so soon after a change still speaks of it."""
-        return {level: self.window_s + delay_s for level, delay_s in self.alarm.on_delays_s.items()}
+        return {level: self.window_s + self.alarm.on_delays_s[level] for level in AlarmLevel}
 
     def calibration_lines(self) -> list[str]:
         """Trip levels beside the scores of the normal sound that they come from."""

@@ -16,13 +16,17 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
-from benchmarks.plant import Machines, Plant, Settings, plant, prepare
+from benchmarks.plant import QUIET_BROKER, Machines, Plant, Settings, plant, prepare
 from echo_stream.deliver.outbox import Outbox
+from tests.broker import mosquitto
 
 RATE_HZ = 16_000
+PLANT_PER_S, PCS, LOAD_S = 2200, 20, 20.0
+"""A score a second and a health every ten seconds of 2,000 machines, on 20 PCs."""
 STORED = 1000
 """Events that are put into an outbox to see how large it becomes."""
 
@@ -99,6 +103,44 @@ def _stored_bytes(path: Path, event: dict[str, Any]) -> int:
     return round(sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*")) / STORED)
 
 
+def broker_load(folder: Path, per_s: int, payload_bytes: int, seconds: float) -> dict[str, Any]:
+    """What a mosquitto spends on so many messages a second, QoS 0, with one subscriber of everything."""
+    folder.mkdir()
+    with mosquitto(folder, extra=QUIET_BROKER) as broker:
+        assert broker._process is not None
+        process, heard, payload = psutil.Process(broker._process.pid), [0], b"x" * payload_bytes
+        clients = [Client(CallbackAPIVersion.VERSION2) for _ in range(1 + PCS)]
+        subscriber, *publishers = clients
+        subscriber.on_connect = lambda client, *_: client.subscribe("echo-stream/#")
+
+        def count(*_: object) -> None:
+            heard[0] += 1
+
+        subscriber.on_message = count
+        for client in clients:
+            client.connect(broker.host, broker.port)
+            client.loop_start()
+        time.sleep(1)
+        began_s, before, sent = time.monotonic(), process.cpu_times(), 0
+        while (passed_s := time.monotonic() - began_s) < seconds:
+            while sent < per_s * passed_s:
+                pc = sent % PCS
+                publishers[pc].publish(f"echo-stream/pc{pc}/machine{sent % 100}/score", payload)
+                sent += 1
+            time.sleep(0.01)
+        time.sleep(1)
+        after = process.cpu_times()
+        for client in clients:
+            client.disconnect()
+            client.loop_stop()
+        spent_s = after.user + after.system - before.user - before.system
+        return {
+            "broker_messages_per_s": round(sent / seconds),
+            "broker_cpu_cores": round(spent_s / seconds, 4),
+            "heard_share": round(heard[0] / sent, 4),
+        }
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -108,6 +150,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="plant-") as folder:
         found = measure(Path(folder), given.machines, 60 * given.minutes)
+        found |= broker_load(Path(folder) / "alone", PLANT_PER_S, found["score"]["payload_bytes"], LOAD_S)
     if given.json:
         print(json.dumps(found))
         return

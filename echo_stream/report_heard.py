@@ -138,7 +138,7 @@ def _draw_scores(
             xytext=(4, 0),
             textcoords="offset points",
             color=LEVEL_COLOURS[level],
-            va="center",
+            va="bottom" if level is AlarmLevel.ALARM else "top",  # the two levels can be one
         )
     axes.set_ylim(bottom, top)
     axes.set_ylabel("score\nhigh: unusual")

@@ -114,7 +114,7 @@ class Tail:
     def _share_at_most(self, level: float, per_hour: float) -> float:
         """Share of the posterior with at most such a rate: what `per_hour` inverts, without its sorting."""
         _, _, weight = self._posterior
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):  # a survival of nothing allows any rate
             highest = per_hour / self._survival(level)[:, 0]
         return float(weight @ np.searchsorted(self._rates_per_hour, highest, side="right")) / len(_RATE_NODES)
 

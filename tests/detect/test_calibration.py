@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.false_alarms import KINDS, scores, simulate
 from echo_stream.detect.calibration import GOOD_ENOUGH, Calibration, TripLevel, poisson_upper
+from echo_stream.detect.tail import fit_tail
 from echo_stream.errors import BankError
 
 MACHINES = 30
@@ -147,6 +148,14 @@ def test_scores_that_do_not_vary_give_a_level_above_them() -> None:
     trip = trip_of([np.zeros(40), np.zeros(40)])
     assert trip.level > trip.clear >= 0.0
     assert math.isfinite(trip.upper95_per_month)
+
+
+def test_a_level_that_is_hardly_possible_allows_every_rate() -> None:
+    """Where the survival is smaller than any rate can be divided by; warnings are errors here."""
+    tail = fit_tail(normal_runs(10), hop_s=1.0, gap=6)
+    shares = [tail._share_at_most(tail.threshold + excess, 1e-3) for excess in np.geomspace(10, 1e5, 2000)]
+    assert shares == sorted(shares)
+    assert shares[-1] > 0.99
 
 
 def test_nothing_is_random() -> None:

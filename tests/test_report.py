@@ -134,7 +134,8 @@ def test_it_says_what_the_daemon_will_do(page: Page, fitted: Fitted, tmp_path: P
     levels = trip_levels(machine, Calibration.from_json(NormalBank.load(fitted.path).calibration))
     for level in AlarmLevel:
         assert levels[level] == fitted.levels[level]
-        assert f"{levels[level].level:.1f}" in page.text
+        after = words.in_words(machine.alarm.on_delays_s[level])
+        assert f"{levels[level].level:.1f} for {after}" in page.text
 
 
 def test_words_for_a_good_promise_and_for_a_hopeless_one(fitted: Fitted) -> None:

@@ -18,6 +18,7 @@ from echo_stream.build import trip_levels
 from echo_stream.calibrate_told import Fitted
 from echo_stream.detect.calibration import Calibration
 from echo_stream.detect.enrolment import Check, Verdict
+from echo_stream.detect.words import in_words
 from echo_stream.types import AlarmLevel
 from tests.test_calibrate import CONFIG, PUMP, Project, knock, write
 from tests.test_cli import echo_stream
@@ -134,7 +135,7 @@ def test_it_says_what_the_daemon_will_do(page: Page, fitted: Fitted, tmp_path: P
     levels = trip_levels(machine, Calibration.from_json(NormalBank.load(fitted.path).calibration))
     for level in AlarmLevel:
         assert levels[level] == fitted.levels[level]
-        after = words.in_words(machine.alarm.on_delays_s[level])
+        after = in_words(machine.alarm.on_delays_s[level])
         assert f"{levels[level].level:.1f} for {after}" in page.text
 
 

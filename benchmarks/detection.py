@@ -19,8 +19,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from benchmarks.detection_autoencoder import autoencoder
+from echo_stream.auc import auc, partial_auc
 from echo_stream.encode.encoder import Encoder, make_encoder
-from echo_stream.evaluate import auc, evaluate, partial_auc
+from echo_stream.evaluate import evaluate
 from echo_stream.pipeline import features_of
 from echo_stream.types import Window
 

@@ -10,7 +10,9 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from echo_stream.archive import PART_S, Encoded, Part, encode_parts, most_windows, parts_of, spread
+from echo_stream.archive import PART_S, Part, most_windows, parts_of, spread
+from echo_stream.archive_encode import Encoded
+from echo_stream.archive_work import encode_parts
 from echo_stream.build import sources_of
 from echo_stream.calibrate_heard import COLUMN_S, Heard, Stretch, level_meter, look_at
 from echo_stream.capture.recordings import Recording, find_recordings

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import harmonic_mean
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from echo_stream.archive import Encoded, Part, Say, encode_parts, most_windows, parts_of, spread
+from echo_stream.archive import Part, most_windows, parts_of, spread
+from echo_stream.archive_encode import Encoded
+from echo_stream.archive_work import Say, encode_parts
+from echo_stream.auc import overall, rates
 from echo_stream.capture.recordings import Recording, find_recordings
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
@@ -22,11 +23,8 @@ from echo_stream.encode.encoder import Encoder
 from echo_stream.errors import SourceError
 from echo_stream.types import Enrolled
 
-MAX_FPR = 0.1
 _NAME = re.compile(r"(?:normal|anomaly_(?P<kind>[^_]+))(?:_.*)?", re.IGNORECASE)
 _CLIP_NUMBER = re.compile(r"_\d{1,3}$")
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ def evaluate(
     encoded = encode_parts(parts, encoder, say=say, resume=resume, workers=workers)
     with closing(encoded):
         found = [_judged(machine, encoder, encoded) for machine in machines]
-    return {"machines": found, **_overall(found)}
+    return {"machines": found, **overall(found)}
 
 
 def _machines(folder: Path, encoder: Encoder, window_s: float, hop_s: float) -> list[_Machine]:
@@ -213,14 +211,14 @@ def _rated(machine: _Machine, scores: Sequence[float]) -> dict[str, Any]:
     normal = values[kinds == ""]
     return {
         "machine": machine.name,
-        **_rates(normal, values[kinds != ""]),
+        **rates(normal, values[kinds != ""]),
         "train": _counts(machine.train),
         "train_windows": {"learnt": sum(part.windows for _, part in machine.learnt), "of": machine.windows},
         "test_normal": _counts([clip for clip in test if not clip.kind]),
         "test_anomaly": _counts([clip for clip in test if clip.kind]),
         "kinds": {
             kind: {
-                **_rates(normal, values[kinds == kind]),
+                **rates(normal, values[kinds == kind]),
                 **_counts([clip for clip in test if clip.kind == kind]),
             }
             for kind in sorted(set(kinds.tolist()) - {""})
@@ -234,41 +232,3 @@ def _rated(machine: _Machine, scores: Sequence[float]) -> dict[str, Any]:
 
 def _counts(clips: Sequence[Clip]) -> dict[str, int]:
     return {"clips": len(clips), "recordings": len({clip.recording for clip in clips})}
-
-
-def _rates(normal: Float64, anomalous: Float64) -> dict[str, float | None]:
-    """AUC and pAUC; None where one side has no clip."""
-    if not (len(normal) and len(anomalous)):
-        return {"auc": None, "pauc": None}
-    return {"auc": auc(normal, anomalous), "pauc": partial_auc(normal, anomalous)}
-
-
-def _overall(machines: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    aucs = [machine["auc"] for machine in machines if machine["auc"] is not None]
-    paucs = [machine["pauc"] for machine in machines if machine["pauc"] is not None]
-    if not aucs:
-        return {"mean_auc": None, "mean_pauc": None, "harmonic_mean": None}
-    together = [max(value, 1e-12) for value in (*aucs, *paucs)]
-    return {
-        "mean_auc": float(np.mean(aucs)),
-        "mean_pauc": float(np.mean(paucs)),
-        "harmonic_mean": harmonic_mean(together),
-    }
-
-
-def auc(normal: Float64, anomalous: Float64) -> float:
-    """Probability that an anomalous clip scores higher than a normal one; equal scores count half."""
-    higher = (anomalous[:, None] > normal).mean()
-    return float(higher + 0.5 * (anomalous[:, None] == normal).mean())
-
-
-def partial_auc(normal: Float64, anomalous: Float64, max_fpr: float = MAX_FPR) -> float:
-    """Area under the curve up to a false positive rate, standardised after McClish (1989): 0.5 is chance."""
-    levels = np.unique(np.concatenate([normal, anomalous]))[::-1]
-    fpr = np.concatenate([[0.0], [(normal >= level).mean() for level in levels]])
-    tpr = np.concatenate([[0.0], [(anomalous >= level).mean() for level in levels]])
-    stop = int(np.searchsorted(fpr, max_fpr, side="right"))  # fpr ends at 1, so one point lies beyond
-    at = np.interp(max_fpr, fpr[stop - 1 : stop + 1], tpr[stop - 1 : stop + 1])
-    area = float(np.trapezoid([*tpr[:stop], at], [*fpr[:stop], max_fpr]))
-    chance = 0.5 * max_fpr**2
-    return 0.5 * (1 + (area - chance) / (max_fpr - chance))

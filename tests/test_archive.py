@@ -18,8 +18,10 @@ import pytest
 import soundfile
 
 from echo_stream import archive
-from echo_stream.archive import Encoded, Part, encode_parts, most_windows, parts_of, spread
+from echo_stream.archive import Part, most_windows, parts_of, spread
+from echo_stream.archive_encode import Encoded
 from echo_stream.archive_kept import keep, kept, place
+from echo_stream.archive_work import encode_parts
 from echo_stream.capture.simulate import SimulatedMachine
 from echo_stream.detect.bankfile import read
 from echo_stream.encode.spectral import SpectralEncoder

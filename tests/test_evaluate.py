@@ -9,10 +9,11 @@ import pytest
 import soundfile
 
 from echo_stream import archive
+from echo_stream.auc import auc, partial_auc
 from echo_stream.capture.simulate import Fault, Scenario, SimulatedMachine
 from echo_stream.encode.encoder import make_encoder
 from echo_stream.errors import SourceError
-from echo_stream.evaluate import auc, evaluate, partial_auc
+from echo_stream.evaluate import evaluate
 
 RATE = 8_000
 CLIP_S = 3

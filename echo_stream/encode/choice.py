@@ -18,7 +18,15 @@ from torch import Tensor
 
 from echo_stream.encode import spectrogram as front
 from echo_stream.encode.echo import EchoModel
-from echo_stream.encode.runtime import KNOWN, PROMISED_COSINE, PlainRuntime, Runtime, Workers, build
+from echo_stream.encode.runtime import (
+    KNOWN,
+    PROMISED_COSINE,
+    PROMISED_LIKENESS,
+    PlainRuntime,
+    Runtime,
+    Workers,
+    build,
+)
 from echo_stream.errors import EncoderError
 
 _log = structlog.get_logger(__name__)
@@ -26,6 +34,7 @@ _log = structlog.get_logger(__name__)
 _WORTH_IT = 0.9
 """What is less plain or less exact must take less than this share of the time of what is more so."""
 _ROUNDS = 7
+_WINDOWS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,8 @@ def choose(
     """The fastest runtime that keeps its promise (`PROMISED_COSINE`) with these weights on this CPU.
 
     With `auto` twice plain float32 is among the candidates, so that the choice is never slower than it. A
-    candidate that is not there, or less exact than promised, is left out.
+    candidate that is not there, or less exact than promised, is left out; a precision that nobody asked for
+    by name must also tell windows of one machine apart as float32 does (`PROMISED_LIKENESS`).
 
     Args:
         model: The net with its weights.
@@ -67,7 +77,10 @@ def choose(
     candidates: list[Runtime] = []
     for name, its_precision in asked:
         try:
-            candidates.append(trial.usable(name, its_precision))
+            candidate = trial.usable(name, its_precision)
+            if precision == "auto" and its_precision != "float32":
+                trial.require_likeness(candidate)
+            candidates.append(candidate)
         except EncoderError as error:
             _log.debug("runtime_left_out", runtime=name, precision=its_precision, reason=error.message)
     if not candidates:
@@ -91,19 +104,41 @@ def _label(runtime: Runtime) -> str:
 
 
 class _Trial:
-    """Two seconds of hum, its harmonics and noise at 48 kHz, on which runtimes are compared."""
+    """Some windows of hum, its harmonics and noise, 2 s at 48 kHz, on which runtimes are compared."""
 
     def __init__(self, model: EchoModel, workers: Workers) -> None:
         t = torch.arange(96000) / 48000
-        noise = torch.randn(96000, generator=torch.Generator().manual_seed(1))
-        hum = sum((0.1 / k * torch.sin(2 * torch.pi * 120 * k * t) for k in range(1, 6)), 0.02 * noise)
+        hum = sum(0.1 / k * torch.sin(2 * torch.pi * 120 * k * t) for k in range(1, 6))
+        noise = torch.randn(_WINDOWS, 96000, generator=torch.Generator().manual_seed(1))
         self._model, self._workers = model, workers
-        self._patches = front.patches(front.log_spectrogram(hum[None], 48000))[0]
+        self._patches = front.patches(front.log_spectrogram(hum + 0.02 * noise, 48000))
         self._frequency = front.frequency_embedding(48000, model.dimensions.embed_dim)
-        self._plain = self._tokens(PlainRuntime(model))
+        plain = PlainRuntime(model)
+        self._plain = self._tokens(plain)
+        self._differences, self._mean = self._apart(plain)
 
     def _tokens(self, runtime: Runtime) -> Tensor:
-        return self._workers.run(runtime, self._patches, self._frequency)
+        """Of the first window, (bands, tokens, dim)."""
+        return self._workers.run(runtime, self._patches[0], self._frequency)
+
+    def _apart(self, runtime: Runtime, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What tells the windows apart, (windows, bands * dim), and the mean that was taken away."""
+        frequency = self._frequency.repeat(_WINDOWS, 1)
+        tokens = self._workers.run(runtime, self._patches.flatten(0, 1), frequency)
+        features = tokens[:, 0].reshape(_WINDOWS, -1)
+        mean = features.mean(0) if mean is None else mean
+        return features - mean, mean
+
+    def require_likeness(self, runtime: Runtime) -> None:
+        """Raises EncoderError where windows of one machine differ otherwise than in float32."""
+        differences, _ = self._apart(runtime, self._mean)
+        likeness = float(torch.cosine_similarity(differences, self._differences, dim=1).min())
+        if not likeness >= PROMISED_LIKENESS:
+            raise EncoderError(
+                f"{_label(runtime)} rounds away what tells windows apart with these weights: cosine "
+                f"similarity {likeness:.4f}, promised {PROMISED_LIKENESS}",
+                "Use encoder.precision: float32, or name the precision to take it all the same.",
+            )
 
     def usable(self, name: str, precision: str) -> Runtime:
         """A runtime whose promise was tried with these weights on this CPU."""
@@ -122,9 +157,7 @@ class _Trial:
         best = {_label(runtime): float("inf") for runtime in runtimes}
         for round_ in range(1 + _ROUNDS):
             for runtime in runtimes:
-                started = (
-                    time.perf_counter()
-                )  # a stopwatch, not a clock: nothing that is scored depends on it
+                started = time.perf_counter()  # a stopwatch: nothing that is scored depends on it
                 self._tokens(runtime)
                 took_ms = (time.perf_counter() - started) * 1e3
                 if round_ > 0:  # the first one warms up
@@ -143,6 +176,7 @@ def _key(model: EchoModel, runtime: str, precision: str) -> dict[str, object]:
     flags = about.get("flags", about.get("Features", ""))
     return {
         "asked": [runtime, precision],
+        "promised": [*PROMISED_COSINE.values(), PROMISED_LIKENESS],
         "cpu": about.get("model name", platform.machine()),
         "cpu_flags_sha256": hashlib.sha256(flags.encode()).hexdigest(),
         "cores": len(os.sched_getaffinity(0)),

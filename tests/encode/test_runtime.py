@@ -196,6 +196,16 @@ def test_a_broken_promise_is_refused_by_name_and_left_out_by_auto(workers: Worke
     assert "torch float32" in choice.milliseconds
 
 
+def test_auto_takes_no_precision_that_rounds_differences_away(tiny_weights: Path, workers: Workers) -> None:
+    """With random weights windows of one machine are so alike that bfloat16 hides what tells them apart."""
+    model = EchoModel.from_checkpoint(tiny_weights, "tiny")
+    _, choice = choose(model, workers, "torch", "auto", None)
+    assert choice.precision == "float32"
+    assert list(choice.milliseconds) == ["torch float32"]
+    if ("torch", "bfloat16") in usable_runtimes():
+        assert choose(model, workers, "torch", "bfloat16", None)[1].precision == "bfloat16"
+
+
 def test_without_openvino() -> None:
     """In a process where openvino cannot be imported: refused by name, left out by auto."""
     program = (

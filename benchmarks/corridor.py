@@ -193,6 +193,9 @@ def main() -> None:
     parser.add_argument("--encoder", choices=ENCODERS, default="spectral")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--hop", type=float, default=1.0, metavar="S")
+    parser.add_argument(
+        "--precision", default="auto", help="of ECHO; with random weights auto takes float32 (default: auto)"
+    )
     parser.add_argument("--banks", type=Path, help="folder that keeps fitted banks for the next run")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--latency", action="store_true", help="one machine, to a subscriber")
@@ -204,7 +207,9 @@ def main() -> None:
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the daemon does not outlive this
     with tempfile.TemporaryDirectory(prefix="plant-") as folder:
-        settings = Settings(Path(folder), given.encoder, given.banks, hop_s=given.hop)
+        settings = Settings(
+            Path(folder), given.encoder, given.banks, hop_s=given.hop, precision=given.precision
+        )
         if given.scoring:
             show(
                 corridor_parts.measure(Path(folder), given.banks, given.rate, given.machines),

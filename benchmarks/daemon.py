@@ -27,13 +27,16 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="40 or more, or memory is still growing")
+    parser.add_argument(
+        "--precision", default="auto", help="of ECHO; with random weights auto takes float32 (default: auto)"
+    )
     parser.add_argument("--banks", type=Path, help="folder that keeps fitted banks for the next run")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     found: dict[str, Any] = {"help_s": _median_s(["--help"]), "version_s": _median_s(["--version"])}
     with tempfile.TemporaryDirectory(prefix="plant-") as folder:
         for encoder in ("spectral", "echo-tiny"):
-            settings = Settings(Path(folder) / encoder, encoder, given.banks)
+            settings = Settings(Path(folder) / encoder, encoder, given.banks, precision=given.precision)
             prepare(settings, [RATE_HZ])
             first = steady(settings, Machines(1, RATE_HZ), 5.0)  # chooses the runtime
             later = steady(settings, Machines(1, RATE_HZ), max(given.seconds, RING_S))

@@ -109,6 +109,7 @@ class Settings:
     banks: Path | None = None
     """Where fitted banks are kept from one run to the next; None: fitted anew."""
     hop_s: float = 1.0
+    precision: str = "auto"
     extra: str = ""
     """Further lines for the configuration."""
     source: str = f"loop_s: {LOOP_S}"
@@ -124,7 +125,8 @@ class Settings:
         if self.encoder == "spectral":
             return f"{{kind: spectral, {cut}}}"
         size = self.encoder.removeprefix("echo-")
-        return f"{{kind: echo, size: {size}, weights: {self.folder / f'{size}.safetensors'}, {cut}}}"
+        weights = self.folder / f"{size}.safetensors"
+        return f"{{kind: echo, size: {size}, weights: {weights}, precision: {self.precision}, {cut}}}"
 
 
 def write_weights(path: Path, size: str) -> None:

@@ -30,7 +30,11 @@ STATE_MB = 24
 LOOP_S = 120
 ON_DELAY_S, OFF_DELAY_S = 2, 4
 
-UNIT_SETS = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072"}
+UNIT_SETS = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": "4194304",
+    "MALLOC_TRIM_THRESHOLD_": "16777216",
+}
 """Of the environment that the systemd unit gives the daemon, what concerns memory; a test compares."""
 
 Fault = tuple[float, float, str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,14 +34,19 @@ class Sanity:
 
 def inspect(samples: Float32) -> Sanity:
     """Check one window `samples` (n,), n >= 1, full scale -1 to 1."""
-    finite = bool(np.isfinite(samples).all())
+    low, high = float(samples.min()), float(samples.max())  # NaN where there is one
+    finite = bool(np.isfinite(low) and np.isfinite(high))
     if not finite:
         samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
-    mean = float(np.mean(samples, dtype=np.float64))
+    clips = not finite or max(-low, high) >= FULL_SCALE
+    clipped = np.count_nonzero(np.abs(samples) >= FULL_SCALE) if clips else 0
+    precise = samples.astype(np.float64)
+    mean = float(precise.mean())
+    precise -= mean
     run = _longest_run(samples)
     return Sanity(
-        level_dbfs=level_dbfs(samples),
-        clipped_share=float(np.count_nonzero(np.abs(samples) >= FULL_SCALE)) / len(samples),
+        level_dbfs=_dbfs(float(np.square(precise, out=precise).mean())),
+        clipped_share=float(clipped) / len(samples),
         dead=run == len(samples),
         stuck=STUCK_SHARE * len(samples) <= run < len(samples),
         finite=finite,
@@ -50,8 +56,11 @@ def inspect(samples: Float32) -> Sanity:
 
 def level_dbfs(samples: Float32) -> float:
     """Level of `samples` (n,) without their mean, in dB relative to full scale; never below -200."""
-    power = float(np.var(samples, dtype=np.float64))
-    return max(FLOOR_DBFS, 10.0 * np.log10(power)) if power > 0.0 else FLOOR_DBFS
+    return _dbfs(float(np.var(samples, dtype=np.float64)))
+
+
+def _dbfs(power: float) -> float:
+    return max(FLOOR_DBFS, 10.0 * math.log10(power)) if power > 0.0 else FLOOR_DBFS
 
 
 def _longest_run(samples: Float32) -> int:

@@ -34,11 +34,13 @@ def hum_and_rumble(samples: Float32, sample_rate_hz: int) -> tuple[float, float]
     """
     samples = samples[-round(TAKEN_S * sample_rate_hz) :]
     grid = _grid(len(samples), sample_rate_hz)
-    tapered = (samples - np.mean(samples, dtype=np.float64)).astype(np.float32) * grid.taper
-    total = len(tapered) / 2 * float(np.square(tapered).sum(dtype=np.float64))  # Parseval
+    tapered = samples - float(np.mean(samples, dtype=np.float64))
+    tapered *= grid.taper
+    total = len(tapered) / 2 * float(tapered @ tapered)  # Parseval
     if not total > 0.0:
         return 0.0, 0.0
-    spectrum = np.fft.rfft(tapered[: grid.whole].reshape(-1, grid.apart).sum(axis=1))
+    sums = tapered[: grid.whole].reshape(-1, grid.apart) @ np.ones(grid.apart, np.float32)
+    spectrum = np.fft.rfft(sums)
     power = (np.square(spectrum.real) + np.square(spectrum.imag)) * grid.gain
     long_enough = len(samples) >= 0.5 * sample_rate_hz
     hum = max((float(power[bins].sum()) for bins in grid.hums), default=0.0) if long_enough else 0.0

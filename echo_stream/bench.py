@@ -32,7 +32,7 @@ from echo_stream.detect.drift import DriftWatch
 from echo_stream.detect.scorer import Scorer
 from echo_stream.detect.sensor import SensorWatch
 from echo_stream.encode.encoder import Encoder, make_encoder
-from echo_stream.pipeline import OFFLINE_BATCH, Ear, Scored, Station, features_of, listen, windows_of
+from echo_stream.pipeline import BATCH, Ear, Scored, Station, features_of, listen, windows_of
 from echo_stream.service.health import Health
 from echo_stream.types import AlarmLevel, EncoderIdentity, Enrolled, Features, Window
 
@@ -169,7 +169,7 @@ def _capacity(encoder: Encoder, rate_hz: int, cut: Windowing) -> Capacity:
             Broker(host="127.0.0.1"), node="bench", machines={}, outbox_path=Path(folder) / "outbox.sqlite"
         )
         announcer = Announcer("bench", publisher)
-        stations = {f"bench{n}": _station(f"bench{n}", bank, rate_hz, cut, n) for n in range(OFFLINE_BATCH)}
+        stations = {f"bench{n}": _station(f"bench{n}", bank, rate_hz, cut, n) for n in range(BATCH)}
         for name, station in stations.items():
             announcer.join(station, name)
         began_s, windows = 0.0, 0

@@ -186,6 +186,7 @@ class Daemon:
             lag_s = (now - window.captured_at).total_seconds()
             station.health.scored(window, score, spent_s=spent_s, lag_s=lag_s, now_s=now_s)
             self._announcer.score(station, (window, score))
+        self._round_at_s = now_s
         if now_s >= self._losses_at_s:
             self._losses_at_s = now_s + LOSSES_EVERY_S
             _take_losses(stations.values())

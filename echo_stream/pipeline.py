@@ -31,7 +31,8 @@ Event = AlarmEvent | SensorEvent | DriftEvent
 
 WAIT_S = 0.05  # PortAudio delivers in bursts of up to 0.1 s
 BEHIND_S = 3.0  # older windows of a live source than this are skipped: the newest win
-OFFLINE_BATCH = 16
+BATCH = 16
+"""Windows that are encoded together: more are no faster, only later, and take more memory."""
 PROOF_S = 600.0
 """A machine that never sounded normal with its bank raises warnings at once but no alarm for so long: most
 likely it is the bank that does not fit (docs/adr/0011)."""
@@ -151,7 +152,7 @@ def listen(
         stations: asked once a round, so that machines can come and go between two rounds.
         encoder: turns windows into features.
         tell: gets each event, before the windows that follow are looked at.
-        observe: gets what was scored in each round, also where that is nothing.
+        observe: gets what was scored, in every round at least once, also where that is nothing.
         stop: ends it.
 
     Raises:
@@ -161,13 +162,17 @@ def listen(
     while not stop.is_set():
         present = stations()
         windows = due(station.ear for station in present.values())
-        scored = []
-        for window, features in zip(windows, encoder.encode(windows) if windows else [], strict=True):
-            station = present[window.machine]
-            scored.append((window, station.scorer.score_one(features)))
-            for event in station.judge(scored[-1]):
-                tell(station, event)
-        observe(scored)
+        for at in range(0, len(windows), BATCH):
+            scored = []
+            part = windows[at : at + BATCH]
+            for window, features in zip(part, encoder.encode(part), strict=True):
+                station = present[window.machine]
+                scored.append((window, station.scorer.score_one(features)))
+                for event in station.judge(scored[-1]):
+                    tell(station, event)
+            observe(scored)
+        if not windows:
+            observe([])
         if not windows and all(station.ear.source.ended for station in present.values()):
             return
         if all(present[window.machine].ear.rested for window in windows):
@@ -196,7 +201,7 @@ def features_of(encoder: Encoder, windows: Iterable[Window]) -> Iterator[tuple[W
     batch: list[Window] = []
     for window in windows:
         batch.append(window)
-        if len(batch) == OFFLINE_BATCH:
+        if len(batch) == BATCH:
             yield from zip(batch, encoder.encode(batch), strict=True)
             batch = []
     if batch:

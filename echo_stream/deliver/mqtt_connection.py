@@ -7,6 +7,7 @@ was, and would hide from the outbox what is still owed. Whoever holds a Connecti
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import socket
 import ssl
@@ -103,7 +104,6 @@ class Connection:
             clean_session=None if self._v5 else True,
             reconnect_on_failure=False,
         )
-        self._client.connect_timeout = broker.connect_timeout_s
         if broker.username is not None:
             self._client.username_pw_set(broker.username, broker.password())
         context = broker.tls_context()
@@ -120,14 +120,16 @@ class Connection:
         if on_message is not None:
             self._client.on_message = lambda _client, _userdata, message: on_message(message)
 
-    def open(self) -> None:
-        """Connect and wait for the broker's answer.
+    def open(self, timeout_s: float = math.inf) -> None:
+        """Connect and wait for the broker's answer, for `timeout_s` or the broker's own limit.
 
         Raises:
             BrokerAway: Not reachable, or it hung up, or no answer in time.
             BrokerRefuses: It answered no, or TLS failed.
             BrokerTooOld: It refuses MQTT 5.
         """
+        timeout_s = min(timeout_s, self._broker.connect_timeout_s)
+        self._client.connect_timeout = timeout_s
         try:
             self._client.connect(
                 self._broker.host,
@@ -147,11 +149,11 @@ class Connection:
         if isinstance(opened, socket.socket):
             # Without this the second of two small messages waits for the first one's TCP acknowledgement.
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        deadline = time.monotonic() + self._broker.connect_timeout_s
+        deadline = time.monotonic() + timeout_s
         while self._answer is None:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise BrokerAway(f"{self._where} did not answer within {self._broker.connect_timeout_s:g} s")
+                raise BrokerAway(f"{self._where} did not answer within {timeout_s:.3g} s")
             self.step(left_s)
 
     @property

@@ -6,6 +6,8 @@ the old one is gone by then, so that there are never two (docs/adr/0009).
 
 from __future__ import annotations
 
+import contextlib
+import math
 import random
 import threading
 import time
@@ -36,6 +38,7 @@ _SHORT_LIVED_SAID = 3
 _TURN_S = 1.0
 _TEND_S = 60.0
 _STOP_SHARE = 0.8
+_LAST_TRY_S = 1.0
 _FAREWELL_SHARE = 0.3
 """Of the time to stop, what is left at most for draining and good-bye, and of that for the good-bye."""
 
@@ -120,9 +123,10 @@ class Link:
     # The publisher's thread.
 
     def _run(self) -> None:
+        gone = False
         while not self._stopping.is_set():
             self._tend()
-            before = self.connections
+            before, gone = self.connections, False
             try:
                 self._talk()
             except BrokerTooOld as error:
@@ -133,11 +137,15 @@ class Link:
                 self._troubled(*(_UNSTEADY if unsteady else ("the broker refuses us", error.hint)), error)
                 self._rest(self._refused_retry_s)
             except BrokerAway as error:
+                gone = True
                 unsteady = self._short_lived >= _SHORT_LIVED_SAID
                 away = (_AWAY[0], error.hint or _AWAY[1])
                 self._troubled(*(_UNSTEADY if unsteady else away), error)
                 self._rest(self._wait_s)
                 self._wait_s = min(2 * self._wait_s, self._retry_max_s)
+        if gone:  # it may be back, and then says for ever that we are online
+            with contextlib.suppress(DeliveryError):
+                self._talk()
 
     def _talk(self) -> None:
         """One connection, until it ends or we are to stop.
@@ -148,7 +156,7 @@ class Link:
         """
         connection = self._connect(self._protocol)
         try:
-            connection.open()
+            connection.open(_LAST_TRY_S if self._stopping.is_set() else math.inf)
             self._arrived()
             session = Session(
                 connection,

@@ -159,6 +159,22 @@ def test_stop_is_quick_while_the_broker_is_away(broker: MosquittoBroker, publish
     assert not publisher.alive
 
 
+def test_a_stop_says_offline_to_a_broker_that_has_come_back_meanwhile(
+    broker: MosquittoBroker, publish: Publish, listen: Listen
+) -> None:
+    """Found by an hour's soak: the next try was half a minute away, and the broker went on saying online."""
+    publisher = publish(broker, retry_min_s=60.0, retry_max_s=60.0)
+    wait_until(lambda: publisher.connected, "connected")
+    broker.stop()
+    wait_until(lambda: not publisher.connected, "away")
+    broker.start()
+    heard = listen(broker)
+    put_events(publisher, 3)
+    assert publisher.stop(5.0)
+    wait_until(lambda: heard.texts(f"{ROOT}/status") == ["online", "offline"], "offline")
+    assert len(heard.texts(f"{ROOT}/pump3/event")) == 3
+
+
 @pytest.mark.parametrize("protocol", [3, 5])
 def test_the_will_is_seen_after_kill_9(
     broker: MosquittoBroker, listen: Listen, tmp_path: Path, protocol: int

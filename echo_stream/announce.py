@@ -98,7 +98,7 @@ class Announcer:
             seq=self._publisher.next_seq(machine),
             ts=ts,
             onset_ts=onset,
-            score=station.last[1] if station.last else None,
+            score=station.score,
             bank_id=station.bank_id,
             bank_sha256=station.bank.sha256,
             coverage_10m=station.health.coverage(monotonic()),
@@ -219,7 +219,7 @@ def _keep(evidence: Evidence, station: Station, event: AlarmEvent, payload: Mapp
         at=event.at,
         onset=event.onset,
         sample_rate_hz=station.ear.source.sample_rate_hz,
-        bands=station.last[1].bands if station.last else (),
+        bands=station.score.bands if station.score else (),
         history=station.ear.slicer.history,
         normal=NormalSpectrum.from_json(spectrum) if spectrum else None,
     )

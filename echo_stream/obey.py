@@ -48,7 +48,7 @@ def _obey(command: Command, stations: Mapping[str, Station], transition: Transit
         raise EchoStreamError(f"no machine {command.machine} is listened to")
     if command.verb is Verb.MARK_NORMAL:
         return f"kept as {_keep(station, proposals)}: echo-stream bank extend learns from it"
-    at = station.last[0].end if station.last else 0
+    at = station.heard_until
     done, refusals = [], []
     for alarm in station.alarms:
         if command.level not in (None, alarm.level):
@@ -83,7 +83,7 @@ def _apply(command: Command, alarm: Alarm, at: int) -> Sequence[AlarmEvent]:
 def _keep(station: Station, proposals: Path) -> Path:
     """The sound that is in memory, as a proposal to learn from."""
     ear, rate = station.ear, station.ear.source.sample_rate_hz
-    end = station.last[0].end if station.last else 0
+    end = station.heard_until
     stretch = ear.slicer.stretch(end - 1)
     samples = longest(ear.slicer.history, end, (stretch[0] if stretch else end) - end, rate)
     if not len(samples):

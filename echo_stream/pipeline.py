@@ -106,7 +106,10 @@ class Station:
     rest: Condition
     """Whether the machine is at rest; a single window that sounds so is not."""
     health: Health
-    last: Scored | None = None
+    score: Score | None = None
+    """Of the newest window; not the window itself: its samples take memory."""
+    heard_until: int = 0
+    """Where the newest window ended."""
     proven: bool = False
     """The machine has sounded normal with this bank once: the bank fits what is heard."""
     since: int = 0
@@ -115,7 +118,7 @@ class Station:
     def judge(self, scored: Scored) -> Iterator[Event]:
         """What the next window changes: at its sensor first, because that suppresses the machine's alarms."""
         window, score = scored
-        self.last = scored
+        self.score, self.heard_until = score, window.end
         yield from self.sensor.step(figures_of(window), window.start, window.end)
         self.rest.step(float(score.condition == OFF), window.start, window.end)
         reasons = {SENSOR: self.sensor.fault is not None, OFF: self.rest.active}

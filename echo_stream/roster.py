@@ -141,7 +141,7 @@ class Roster:
 
         def change() -> None:
             station = self._stations[machine.id]
-            end = station.last[0].end if station.last else 0
+            end = station.heard_until
             for new, old in zip(alarms, station.alarms, strict=True):
                 new.restore(old.snapshot(), at=end)
             station.bank, station.scorer, station.alarms = bank, Scorer(bank), alarms

@@ -53,7 +53,7 @@ class Health:
         self._lags = Lags()
         self._windows_scored = self._hops_skipped = self._samples_lost = self._gaps = 0
         self._lost_s = 0.0
-        self._last: tuple[Window, Score] | None = None
+        self._last: tuple[str, Score] | None = None
 
     def scored(self, window: Window, score: Score, *, spent_s: float, lag_s: float, now_s: float) -> None:
         """A window went through the corridor.
@@ -77,7 +77,7 @@ class Health:
             self._windows_scored += 1
             self._costs_s.append(spent_s)
             self._lags.add(lag_s, now_s)
-            self._last = (window, score)
+            self._last = (_iso(window), score)
 
     def skipped(self, hops: int) -> None:
         """Windows that were whole but were left out, because newer ones waited."""
@@ -109,7 +109,7 @@ class Health:
             elapsed_s = self._elapsed(now_s)
             scored_s = self._windows_scored * self.hop_s
             skipped_s = self._hops_skipped * self.hop_s
-            window, score = self._last or (None, None)
+            at, score = self._last or (None, None)
             return {
                 "machine": self.machine,
                 "windows_scored": self._windows_scored,
@@ -126,7 +126,7 @@ class Health:
                 "score": None if score is None else score.value,
                 "p_value": None if score is None else score.p_value,
                 "level_dbfs": None if score is None else round(score.level_dbfs, 2),
-                "last_window_at": None if window is None else _iso(window),
+                "last_window_at": at,
                 "last_window_age_s": None if self._heard_s is None else round(now_s - self._heard_s, 3),
                 "real_time_factor": self._real_time_factor(),
                 **self._lags.snapshot(now_s),

@@ -69,7 +69,7 @@ class EchoEncoder(Windowing):
         "auto", description="auto: the fastest on this CPU"
     )
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
-        "auto", description="auto: the fastest; float32: exact"
+        "auto", description="auto: the fastest that tells windows apart as float32 does; float32: exact"
     )
 
 

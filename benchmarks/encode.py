@@ -29,6 +29,7 @@ from echo_stream.encode import spectrogram as front
 from echo_stream.encode.echo import SIZES, EchoDimensions, EchoModel
 from echo_stream.encode.echo_encoder import EchoEncoder
 from echo_stream.encode.runtime import KNOWN
+from echo_stream.encode.stand_in import random_model
 from echo_stream.errors import EncoderError
 from echo_stream.types import Window
 
@@ -80,16 +81,6 @@ class Published(nn.Module):
         tokens = tokens + self.pos_embed[:, 1 : 1 + tokens.shape[1]] + frequency[:, None]
         tokens = torch.cat([self.cls_token + frequency[:, None], tokens], dim=1)
         return self.norm(self.encoder(tokens))  # type: ignore[no-any-return]
-
-
-def random_model(size: str, seed: int = 1) -> EchoModel:
-    generator = torch.Generator().manual_seed(seed)
-    model = EchoModel(SIZES[size]).eval().requires_grad_(False)
-    for name, weight in model.state_dict().items():
-        fan_in = weight.numel() // len(weight) if weight.ndim > 1 and "embed" not in name[:9] else 2500
-        offset = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-        weight.copy_(offset + torch.randn(weight.shape, generator=generator) * fan_in**-0.5)
-    return model
 
 
 def windows_of(rate: int, seconds: float, count: int) -> list[Window]:

@@ -15,9 +15,10 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.encode import encoders_of, random_model
+from benchmarks.encode import encoders_of
 from echo_stream.encode.echo import SIZES, EchoModel
 from echo_stream.encode.encoder import Encoder
+from echo_stream.encode.stand_in import random_model
 from echo_stream.evaluate import evaluate
 
 PROMISED = 0.002

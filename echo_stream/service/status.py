@@ -13,6 +13,7 @@ There is no secret in it, and whoever reads it may pass it on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -151,7 +152,11 @@ class _Answer(socketserver.StreamRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        self.wfile.write(json.dumps(self.server.snapshot(), allow_nan=False, default=str).encode() + b"\n")
+        told = json.dumps(self.server.snapshot(), allow_nan=False, default=str).encode() + b"\n"
+        with contextlib.suppress(
+            OSError
+        ):  # who asked has hung up, or does not read
+            self.wfile.write(told)
 
 
 class _Server(socketserver.UnixStreamServer):

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import structlog
 
 from echo_stream.errors import EchoStreamError
 from echo_stream.service.status import StatusServer, ask, daemon_socket, find_socket
@@ -51,6 +52,18 @@ def test_a_snapshot_that_fails_is_said_and_does_not_end_the_server(tmp_path: Pat
         ask(server.path)
     assert ask(server.path) == {"score": 1.0}
     server.close()
+
+
+def test_clients_that_hang_up_are_no_trouble(tmp_path: Path) -> None:
+    server = StatusServer(tmp_path / "s", lambda: {"text": "x" * 3_000_000})  # more than a socket's buffer
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+                line.connect(str(server.path))
+                line.recv(1)
+        assert len(ask(server.path, 30)["text"]) == 3_000_000
+    server.close()
+    assert logs == []
 
 
 def test_nothing_runs(tmp_path: Path) -> None:

@@ -153,9 +153,7 @@ class _Answer(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         told = json.dumps(self.server.snapshot(), allow_nan=False, default=str).encode() + b"\n"
-        with contextlib.suppress(
-            OSError
-        ):  # who asked has hung up, or does not read
+        with contextlib.suppress(OSError):  # who asked has hung up, or does not read
             self.wfile.write(told)
 
 

@@ -31,6 +31,7 @@ from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.drift import DriftWatch
 from echo_stream.detect.scorer import Scorer
 from echo_stream.detect.sensor import SensorWatch
+from echo_stream.encode.cpu import cpu
 from echo_stream.encode.encoder import Encoder, make_encoder
 from echo_stream.pipeline import BATCH, Ear, Scored, Station, features_of, listen, windows_of
 from echo_stream.service.health import Health
@@ -87,11 +88,9 @@ class Measured:
 
 def this_pc() -> str:
     """Processor, cores and program, in a line."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    model = cpu().get("model name") or platform.machine()
     cores = len(os.sched_getaffinity(0))
-    return f"{model or platform.machine()}, {cores} core(s), echo-stream {__version__}"
+    return f"{model}, {cores} core(s), echo-stream {__version__}"
 
 
 def measure(config: Config) -> Iterator[Measured]:

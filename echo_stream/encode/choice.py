@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from echo_stream.encode import spectrogram as front
+from echo_stream.encode.cpu import cpu
 from echo_stream.encode.echo import EchoModel
 from echo_stream.encode.runtime import (
     KNOWN,
@@ -114,25 +115,24 @@ class _Trial:
         self._patches = front.patches(front.log_spectrogram(hum + 0.02 * noise, 48000))
         self._frequency = front.frequency_embedding(48000, model.dimensions.embed_dim)
         plain = PlainRuntime(model)
-        self._plain = self._tokens(plain)
-        self._differences, self._mean = self._apart(plain)
+        self._plain, self._plain_features = self._tokens(plain), self._features(plain)
 
     def _tokens(self, runtime: Runtime) -> Tensor:
         """Of the first window, (bands, tokens, dim)."""
         return self._workers.run(runtime, self._patches[0], self._frequency)
 
-    def _apart(self, runtime: Runtime, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What tells the windows apart, (windows, bands * dim), and the mean that was taken away."""
+    def _features(self, runtime: Runtime) -> Tensor:
+        """Of all windows, (windows, bands * dim)."""
         frequency = self._frequency.repeat(_WINDOWS, 1)
         tokens = self._workers.run(runtime, self._patches.flatten(0, 1), frequency)
-        features = tokens[:, 0].reshape(_WINDOWS, -1)
-        mean = features.mean(0) if mean is None else mean
-        return features - mean, mean
+        return tokens[:, 0].reshape(_WINDOWS, -1)
 
     def require_likeness(self, runtime: Runtime) -> None:
         """Raises EncoderError where windows of one machine differ otherwise than in float32."""
-        differences, _ = self._apart(runtime, self._mean)
-        likeness = float(torch.cosine_similarity(differences, self._differences, dim=1).min())
+        mean = self._plain_features.mean(0)
+        likeness = float(
+            torch.cosine_similarity(self._features(runtime) - mean, self._plain_features - mean, dim=1).min()
+        )
         if not likeness >= PROMISED_LIKENESS:
             raise EncoderError(
                 f"{_label(runtime)} rounds away what tells windows apart with these weights: cosine "
@@ -167,12 +167,7 @@ class _Trial:
 
 def _key(model: EchoModel, runtime: str, precision: str) -> dict[str, object]:
     """All that a choice depends on."""
-    about: dict[str, str] = {}
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        pairs = (line.partition(":") for line in cpuinfo.read_text().splitlines() if ":" in line)
-        for name, _, value in pairs:
-            about.setdefault(name.strip(), value.strip())
+    about = cpu()
     flags = about.get("flags", about.get("Features", ""))
     return {
         "asked": [runtime, precision],

@@ -40,26 +40,22 @@ def inspect(samples: Float32) -> Sanity:
         samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
     clips = not finite or max(-low, high) >= FULL_SCALE
     clipped = np.count_nonzero(np.abs(samples) >= FULL_SCALE) if clips else 0
-    precise = samples.astype(np.float64)
-    mean = float(precise.mean())
-    precise -= mean
     run = _longest_run(samples)
     return Sanity(
-        level_dbfs=_dbfs(float(np.square(precise, out=precise).mean())),
+        level_dbfs=level_dbfs(samples),
         clipped_share=float(clipped) / len(samples),
         dead=run == len(samples),
         stuck=STUCK_SHARE * len(samples) <= run < len(samples),
         finite=finite,
-        dc_offset=mean,
+        dc_offset=float(np.mean(samples, dtype=np.float64)),
     )
 
 
 def level_dbfs(samples: Float32) -> float:
     """Level of `samples` (n,) without their mean, in dB relative to full scale; never below -200."""
-    return _dbfs(float(np.var(samples, dtype=np.float64)))
-
-
-def _dbfs(power: float) -> float:
+    centred = samples.astype(np.float64)
+    centred -= centred.mean()
+    power = float(np.square(centred, out=centred).mean())
     return max(FLOOR_DBFS, 10.0 * math.log10(power)) if power > 0.0 else FLOOR_DBFS
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import soundfile
 
-from echo_stream.capture.simulate import Scenario, SimulatedMachine
+from echo_stream.capture.simulator import Scenario, SimulatedMachine
 
 CONFIG = """\
 node: bench

@@ -5,7 +5,7 @@
 A publisher in a process of its own puts events into its outbox and sends them through a misbehaving proxy to
 a real mosquitto; a subscriber with a persistent session, straight at the broker, writes down what it hears.
 The fault thread kills, stops, freezes and cuts at random. At the end everything is healed and counted. All of
-it on 127.0.0.1. tests/deliver/test_chaos.py runs a short form.
+it on 127.0.0.1. tests/mqtt/test_chaos.py runs a short form.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.chaos_proxy import Mode, Proxy
-from echo_stream.deliver import messages
-from tests.broker import MosquittoBroker, mosquitto
-from tests.deliver.conftest import NOON, Process, Subscriber, an_event, subscribe, wait_until
+from echo_stream.mqtt import payloads as messages
+from tests.mqtt.conftest import NOON, Process, Subscriber, an_event, subscribe, wait_until
+from tests.support.broker import MosquittoBroker, mosquitto
 
 MACHINES = ("pump3", "fan1", "gear2")
 ROOT = "echo-stream/pc7"

@@ -15,13 +15,13 @@ from typing import Any
 
 from benchmarks.encode import alternate, windows_of
 from benchmarks.plant import Machines, Settings, bank_path, plant, prepare
-from echo_stream.bench import of_size
-from echo_stream.build import encoder_of
-from echo_stream.configfile import load
+from echo_stream.cli.bench import of_size
+from echo_stream.config.load import load
+from echo_stream.core.types import EncoderIdentity, Features, Window
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
-from echo_stream.types import EncoderIdentity, Features, Window
+from echo_stream.pipeline.factory import encoder_of
 
 SETTLE_S, MEASURE_S = 15.0, 30.0
 HOUR, CORESET = 3600, 2000
@@ -116,7 +116,7 @@ def _alone(settings: Settings, rate_hz: int) -> dict[str, float]:
 
 def _run_metered() -> None:
     """The daemon of the folder where this is called."""
-    from echo_stream import daemon  # noqa: PLC0415 - only the child is a daemon
+    from echo_stream.daemon import daemon  # noqa: PLC0415 - only the child is a daemon
 
     vars(daemon)["encoder_of"] = lambda config: Metered(encoder_of(config), Path(FIGURES))
     daemon.run_daemon()

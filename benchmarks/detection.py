@@ -19,11 +19,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from benchmarks.detection_autoencoder import autoencoder
-from echo_stream.auc import auc, partial_auc
+from echo_stream.cli.evaluate import auc, evaluate, partial_auc
+from echo_stream.core.types import Window
 from echo_stream.encode.encoder import Encoder, make_encoder
-from echo_stream.evaluate import evaluate
-from echo_stream.pipeline import features_of
-from echo_stream.types import Window
+from echo_stream.pipeline.loop import features_of
 
 Float64 = NDArray[np.float64]
 Sound = tuple[Float64, int]

@@ -18,7 +18,7 @@ import soundfile
 
 from benchmarks.labels import ANOMALY, NORMAL, machines_in, read_labels
 from benchmarks.replay import Replayed, Rig, join, recordings_folder
-from echo_stream.types import AlarmLevel, Float32
+from echo_stream.core.types import AlarmLevel, Float32
 
 LEVELS_DB = (0.0, 3.0, 6.0)
 """Of a disturbance over the machine, both as root mean square over the disturbance's time."""

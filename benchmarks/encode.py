@@ -25,13 +25,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from echo_stream.core.errors import EncoderError
+from echo_stream.core.types import Window
 from echo_stream.encode import spectrogram as front
 from echo_stream.encode.echo import SIZES, EchoDimensions, EchoModel
 from echo_stream.encode.echo_encoder import EchoEncoder
 from echo_stream.encode.runtime import KNOWN
 from echo_stream.encode.stand_in import random_model
-from echo_stream.errors import EncoderError
-from echo_stream.types import Window
 
 
 class Published(nn.Module):

@@ -9,8 +9,8 @@ from itertools import groupby
 from pathlib import Path
 
 from benchmarks.replay import Raised, Replayed
-from echo_stream.detect.calibration import poisson_upper
-from echo_stream.types import AlarmLevel
+from echo_stream.alarm.calibration import poisson_upper
+from echo_stream.core.types import AlarmLevel
 
 ANNOUNCE_S, CLEAR_S = 10.0, 20.0
 """What is asked: announced so soon after a fault's start, cleared so soon after its end."""

@@ -22,12 +22,12 @@ from paho.mqtt.enums import CallbackAPIVersion
 from safetensors.torch import save_file
 
 from benchmarks.soak_scene import UNIT_SETS
-from echo_stream.bench import of_size
+from echo_stream.cli.bench import of_size
+from echo_stream.daemon.status import ask
 from echo_stream.detect.bank import NormalBank
 from echo_stream.encode.stand_in import random_model
-from echo_stream.service.status import ask
-from tests.broker import MosquittoBroker, mosquitto
-from tests.daemon import ENVIRONMENT, wait_for
+from tests.support.broker import MosquittoBroker, mosquitto
+from tests.support.daemon import ENVIRONMENT, wait_for
 
 QUIET_BROKER = "log_type none\nsys_interval 1"
 LOOP_S, APART_S = 30, 0.37

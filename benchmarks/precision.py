@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 
 from benchmarks.encode import encoders_of
+from echo_stream.cli.evaluate import evaluate
 from echo_stream.encode.echo import SIZES, EchoModel
 from echo_stream.encode.encoder import Encoder
 from echo_stream.encode.stand_in import random_model
-from echo_stream.evaluate import evaluate
 
 PROMISED = 0.002
 """An AUC is no further from float32's."""

@@ -13,13 +13,14 @@ from threading import Event as Stop
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_stream.build import bank_of, encoder_of, sources_of, station_of, trip_levels
-from echo_stream.calibrate import fit_from_recordings
-from echo_stream.config import Config, Machine
-from echo_stream.detect.alarm_array import margins
-from echo_stream.detect.calibration import Calibration
-from echo_stream.pipeline import Event, Scored, Station, listen
-from echo_stream.types import AlarmEvent, AlarmLevel, SensorEvent
+from echo_stream.alarm.calibration import Calibration
+from echo_stream.alarm.condition import margins
+from echo_stream.config.schema import Config, Machine
+from echo_stream.core.types import AlarmEvent, AlarmLevel, SensorEvent
+from echo_stream.fit.fit import fit_from_recordings
+from echo_stream.pipeline.factory import bank_of, encoder_of, sources_of, station_of, trip_levels
+from echo_stream.pipeline.loop import listen
+from echo_stream.pipeline.station import Event, Scored, Station
 
 Float64 = NDArray[np.float64]
 RECORDINGS = "ECHO_STREAM_RECORDINGS"

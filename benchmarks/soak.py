@@ -26,7 +26,7 @@ from benchmarks import soak_checks as checks
 from benchmarks.soak_faults import Happened, Lanes, machine_faults
 from benchmarks.soak_scene import PASSWORD, Heard, Scene, scene
 from benchmarks.soak_watch import Listener, Notifications, Record
-from tests.daemon import daemon, wait_for
+from tests.support.daemon import daemon, wait_for
 
 SHORT_S = 300.0  # below it the schedule is a dense one
 QUIET_S = 20.0  # without faults at the end: everything arrives

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from echo_stream.capture.simulate import SimulatedMachine
-from tests.broker import MosquittoBroker
-from tests.daemon import run
-from tests.pulse import PulseServer, missing
+from echo_stream.capture.simulator import SimulatedMachine
+from tests.support.broker import MosquittoBroker
+from tests.support.daemon import run
+from tests.support.pulse import PulseServer, missing
 
 PASSWORD = "a-secret-of-the-soak"  # of a broker that lives as long as the soak
 ENROLLED_S = 180

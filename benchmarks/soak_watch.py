@@ -19,9 +19,9 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
 from benchmarks.soak_scene import PASSWORD
-from echo_stream.errors import EchoStreamError
-from echo_stream.service.status import ask
-from tests.broker import MosquittoBroker
+from echo_stream.core.errors import EchoStreamError
+from echo_stream.daemon.status import ask
+from tests.support.broker import MosquittoBroker
 
 
 class Listener:

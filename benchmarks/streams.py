@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.labels import ANOMALY, NORMAL, Judged, Stretch, judge, machines_in, read_labels
 from benchmarks.replay import Replayed, Rig, recordings_folder
-from echo_stream.types import AlarmLevel
+from echo_stream.core.types import AlarmLevel
 
 
 def stretch_lines(rig: Rig, replayed: Replayed, stretches: Sequence[Stretch]) -> Iterator[str]:

@@ -11,11 +11,11 @@ import soundfile
 
 from benchmarks.labels import ANOMALY, NORMAL
 from benchmarks.streams import Stream
-from echo_stream.deliver.pictures import INK, frequency_axis
-from echo_stream.deliver.pictures import NORMAL as BLUE
-from echo_stream.deliver.pictures import PRESENT as ORANGE
-from echo_stream.deliver.spectra import FRAME_S, band_edges_hz, band_levels_over_time_db
-from echo_stream.types import AlarmLevel
+from echo_stream.core.types import AlarmLevel
+from echo_stream.evidence.picture import INK, frequency_axis
+from echo_stream.evidence.picture import NORMAL as BLUE
+from echo_stream.evidence.picture import PRESENT as ORANGE
+from echo_stream.evidence.spectrum import FRAME_S, band_edges_hz, band_levels_over_time_db
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

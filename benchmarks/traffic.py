@@ -21,8 +21,8 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
 from benchmarks.plant import QUIET_BROKER, Machines, Plant, Settings, plant, prepare
-from echo_stream.deliver.outbox import Outbox
-from tests.broker import mosquitto
+from echo_stream.mqtt.outbox import Outbox
+from tests.support.broker import mosquitto
 
 RATE_HZ = 16_000
 PLANT_PER_S, PCS, LOAD_S = 2200, 20, 20.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from tests.broker import MosquittoBroker, mosquitto
+from tests.support.broker import MosquittoBroker, mosquitto
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -17,8 +17,8 @@ import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.broker import free_port, mosquitto
-from tests.daemon import ENVIRONMENT, daemon, run, terminate, wait_for
+from tests.support.broker import free_port, mosquitto
+from tests.support.daemon import ENVIRONMENT, daemon, run, terminate, wait_for
 
 PASSWORD = "correct-horse-battery"
 CONFIG = """\

@@ -1,1 +1,1 @@
-"""Where sound comes from: sources that are polled, and what cuts their blocks into windows."""
+"""Capture: sources of sound that are polled, and what cuts their blocks into windows."""

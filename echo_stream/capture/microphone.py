@@ -5,18 +5,57 @@ Where a sound server stands between, one more thread asks it whether it still fe
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from echo_stream.capture.devices import find
-from echo_stream.capture.moved import fed_from
 from echo_stream.capture.portaudio import Refused, Stream
 from echo_stream.capture.ring import Ring
-from echo_stream.capture.sources import Anchor
-from echo_stream.errors import SourceError
-from echo_stream.types import AudioBlock, Float32
+from echo_stream.capture.source import Anchor
+from echo_stream.core.errors import SourceError
+from echo_stream.core.types import AudioBlock, Float32
+
+TIMEOUT_S = 2.0
+
+
+def fed_from() -> dict[int, str]:
+    """This process's recording streams: the server's number of each, and the name of the source it hears.
+
+    Empty where there is no such server, no `pactl`, or no answer: then a move cannot be noticed.
+    """
+    streams = _ask("source-outputs")
+    mine = {
+        stream["index"]: stream["source"]
+        for stream in streams
+        if stream.get("properties", {}).get("application.process.id") == str(os.getpid())
+    }
+    if not mine:
+        return {}
+    names = {source["index"]: source["name"] for source in _ask("sources")}
+    return {stream: names[source] for stream, source in mine.items() if source in names}
+
+
+def _ask(what: str) -> list[dict[str, Any]]:
+    try:
+        answer = subprocess.run(
+            ["pactl", "--format=json", "list", what], capture_output=True, timeout=TIMEOUT_S, check=True
+        )
+        told = json.loads(answer.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
+    return told if isinstance(told, list) else []
+
+
+# A microphone. PortAudio's callback thread fills the ring and nothing else; the rest is the reader's thread.
+#
+# Where a sound server stands between, one more thread asks it whether it still feeds this from the same
+# source.
 
 RING_S = 10.0
 WATCH_S = 3.0

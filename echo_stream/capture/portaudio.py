@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from echo_stream.errors import SourceError
+from echo_stream.core.errors import SourceError
 
 if TYPE_CHECKING:
-    from echo_stream.types import Float32
+    from echo_stream.core.types import Float32
 
 NO_PORTAUDIO_HINT = "Try: sudo apt-get install libportaudio2"
 LATENCY_S = 0.2  # what ALSA may buffer while this process is busy; callbacks come four times as often

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_stream.types import AudioBlock, Float32
+from echo_stream.core.types import AudioBlock, Float32
 
 PIECE_SAMPLES = 4096  # more than a callback usually brings
 

@@ -8,9 +8,9 @@ from datetime import datetime
 
 import numpy as np
 
-from echo_stream.capture.sources import Anchor
-from echo_stream.errors import SourceError
-from echo_stream.types import AudioBlock, Float32
+from echo_stream.capture.source import Anchor
+from echo_stream.core.errors import SourceError
+from echo_stream.core.types import AudioBlock, Float32
 
 SAMPLE_BYTES = {"s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4}
 MAX_READ_BYTES = 1 << 20  # a second of 5 channels at 48 kHz and 4 bytes; the pipe itself keeps the rest

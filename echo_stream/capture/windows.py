@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 
 from echo_stream.capture.ring import put_wrapped, take_wrapped
-from echo_stream.types import Float32
+from echo_stream.core.types import Float32
 
 
 class Slicer:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from echo_stream.errors import EchoStreamError
+from echo_stream.core.errors import EchoStreamError
 
 
 def main() -> None:
     """Runs the command line; exit code 0, 1 (failed), 2 (usage), 78 (configuration)."""
-    from echo_stream.cli.commands import app
+    from echo_stream.cli.app import app
 
     try:
         app()

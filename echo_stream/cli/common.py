@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from echo_stream.errors import ConfigError
+from echo_stream.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from echo_stream.config import Config, Machine
+    from echo_stream.config.schema import Config, Machine
 
 ConfigOption = Annotated[
     Path | None,
@@ -32,22 +32,22 @@ Progress = Callable[[float, float, str], None]
 
 def quiet() -> None:
     """Only what is wrong is logged, on standard error: standard output is the command's own."""
-    from echo_stream.service.logs import configure
+    from echo_stream.daemon.logs import configure
 
     configure(level="warning")
 
 
 def read_config(path: Path | None) -> Config:
     """The configuration at path, or at one of the usual places."""
-    from echo_stream.configfile import load
+    from echo_stream.config.load import load
 
     return load(path)
 
 
 def read_config_or_defaults(path: Path | None) -> Config:
     """The same; where none is named and none lies in a usual place, the defaults, without any machine."""
-    from echo_stream.config import Config
-    from echo_stream.configfile import DEFAULT_PATHS
+    from echo_stream.config.load import DEFAULT_PATHS
+    from echo_stream.config.schema import Config
 
     if path is None and not any(usual.is_file() for usual in DEFAULT_PATHS):
         return Config.model_construct(node="pc", machines=())

@@ -16,7 +16,7 @@ from echo_stream.cli.common import (
     quiet,
     read_config_or_defaults,
 )
-from echo_stream.cli.fitting import ResumeOption
+from echo_stream.cli.fit import ResumeOption
 
 app = typer.Typer()
 
@@ -33,8 +33,8 @@ def evaluate(
     DIR holds MACHINE/train/normal_*, MACHINE/test/normal_* and MACHINE/test/anomaly_KIND_*, at any depth. The
     encoder is the configured one; without a configuration, the spectral one.
     """
-    from echo_stream.build import encoder_of
-    from echo_stream.evaluate import evaluate as evaluate_folder
+    from echo_stream.cli.evaluate import evaluate as evaluate_folder
+    from echo_stream.pipeline.factory import encoder_of
 
     quiet()
     settings = read_config_or_defaults(config)

@@ -17,11 +17,11 @@ from echo_stream.cli.common import (
     read_config,
     read_config_or_defaults,
 )
-from echo_stream.errors import EchoStreamError
+from echo_stream.core.errors import EchoStreamError
 
 if TYPE_CHECKING:
-    from echo_stream.bench import Measured
-    from echo_stream.deliver.evidence_files import Kept
+    from echo_stream.cli.bench import Measured
+    from echo_stream.evidence.store import Kept
 
 app = typer.Typer()
 events_app = typer.Typer(help="The evidence of alarms on this PC's disk.", invoke_without_command=True)
@@ -33,7 +33,7 @@ PrintOption = Annotated[bool, typer.Option("--print", help="show what would be d
 @app.command()
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Ask the running daemon how each machine is, and how it is itself."""
-    from echo_stream.service.status import ask, find_socket
+    from echo_stream.daemon.status import ask, find_socket
 
     found = ask(find_socket(read_config(config).state_dir))
     if as_json:
@@ -80,7 +80,7 @@ def events(
     """List the alarms whose evidence is on the disk, oldest first."""
     if context.invoked_subcommand is not None:
         return
-    from echo_stream.deliver.evidence_files import list_events
+    from echo_stream.evidence.store import list_events
 
     quiet()
     folder = read_config(config).state_dir / "evidence"
@@ -97,7 +97,7 @@ def events(
 @events_app.command()
 def show(event_id: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None) -> None:
     """Say where the files of one alarm are."""
-    from echo_stream.deliver.evidence_files import list_events
+    from echo_stream.evidence.store import list_events
 
     quiet()
     folder = read_config(config).state_dir / "evidence"
@@ -141,8 +141,7 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Look whether this PC is fit: CPU, disk, rights, devices, level, broker, clock. Listens some seconds."""
     from dataclasses import asdict
 
-    from echo_stream.examine import examine
-    from echo_stream.service.doctor import Verdict, worst
+    from echo_stream.cli.doctor import Verdict, examine, worst
 
     quiet()
     checks = []
@@ -159,7 +158,7 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def bench(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Measure what this PC can carry: runtimes, and machines by encoder and rate. Takes half a minute."""
-    from echo_stream.bench import LOAD, measure, this_pc
+    from echo_stream.cli.bench import LOAD, measure, this_pc
 
     quiet()
     settings = read_config_or_defaults(config)
@@ -193,7 +192,7 @@ def _print_measured(one: Measured) -> None:
 @app.command("install-service")
 def install_service(only_print: PrintOption = False) -> None:
     """Write unit, user, directories and an example configuration; start nothing."""
-    from echo_stream.service.install import install_service as install
+    from echo_stream.cli.install import install_service as install
 
     install(Path(sys.argv[0]).absolute(), only_print=only_print)
 
@@ -201,6 +200,6 @@ def install_service(only_print: PrintOption = False) -> None:
 @app.command("uninstall-service")
 def uninstall_service(only_print: PrintOption = False) -> None:
     """Stop the service and remove what install-service made; banks, state and settings stay."""
-    from echo_stream.service.install import uninstall_service as uninstall
+    from echo_stream.cli.install import uninstall_service as uninstall
 
     uninstall(only_print=only_print)

@@ -1,1 +1,1 @@
-"""Is it normal: a bank of normal sound, a scorer, its calibration, and the alarm."""
+"""Detection scores features against a bank of normal sound."""

@@ -11,9 +11,8 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_stream.detect.reference import Reference
-from echo_stream.detect.view import View
-from echo_stream.types import EncoderIdentity
+from echo_stream.core.types import EncoderIdentity
+from echo_stream.detect.reference import Reference, View
 
 Array = NDArray[Any]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_stream.errors import BankError
-from echo_stream.types import Enrolled
+from echo_stream.core.errors import BankError
+from echo_stream.core.types import Enrolled
 
 BLOCK_S = 30.0
 """Wanted length of a block of time."""

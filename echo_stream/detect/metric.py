@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_stream.types import Float32
+from echo_stream.core.types import Float32
 
 MOST_DIRECTIONS = 256
 """Directions of variation kept one by one; all others share one variance. A spectral bank has fewer."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from echo_stream.core.errors import BankMismatch, EncoderError
+from echo_stream.core.types import BandScore, Features, Float32, Neighbour, Score
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.reference import Reference, Sound
-from echo_stream.errors import BankMismatch, EncoderError
-from echo_stream.types import BandScore, Features, Float32, Neighbour, Score
 
 NEAREST = 3
 """How many normal windows a score names."""

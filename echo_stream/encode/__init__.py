@@ -1,1 +1,1 @@
-"""What a window sounds like: encoders turn windows into features, band by band."""
+"""Encoders turn windows into features, band by band."""

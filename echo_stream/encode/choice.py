@@ -16,8 +16,8 @@ import structlog
 import torch
 from torch import Tensor
 
+from echo_stream.core.errors import EncoderError
 from echo_stream.encode import spectrogram as front
-from echo_stream.encode.cpu import cpu
 from echo_stream.encode.echo import EchoModel
 from echo_stream.encode.runtime import (
     KNOWN,
@@ -27,8 +27,8 @@ from echo_stream.encode.runtime import (
     Runtime,
     Workers,
     build,
+    cpu,
 )
-from echo_stream.errors import EncoderError
 
 _log = structlog.get_logger(__name__)
 

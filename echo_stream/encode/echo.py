@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from echo_stream.core.errors import CheckpointError, EncoderError
 from echo_stream.encode import spectrogram as front
-from echo_stream.encode.checkpoint import read_tensors
-from echo_stream.errors import CheckpointError, EncoderError
+from echo_stream.encode.weights import read_tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from echo_stream.core.level import check_window, level_dbfs
+from echo_stream.core.types import EncoderIdentity, Features, Window
 from echo_stream.encode import spectrogram as front
 from echo_stream.encode.choice import choose
 from echo_stream.encode.echo import EchoDimensions, EchoModel
-from echo_stream.encode.level import check_window, level_dbfs
 from echo_stream.encode.runtime import Workers
-from echo_stream.types import EncoderIdentity, Features, Window
 
 
 class EchoEncoder:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from echo_stream.errors import EncoderError
-from echo_stream.types import EncoderIdentity, Features, Window
+from echo_stream.core.errors import EncoderError
+from echo_stream.core.types import EncoderIdentity, Features, Window
 
 if TYPE_CHECKING:
     from echo_stream.encode.echo import EchoDimensions

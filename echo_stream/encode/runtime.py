@@ -10,13 +10,34 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from echo_stream.core.errors import EncoderError
 from echo_stream.encode.echo import EchoModel
-from echo_stream.errors import EncoderError
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def cpu() -> dict[str, str]:
+    """Fields of the first processor, such as `model name`; empty where the system does not tell."""
+    about: dict[str, str] = {}
+    if CPUINFO.exists():
+        pairs = (line.partition(":") for line in CPUINFO.read_text("utf-8").splitlines() if ":" in line)
+        for name, _, value in pairs:
+            about.setdefault(name.strip(), value.strip())
+    return about
+
+
+# What computes the net, and the threads that it runs in. Built at start, run from the pipeline.
+#
+# A runtime is one callable with the arithmetic of `EchoModel.forward`. Work is cut into jobs of few
+# bands, and
+# each job runs on one core from end to end: threads inside operations wait for each other at every one of two
+# hundred joints, and wait long where the cores have other work too.
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -74,11 +95,11 @@ def build(model: EchoModel, name: str, precision: str) -> Runtime:
     if name == "plain":
         return PlainRuntime(model)
     if name == "torch":
-        from echo_stream.encode.runtime_torch import TorchRuntime  # noqa: PLC0415 (only where it is used)
+        from echo_stream.encode.runtime_torch import TorchRuntime  # noqa: PLC0415
 
         return TorchRuntime(model, precision)
     try:
-        from echo_stream.encode.runtime_openvino import OpenVinoRuntime  # noqa: PLC0415 (an optional extra)
+        from echo_stream.encode.runtime_openvino import OpenVinoRuntime  # noqa: PLC0415
     except ImportError as error:
         raise EncoderError(
             f"openvino is not installed: {error}",

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from echo_stream.core.errors import EncoderError
 from echo_stream.encode.echo import EchoModel, EncoderLayer
-from echo_stream.errors import EncoderError
 
 JOB_ROWS = 40
 """Bands in a job at most: about 500 tokens, whose activations stay in a core's cache."""

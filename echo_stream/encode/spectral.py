@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import rfft
 
-from echo_stream.encode.level import check_window, level_dbfs
-from echo_stream.errors import EncoderError
-from echo_stream.types import EncoderIdentity, Features, Float32, Window
+from echo_stream.core.errors import EncoderError
+from echo_stream.core.level import check_window, level_dbfs
+from echo_stream.core.types import EncoderIdentity, Features, Float32, Window
 
 PATCH_S = 0.160
 LONG_HOP_S = 0.032

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from echo_stream.types import Float32
+from echo_stream.core.types import Float32
 
 
 @pytest.fixture

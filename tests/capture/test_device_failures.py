@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.capture.listening import Listener, gaps, now_s
-from tests.pulse import PulseServer, missing, pulse_server, tone
+from tests.support.listening import Listener, gaps, now_s
+from tests.support.pulse import PulseServer, missing, pulse_server, tone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

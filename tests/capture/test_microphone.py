@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.capture.listening import ROOT, Listener, gaps
-from tests.pulse import PulseServer, pulse_server, tone
+from tests.support.listening import ROOT, Listener, gaps
+from tests.support.pulse import PulseServer, pulse_server, tone
 
 OPEN = """
 from echo_stream.capture.microphone import Microphone
-from echo_stream.errors import SourceError
+from echo_stream.core.errors import SourceError
 import sys
 try:
     Microphone(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

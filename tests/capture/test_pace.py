@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from echo_stream.capture.pace import Pace
+from echo_stream.capture.reconnect import Pace
 
 RATE = 48_000
 

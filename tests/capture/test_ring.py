@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo_stream.capture.ring import Ring
-from echo_stream.types import Float32
+from echo_stream.core.types import Float32
 
 WRITE = st.integers(1, 30).map(lambda n: ("write", n))
 GAP = st.integers(1, 50).map(lambda n: ("gap", n))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from echo_stream.capture.sanity import inspect, level_dbfs
-from echo_stream.types import Float32
+from echo_stream.capture.figures import inspect, level_dbfs
+from echo_stream.core.types import Float32
 
 
 def sine(amplitude: float, offset: float = 0.0) -> Float32:

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from echo_stream.capture.recordings import Recording
-from echo_stream.capture.shared import Shared
-from echo_stream.capture.sources import AudioSource
-from echo_stream.errors import SourceError
-from echo_stream.types import Float32
+from echo_stream.capture.recording import Recording
+from echo_stream.capture.source import AudioSource, Shared
+from echo_stream.core.errors import SourceError
+from echo_stream.core.types import Float32
 
 
 @pytest.fixture

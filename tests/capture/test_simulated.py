@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from echo_stream.capture.simulate import Fault, Scenario, SimulatedMachine
-from echo_stream.capture.simulated import Simulated
-from echo_stream.capture.sources import AudioSource
-from echo_stream.types import Float32
+from echo_stream.capture.simulator import Fault, Scenario, Simulated, SimulatedMachine
+from echo_stream.capture.source import AudioSource
+from echo_stream.core.types import Float32
 
 
 def drain(source: Simulated) -> Float32:

@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from echo_stream.capture.recordings import Recording
-from echo_stream.capture.shared import Shared
-from echo_stream.capture.sources import AudioSource
+from echo_stream.capture.recording import Recording
+from echo_stream.capture.source import AudioSource, Shared
 from echo_stream.capture.stdin import RawPcm
-from echo_stream.types import Float32
-from tests.capture.listening import ROOT
-from tests.pulse import pulse_server, tone
+from echo_stream.core.types import Float32
+from tests.support.listening import ROOT
+from tests.support.pulse import pulse_server, tone
 
 Write = Callable[..., Path]
 
@@ -104,8 +103,8 @@ def test_view_of_one_channel(sound: Path) -> None:
 MICROPHONES = """
 from functools import partial
 from echo_stream.capture.microphone import Microphone
-from echo_stream.capture.shared import Shared
-from echo_stream.capture.supervised import Supervised
+from echo_stream.capture.source import Shared
+from echo_stream.capture.reconnect import Supervised
 from tests.capture.test_source_contract import keeps_the_contract
 open_source = partial(Microphone, "mic", 48000, 2)
 supervised = Supervised(open_source, sample_rate_hz=48000, channels=2, description="mic")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from echo_stream.capture.stdin import SAMPLE_BYTES, RawPcm
-from echo_stream.errors import SourceError
-from echo_stream.types import Float32
+from echo_stream.core.errors import SourceError
+from echo_stream.core.types import Float32
 
 Pipe = tuple[int, int]
 SCALE = {"s16le": 2**15, "s24le": 2**23, "s32le": 2**31}

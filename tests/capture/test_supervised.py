@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from echo_stream.capture.supervised import Supervised
-from echo_stream.errors import SourceError
-from echo_stream.types import AudioBlock
+from echo_stream.capture.reconnect import Supervised
+from echo_stream.core.errors import SourceError
+from echo_stream.core.types import AudioBlock
 
 RATE = 1000
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo_stream.capture.windows import Slicer
-from echo_stream.types import Float32
+from echo_stream.core.types import Float32
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 60))
 STRETCHES = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 200)), min_size=1, max_size=6)

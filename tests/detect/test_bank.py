@@ -12,13 +12,13 @@ import pytest
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from echo_stream.detect import bankfile
+from echo_stream.core.errors import BankError, BankMismatch
+from echo_stream.core.types import EncoderIdentity, Enrolled
+from echo_stream.detect import bank_file as bankfile
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.folds import folds_of, runs_of
 from echo_stream.detect.scorer import Scorer
-from echo_stream.errors import BankError, BankMismatch
-from echo_stream.types import EncoderIdentity, Enrolled
-from tests.detect.sounds import BANDS, DIM, ENCODER, HOP_S, RATE_HZ, WINDOW_S, enrol, features, normal
+from tests.support.sounds import BANDS, DIM, ENCODER, HOP_S, RATE_HZ, WINDOW_S, enrol, features, normal
 
 
 def fit(enrolled: list[Enrolled]) -> NormalBank:

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from echo_stream.core.errors import BankMismatch, EncoderError
+from echo_stream.core.types import Enrolled, Features
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
-from echo_stream.errors import BankMismatch, EncoderError
-from echo_stream.types import Enrolled, Features
-from tests.detect.sounds import BANDS, DIM, ENCODER, HOP_S, RATE_HZ, WINDOW_S, enrol, features, normal
+from tests.support.sounds import BANDS, DIM, ENCODER, HOP_S, RATE_HZ, WINDOW_S, enrol, features, normal
 
 
 def bank_of(enrolled: list[Enrolled]) -> NormalBank:

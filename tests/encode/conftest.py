@@ -16,10 +16,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from echo_stream.core.types import Window
 from echo_stream.encode.echo import EchoDimensions, EchoModel
 from echo_stream.encode.runtime import KNOWN
 from echo_stream.encode.runtime_torch import available
-from echo_stream.types import Window
 
 torch.set_num_threads(1)  # threads inside an operation wait long for each other where the cores are busy
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from echo_stream.core.errors import EncoderError
 from echo_stream.encode.echo import EchoDimensions, EchoModel
 from echo_stream.encode.spectrogram import log_spectrogram
-from echo_stream.errors import EncoderError
 from tests.encode.conftest import GOLDEN, GOLDEN_DIMENSIONS
 
 TOLERANCE = 1e-4

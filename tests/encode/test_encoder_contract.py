@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from echo_stream.core.errors import EncoderError
+from echo_stream.core.types import Features, Window
 from echo_stream.encode.echo_encoder import EchoEncoder
 from echo_stream.encode.encoder import Encoder, make_encoder
-from echo_stream.errors import EncoderError
-from echo_stream.types import Features, Window
 from tests.encode.conftest import GOLDEN_DIMENSIONS, MakeWindow, usable_runtimes
 
 TOLERANCE = 1e-3

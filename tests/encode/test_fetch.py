@@ -17,10 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from echo_stream.encode.checkpoint import note_path
+from echo_stream.core.errors import CheckpointError
 from echo_stream.encode.echo import EchoModel
-from echo_stream.encode.fetch import fetch_model
-from echo_stream.errors import CheckpointError
+from echo_stream.encode.weights import fetch_model, note_path
 from tests.encode.conftest import GOLDEN_DIMENSIONS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -189,8 +188,8 @@ def test_no_connection(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_offline_by_choice(hub: Hub, tmp_path: Path) -> None:
     """HF_HUB_OFFLINE is read when the hub's library is imported, so in a process of its own."""
     program = (
-        "import sys; from pathlib import Path; from echo_stream.encode.fetch import fetch_model\n"
-        "from echo_stream.errors import CheckpointError\n"
+        "import sys; from pathlib import Path; from echo_stream.encode.weights import fetch_model\n"
+        "from echo_stream.core.errors import CheckpointError\n"
         "try: fetch_model('echo-tiny', Path(sys.argv[1]))\n"
         "except CheckpointError as error: print(error)"
     )
@@ -220,7 +219,7 @@ def test_unwritable_folder(hub: Hub, tmp_path: Path) -> None:
 
 def test_progress_bar_on_a_terminal(hub: Hub, tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from echo_stream.encode.fetch import fetch_model\n"
+        "import sys; from pathlib import Path; from echo_stream.encode.weights import fetch_model\n"
         "fetch_model('echo-tiny', Path(sys.argv[1]))"
     )
     ours, theirs = pty.openpty()

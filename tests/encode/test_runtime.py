@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from echo_stream.core.errors import EncoderError
 from echo_stream.encode.choice import Choice, choose
 from echo_stream.encode.echo import EchoDimensions, EchoModel
 from echo_stream.encode.echo_encoder import EchoEncoder
 from echo_stream.encode.runtime import PROMISED_COSINE, Workers, build
-from echo_stream.errors import EncoderError
 from tests.encode.conftest import GOLDEN_DIMENSIONS, MakeWindow, usable_runtimes
 from tests.encode.test_echo_golden import CASES, TOLERANCE, golden
 
@@ -212,7 +212,7 @@ def test_without_openvino() -> None:
         "import sys; sys.modules['openvino'] = None\n"
         "from echo_stream.encode.echo import EchoDimensions, EchoModel\n"
         "from echo_stream.encode.runtime import build\n"
-        "from echo_stream.errors import EncoderError\n"
+        "from echo_stream.core.errors import EncoderError\n"
         "model = EchoModel(EchoDimensions(embed_dim=8, encoder_depth=1, num_heads=1))\n"
         "try: build(model, 'openvino', 'float32')\n"
         "except EncoderError as error: print(error)"

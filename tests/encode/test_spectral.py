@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from echo_stream.core.errors import EncoderError
+from echo_stream.core.types import Features, Float32, Window
 from echo_stream.encode.spectral import SpectralEncoder
-from echo_stream.errors import EncoderError
-from echo_stream.types import Features, Float32, Window
 
 RATES_HZ = [1_000, 1_600, 8_000, 12_800, 16_000, 44_100, 48_000, 96_000, 192_000]
 

@@ -12,13 +12,13 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo_stream.detect import bankfile
+from echo_stream.alarm.calibration import Calibration
+from echo_stream.core.errors import BankError, EchoStreamError
+from echo_stream.detect import bank_file as bankfile
 from echo_stream.detect.bank import NormalBank
-from echo_stream.detect.calibration import Calibration
 from echo_stream.detect.scorer import Scorer
-from echo_stream.errors import BankError, EchoStreamError
-from tests.detect.sounds import ENCODER, HOP_S, RATE_HZ, WINDOW_S, enrol, normal
-from tests.fuzz.damage import TREES, damaged, fuzz, twisted
+from tests.support.damage import TREES, damaged, fuzz, twisted
+from tests.support.sounds import ENCODER, HOP_S, RATE_HZ, WINDOW_S, enrol, normal
 
 
 def _bank() -> bytes:

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo_stream.deliver.commands import Command, CommandRefused, ReplyTo, parse, tokens
-from tests.fuzz.damage import TREES, damaged, fuzz, twisted
+from echo_stream.mqtt.commands import Command, CommandRefused, ReplyTo, parse, tokens
+from tests.support.damage import TREES, damaged, fuzz, twisted
 
 HERE = ReplyTo("echo-stream/pc7/pump3/reply")
 TREE = {"command": "shelve", "duration_s": 60, "level": "alarm", "by": "J", "reason": "why", "id": "7"}

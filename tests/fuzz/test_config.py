@@ -10,10 +10,10 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from echo_stream.config import Config
-from echo_stream.configfile import load
-from echo_stream.errors import ConfigError
-from tests.fuzz.damage import damaged, fuzz, twisted
+from echo_stream.config.load import load
+from echo_stream.config.schema import Config
+from echo_stream.core.errors import ConfigError
+from tests.support.damage import damaged, fuzz, twisted
 
 EXAMPLE = (Path(__file__).parents[2] / "config.yaml").read_bytes()
 TREE: dict[str, Any] = {

@@ -13,9 +13,9 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo_stream.service.metrics import MetricsServer
-from echo_stream.service.status import StatusServer, ask
-from tests.fuzz.damage import damaged, fuzz
+from echo_stream.daemon.metrics import MetricsServer
+from echo_stream.daemon.status import StatusServer, ask
+from tests.support.damage import damaged, fuzz
 
 STATUS = {"version": "1", "node": "pc7", "alive": True, "machines": []}
 REQUEST = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n"

@@ -13,10 +13,10 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo_stream.capture.recordings import Recording
+from echo_stream.capture.recording import Recording
 from echo_stream.capture.stdin import SAMPLE_BYTES, RawPcm
-from echo_stream.errors import SourceError
-from tests.fuzz.damage import damaged, fuzz
+from echo_stream.core.errors import SourceError
+from tests.support.damage import damaged, fuzz
 
 RATE_HZ, LENGTH = 16_000, 4000
 LONGEST = 50_000_000

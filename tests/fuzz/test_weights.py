@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo_stream.encode.checkpoint import note_path, read_tensors
-from echo_stream.errors import CheckpointError
-from tests.fuzz.damage import TREES, damaged, fuzz, twisted
+from echo_stream.core.errors import CheckpointError
+from echo_stream.encode.weights import note_path, read_tensors
+from tests.support.damage import TREES, damaged, fuzz, twisted
 
 SHAPES = {"encoder.a.weight": (3, 4), "encoder.a.bias": (3,), "encoder.norm": (1,)}
 WHOLE = safetensors.numpy.save(

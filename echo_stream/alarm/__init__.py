@@ -1,0 +1,1 @@
+"""Alarms turn scores into events: trip conditions, calibration, sensor faults, drift, floods."""

@@ -1,0 +1,427 @@
+"""One alarm of one machine: its condition, its state, what operators do to it. Pure; pipeline thread only.
+
+The table of its states stands in alarm_state.py, what makes the condition true in alarm_condition.py; both
+are clocked in samples. Shelved or out of service, the condition is followed all the time; suppressed it is
+not: what a broken sensor or a stopped machine sounds like is no evidence, so the on-delay then begins anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from echo_stream.alarm.condition import Condition
+from echo_stream.core.errors import CommandRefused, EchoStreamError
+from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState
+
+S = AlarmState
+ACKNOWLEDGED = {S.UNACK: S.ACKED, S.RTN_UNACK: S.NORMAL, S.LATCHED_UNACK: S.LATCHED_ACKED}
+CLEARED = {S.UNACK: S.RTN_UNACK, S.ACKED: S.NORMAL}
+LATCHED = {S.UNACK: S.LATCHED_UNACK, S.ACKED: S.LATCHED_ACKED}
+
+
+@dataclass(slots=True)
+class Standing:
+    """Where an alarm stands."""
+
+    latching: bool
+    below: AlarmState = S.NORMAL
+    """The state that SHELVED, SUPPRESSED and OUT_OF_SERVICE lie over."""
+    shelved_until: int | None = None
+    """Absolute sample index."""
+    suppressed_by: set[str] = field(default_factory=set)
+    """For which reasons."""
+    out_of_service: bool = False
+
+    @property
+    def state(self) -> AlarmState:
+        """What an operator sees."""
+        if self.out_of_service:
+            return S.OUT_OF_SERVICE
+        if self.suppressed_by:
+            return S.SUPPRESSED
+        return self.below if self.shelved_until is None else S.SHELVED
+
+    @property
+    def raised(self) -> bool:
+        """It has been announced, and has not cleared."""
+        return self.below in (S.UNACK, S.ACKED)
+
+    def follow(self, active: bool) -> str:
+        """Move by the condition alone; returns the cause, should it have moved."""
+        if active and not self.raised:
+            self.below = S.UNACK
+            return "condition"
+        if self.raised and not active:
+            self.below = (LATCHED if self.latching else CLEARED)[self.below]
+        return "clear"
+
+    def decide_anew(self, active: bool) -> None:
+        """One of the three that lie over the others has ended; while another holds, nothing moves."""
+        if self.state is not self.below:
+            return
+        latched = LATCHED.get(self.below, self.below)
+        keeps = self.latching and latched in LATCHED.values()
+        self.below = S.UNACK if active else latched if keeps else S.NORMAL
+
+
+# What an alarm remembers through a restart, as plain JSON. No thread of its own.
+
+VERSION = 1
+OVERLAID = (AlarmState.SHELVED, AlarmState.SUPPRESSED, AlarmState.OUT_OF_SERVICE)
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmMemory:
+    """The state of an alarm; times are absolute sample indices of the source's present clock."""
+
+    state: AlarmState
+    """The one that SHELVED, SUPPRESSED and OUT_OF_SERVICE lie over."""
+    active: bool
+    onset: int | None
+    announced_at: int
+    shelved_until: int | None
+    suppressed_by: tuple[str, ...]
+    out_of_service: bool
+    score: float
+
+    def to_json(self, machine: str, level: AlarmLevel, sample_rate_hz: int, now: int) -> dict[str, Any]:
+        """As a JSON object: the clock ends with the process, so times become seconds before or after now."""
+        until, onset = self.shelved_until, self.onset
+        return {
+            "version": VERSION,
+            "machine": machine,
+            "level": level.value,
+            "state": self.state.value,
+            "active": self.active,
+            "score": self.score,
+            "onset_ago_s": None if onset is None else (now - onset) / sample_rate_hz,
+            "announced_ago_s": (now - self.announced_at) / sample_rate_hz,
+            "shelved_for_s": None if until is None else (until - now) / sample_rate_hz,
+            "suppressed_by": list(self.suppressed_by),
+            "out_of_service": self.out_of_service,
+        }
+
+    @classmethod
+    def from_json(
+        cls, saved: Mapping[str, Any], machine: str, level: AlarmLevel, sample_rate_hz: int, then: int
+    ) -> AlarmMemory:
+        """Read what `to_json` wrote.
+
+        Args:
+            saved: The JSON object.
+            machine: Whose it must be.
+            level: Whose it must be.
+            sample_rate_hz: Of the present clock; may differ from the one before.
+            then: When it was saved, on the present clock (perhaps negative).
+
+        Raises:
+            EchoStreamError: It is of another machine or level, or damaged.
+        """
+        try:
+            return cls._read(saved, machine, level, sample_rate_hz, then)
+        except (KeyError, TypeError, ValueError) as error:
+            raise EchoStreamError(
+                f"saved state of the {level} of {machine} cannot be used: {error!r}",
+                "remove it, and the alarm starts as NORMAL",
+            ) from error
+
+    @classmethod
+    def _read(
+        cls, saved: Mapping[str, Any], machine: str, level: AlarmLevel, sample_rate_hz: int, then: int
+    ) -> AlarmMemory:
+        for key, expected in {"version": VERSION, "machine": machine, "level": level.value}.items():
+            if saved[key] != expected:
+                raise ValueError(f"{key} is {saved[key]!r}, expected {expected!r}")
+        state = AlarmState(saved["state"])
+        if state in OVERLAID:
+            raise ValueError(f"state {state} lies over another and is not saved as one")
+        onset, until = saved["onset_ago_s"], saved["shelved_for_s"]
+        return cls(
+            state=state,
+            active=bool(saved["active"]),
+            onset=None if onset is None else then - round(onset * sample_rate_hz),
+            announced_at=then - round(saved["announced_ago_s"] * sample_rate_hz),
+            shelved_until=None if until is None else then + round(until * sample_rate_hz),
+            suppressed_by=tuple(str(reason) for reason in saved["suppressed_by"]),
+            out_of_service=bool(saved["out_of_service"]),
+            score=float(saved["score"]),
+        )
+
+
+# One alarm of one machine: its condition, its state, what operators do to it. Pure; pipeline thread only.
+#
+# The table of its states stands in alarm_state.py, what makes the condition true in alarm_condition.py; both
+# are clocked in samples. Shelved or out of service, the condition is followed all the time; suppressed it is
+# not: what a broken sensor or a stopped machine sounds like is no evidence, so the on-delay then begins anew.
+
+
+class Alarm:
+    """One alarm of one machine and level.
+
+    Args:
+        machine: Id of the machine; goes into the events.
+        level: Warning or alarm.
+        sample_rate_hz: Of the windows' sample indices.
+        trip: The condition is true above this score.
+        clear: It is false again at or below this score; less than trip.
+        on_delay_s: It must be true for so long.
+        off_delay_s: It must be false for so long.
+        latching: An alarm that has cleared waits for a reset.
+        realarm_s: One that stays active is announced again after so long; None: never.
+        k: The condition is true when k of the last n windows are above the trip level.
+        n: See k.
+
+    Raises:
+        EchoStreamError: Levels, delays or k and n that cannot be.
+    """
+
+    def __init__(
+        self,
+        machine: str,
+        level: AlarmLevel,
+        *,
+        sample_rate_hz: int,
+        trip: float,
+        clear: float,
+        on_delay_s: float,
+        off_delay_s: float,
+        latching: bool = False,
+        realarm_s: float | None = None,
+        k: int = 1,
+        n: int = 1,
+    ) -> None:
+        if realarm_s is not None and not realarm_s > 0:
+            raise EchoStreamError(
+                f"re-alarm time {realarm_s} s of {machine} must be above 0", "or leave it out"
+            )
+        self.machine, self.level = machine, level
+        self._rate = sample_rate_hz
+        on_delay, off_delay = round(on_delay_s * sample_rate_hz), round(off_delay_s * sample_rate_hz)
+        self._condition = Condition(trip, clear, on_delay=on_delay, off_delay=off_delay, k=k, n=n)
+        self._realarm = math.inf if realarm_s is None else realarm_s * sample_rate_hz
+        self._announced_at = 0
+        self._standing = Standing(latching)
+        self._score = 0.0
+        self._now = 0
+
+    @property
+    def state(self) -> AlarmState:
+        """What an operator sees."""
+        return self._standing.state
+
+    @property
+    def active(self) -> bool:
+        """The condition is true (after on-delay, until off-delay); also while shelved or out of service."""
+        return self._condition.active
+
+    @property
+    def onset(self) -> int | None:
+        """Where the newest hop of the first window above the trip level starts (absolute sample index).
+
+        Of k windows the first counts; the first window after a gap is new from its start. Negative: before
+        the restart (see `restore`). None while not active.
+        """
+        return self._condition.onset
+
+    @property
+    def trip(self) -> float:
+        """The trip level."""
+        return self._condition.trip
+
+    @property
+    def clear(self) -> float:
+        """The clear level."""
+        return self._condition.clear
+
+    @property
+    def suppressed_by(self) -> tuple[str, ...]:
+        """The reasons for which it is suppressed, sorted; empty where it is not."""
+        return tuple(sorted(self._standing.suppressed_by))
+
+    def step(self, value: float, start: int, end: int) -> list[AlarmEvent]:
+        """Take the score of the next window into account; at most one transition comes of it.
+
+        Args:
+            value: Anomaly score, finite, higher is worse.
+            start: Absolute index of the window's first sample.
+            end: Absolute index after its last sample; later than that of the window before.
+
+        Raises:
+            ValueError: The score is not finite, or the window is not later than the one before.
+        """
+        if not math.isfinite(value):  # also while suppressed: it would read as normal
+            raise ValueError(f"score of {self.machine} for the window that ends at sample {end} is {value}")
+        before, standing, cause = self.state, self._standing, ""
+        self._score = value
+        if not standing.suppressed_by:
+            self._condition.step(value, start, end)
+        if standing.shelved_until is not None and end >= standing.shelved_until:
+            standing.shelved_until = None
+            cause = "shelve_expired"
+            standing.decide_anew(self.active)
+        elif before is standing.below:
+            if self.active and standing.raised and end - self._announced_at >= self._realarm:
+                standing.below, cause = AlarmState.UNACK, "realarm"
+            else:
+                cause = standing.follow(self.active)
+        return self._announce(before, cause, end)
+
+    def ack(self, at: int) -> list[AlarmEvent]:
+        """Somebody has seen it.
+
+        Raises:
+            CommandRefused: There is nothing to acknowledge.
+        """
+        before = self.state
+        if before not in ACKNOWLEDGED:
+            raise self._refused("ack", "only UNACK, RTN_UNACK and LATCHED_UNACK can be acknowledged")
+        self._standing.below = ACKNOWLEDGED[before]
+        return self._announce(before, "ack", at)
+
+    def reset(self, at: int) -> list[AlarmEvent]:
+        """Undo the latch.
+
+        Raises:
+            CommandRefused: It is not LATCHED_ACKED.
+        """
+        before = self.state
+        if before is not AlarmState.LATCHED_ACKED:
+            raise self._refused("reset", "only a latched alarm that was acknowledged can be reset")
+        self._standing.below = AlarmState.NORMAL
+        return self._announce(before, "reset", at)
+
+    def shelve(self, at: int, duration_s: float) -> list[AlarmEvent]:
+        """Say nothing for a time, from now; shelving again sets a new end.
+
+        Raises:
+            CommandRefused: The time is not above 0.
+        """
+        if not (math.isfinite(duration_s) and duration_s > 0):
+            raise self._refused("shelve", f"a time above 0 s is needed, not {duration_s}")
+        before = self.state
+        self._standing.shelved_until = at + max(1, round(duration_s * self._rate))
+        return self._announce(before, "shelve", at)
+
+    def unshelve(self, at: int) -> list[AlarmEvent]:
+        """End the shelving early.
+
+        Raises:
+            CommandRefused: It is not shelved.
+        """
+        if self._standing.shelved_until is None:
+            raise self._refused("unshelve", "it is not shelved")
+        before = self.state
+        self._standing.shelved_until = None
+        self._standing.decide_anew(self.active)
+        return self._announce(before, "unshelve", at)
+
+    def out_of_service(self, at: int) -> list[AlarmEvent]:
+        """Say nothing until somebody puts it back in service.
+
+        Raises:
+            CommandRefused: It is out of service already.
+        """
+        if self._standing.out_of_service:
+            raise self._refused("out_of_service", "it is out of service already")
+        before = self.state
+        self._standing.out_of_service = True
+        return self._announce(before, "out_of_service", at)
+
+    def in_service(self, at: int) -> list[AlarmEvent]:
+        """Put it back in service.
+
+        Raises:
+            CommandRefused: It is in service.
+        """
+        if not self._standing.out_of_service:
+            raise self._refused("in_service", "it is in service")
+        before = self.state
+        self._standing.out_of_service = False
+        self._standing.decide_anew(self.active)
+        return self._announce(before, "in_service", at)
+
+    def suppress(self, at: int, reason: str) -> list[AlarmEvent]:
+        """The machine is off or its sensor at fault; a reason given twice counts once."""
+        before = self.state
+        self._standing.suppressed_by.add(reason)
+        self._condition.forget()
+        return self._announce(before, "suppress", at)
+
+    def unsuppress(self, at: int, reason: str | None = None) -> list[AlarmEvent]:
+        """A reason has gone (None: all have); where it was not suppressed nothing happens."""
+        before = self.state
+        held = bool(self._standing.suppressed_by)
+        self._standing.suppressed_by -= self._standing.suppressed_by if reason is None else {reason}
+        if held:
+            self._standing.decide_anew(self.active)
+        return self._announce(before, "unsuppress", at)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The state as plain JSON, without what is pending; times are relative to the last window."""
+        memory = AlarmMemory(
+            state=self._standing.below,
+            active=self.active,
+            onset=self.onset,
+            announced_at=self._announced_at,
+            shelved_until=self._standing.shelved_until,
+            suppressed_by=self.suppressed_by,
+            out_of_service=self._standing.out_of_service,
+            score=self._score,
+        )
+        return memory.to_json(self.machine, self.level, self._rate, self._now)
+
+    def restore(self, snapshot: Mapping[str, Any], at: int = 0, away_s: float = 0.0) -> None:
+        """Go on where a snapshot was taken; announces nothing.
+
+        A restart is a gap: what was pending begins anew, what was active stays so until it clears. A source
+        starts to count at 0 again, so earlier times become negative; with `away_s` they still give the right
+        wall time, and a shelving ends when it would have ended.
+
+        Args:
+            snapshot: From `snapshot`, perhaps of an alarm with other levels (a new bank).
+            at: Absolute sample index now.
+            away_s: Time between the snapshot and now.
+
+        Raises:
+            EchoStreamError: It is of another machine or level, or damaged.
+        """
+        then = at - round(away_s * self._rate)
+        memory = AlarmMemory.from_json(snapshot, self.machine, self.level, self._rate, then)
+        self._condition.forget()
+        self._condition.active, self._condition.onset = memory.active, memory.onset
+        self._announced_at = memory.announced_at
+        self._standing = Standing(
+            self._standing.latching,
+            memory.state,
+            memory.shelved_until,
+            set(memory.suppressed_by),
+            memory.out_of_service,
+        )
+        self._score, self._now = memory.score, at
+
+    def _announce(self, before: AlarmState, cause: str, at: int) -> list[AlarmEvent]:
+        after = self.state
+        self._now = max(self._now, at)
+        if before is after and cause != "realarm":
+            return []
+        self._announced_at = at
+        return [
+            AlarmEvent(
+                machine=self.machine,
+                level=self.level,
+                before=before,
+                after=after,
+                cause=cause,
+                at=at,
+                onset=self.onset,
+                active=self.active,
+                score=self._score,
+                threshold=self.trip,
+            )
+        ]
+
+    def _refused(self, command: str, why: str) -> CommandRefused:
+        return CommandRefused(f"{command} refused: {self.level} of {self.machine} is {self.state}; {why}")

@@ -1,0 +1,202 @@
+"""When the alarm condition is true: k of n, dead-band, on-delay and off-delay. Pure; pipeline thread.
+
+A Schmitt trigger with two timers, all clocked by the ends of the windows:
+
+- the condition turns true when k of the last n windows score above the trip level, and turns false when so
+  many of them (n - k + 1) are at or below the clear level that no k above it are left; between, it stays;
+- it becomes *active* when it has been true for the on-delay, measured from the end of the window that made it
+  true, and inactive when it has been false for the off-delay (a timer on: on-delay 0 acts at once).
+
+Lost sound counts neither for nor against: where a window starts after the end of the one before, the
+samples in between lie in no window. What was pending is dropped, the last n windows are forgotten, what is
+active stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echo_stream.core.errors import EchoStreamError
+
+
+class Condition:
+    """The condition of one alarm, window by window.
+
+    Args:
+        trip: The condition turns true above this score.
+        clear: It turns false at or below this score; less than trip.
+        on_delay: Samples for which it must be true before it is active.
+        off_delay: Samples for which it must be false before it is inactive.
+        k: How many of the last n windows.
+        n: At most this many windows are remembered.
+
+    Raises:
+        EchoStreamError: Levels, delays or k and n that cannot be.
+    """
+
+    def __init__(
+        self, trip: float, clear: float, *, on_delay: int, off_delay: int, k: int = 1, n: int = 1
+    ) -> None:
+        if not (math.isfinite(trip) and math.isfinite(clear) and clear < trip):
+            raise EchoStreamError(
+                f"clear level {clear:g} must be finite and below the trip level {trip:g}",
+                "choose a dead-band above 0 and below 1",
+            )
+        if on_delay < 0 or off_delay < 0:
+            raise EchoStreamError("a delay of an alarm is negative", "delays are 0 s or more")
+        if not 1 <= k <= n:
+            raise EchoStreamError(f"{k} of the last {n} windows cannot be", "1 <= k <= n is needed")
+        self.trip, self.clear = trip, clear
+        self._on_delay, self._off_delay = on_delay, off_delay
+        self._k, self._n = k, n
+        self.active = False
+        self.onset: int | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Drop what is pending and what is remembered; what is active stays active."""
+        self._recent: deque[tuple[float, int]] = deque(maxlen=self._n)  # score, where its newest hop starts
+        self._end: int | None = None
+        self._turned_at: int | None = None  # end of the window that turned the condition against `active`
+        self._candidate: int | None = None  # the onset, should the pending condition become active
+
+    def forget(self) -> None:
+        """As if nothing had been heard: not active, nothing pending."""
+        self.active, self.onset = False, None
+        self.restart()
+
+    def step(self, value: float, start: int, end: int) -> None:
+        """Take one window's score into account.
+
+        Args:
+            value: Anomaly score, finite.
+            start: Absolute index of the window's first sample.
+            end: Absolute index after its last sample.
+
+        Raises:
+            ValueError: The score is not finite, or the window does not end after the one before.
+        """
+        if not math.isfinite(value):
+            raise ValueError(f"score of the window that ends at sample {end} is {value}")
+        if start >= end or (self._end is not None and end <= self._end):
+            raise ValueError(f"window {start} to {end} after one that ended at {self._end}")
+        if self._end is not None and start > self._end:
+            self.restart()
+        newest_hop = start if self._end is None else self._end
+        self._end = end
+        self._recent.append((value, newest_hop))
+        self._turn(end)
+        if self._turned_at is not None:
+            delay = self._off_delay if self.active else self._on_delay
+            if end - self._turned_at >= delay:
+                self.active = not self.active
+                self.onset = self._candidate if self.active else None
+                self._turned_at = None
+
+    def _turn(self, end: int) -> None:
+        over = [hop for score, hop in self._recent if score > self.trip]
+        under = sum(score <= self.clear for score, _ in self._recent)
+        was = self.active == (self._turned_at is None)
+        now = True if len(over) >= self._k else False if under > self._n - self._k else was
+        if now == self.active:
+            self._turned_at = None
+        elif self._turned_at is None:
+            self._turned_at = end
+            self._candidate = over[0] if now else None
+
+
+# The alarm condition over whole runs of scores at once: calibration counts events in days of scores.
+#
+# `rises` gives exactly what `Condition.step` gives window by window. `margins` turns a run of scores into one
+# number a window, above the trip level where, and only where, an alarm that was not active becomes so: what
+# calibration needs the tail of. Pure; fit-time only.
+
+Float64 = NDArray[np.float64]
+
+
+def hops_in(delay_s: float, hop_s: float) -> int:
+    """Windows after the first until a delay has passed."""
+    return math.ceil(delay_s / hop_s - 1e-9)
+
+
+def kth_largest(scores: Float64, k: int, n: int, missing: float) -> Float64:
+    """The k-th largest of the last n scores, last axis; `missing` stands for scores before the first."""
+    if n == 1:
+        return scores
+    before = np.full((*scores.shape[:-1], n - 1), missing)
+    last_n = np.lib.stride_tricks.sliding_window_view(np.concatenate([before, scores], axis=-1), n, axis=-1)
+    return np.asarray(np.partition(last_n, n - k, axis=-1)[..., n - k])
+
+
+def rises(
+    scores: Float64, *, trip: float, clear: float, on_hops: int, off_hops: int, k: int = 1, n: int = 1
+) -> NDArray[np.bool_]:
+    """Where the condition becomes active.
+
+    Args:
+        scores: (..., windows), each row one contiguous run.
+        trip: Trip level.
+        clear: Clear level, below it.
+        on_hops: On-delay in hops (`hops_in`).
+        off_hops: Off-delay in hops.
+        k: Of the last n windows.
+        n: See k.
+
+    Returns:
+        (..., windows), true at each window whose score makes the condition active.
+    """
+    turns_true = kth_largest(scores, k, n, -math.inf) > trip
+    turns_false = kth_largest(scores, k, n, math.inf) <= clear
+    condition = _latch(turns_true, turns_false)
+    active = _latch(_lasting(condition, on_hops), _lasting(~condition, off_hops))
+    before = np.concatenate([np.zeros_like(active[..., :1]), active[..., :-1]], axis=-1)
+    return np.asarray(active & ~before)
+
+
+def margins(
+    scores: Float64, *, on_hops: int, dead_band: float, median: float, k: int = 1, n: int = 1
+) -> Float64:
+    """Above the trip level exactly where an inactive condition becomes active.
+
+    With clear = trip - dead_band * (trip - median), a score above clear is one whose excess over the median,
+    divided by (1 - dead_band), is above trip: so the condition, true since `on_hops` windows, is a minimum.
+
+    Args:
+        scores: (windows,), one contiguous run.
+        on_hops: On-delay in hops.
+        dead_band: Share of the way from trip to median; 0 to less than 1.
+        median: Of normal scores.
+        k: Of the last n windows.
+        n: See k.
+
+    Returns:
+        (windows - on_hops - n + 1,), for the windows that have all they need; empty where there are none.
+    """
+    usable = len(scores) - on_hops - n + 1
+    if usable <= 0:
+        return np.empty(0)
+    kth = kth_largest(scores, k, n, -math.inf)[n - 1 :]
+    if on_hops == 0:
+        return kth
+    stretched = median + (kth - median) / (1.0 - dead_band)
+    rest = np.lib.stride_tricks.sliding_window_view(stretched[1:], on_hops).min(axis=-1)
+    return np.asarray(np.minimum(kth[:usable], rest))
+
+
+def _latch(turns_true: NDArray[np.bool_], turns_false: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """True from where it turns true until it turns false; false at first."""
+    index = np.arange(1, turns_true.shape[-1] + 1)
+    last_true = np.maximum.accumulate(np.where(turns_true, index, 0), axis=-1)
+    last_false = np.maximum.accumulate(np.where(turns_false, index, 0), axis=-1)
+    return np.asarray(last_true > last_false)
+
+
+def _lasting(condition: NDArray[np.bool_], hops: int) -> NDArray[np.bool_]:
+    """Where it has been true for so many windows after the first."""
+    index = np.arange(1, condition.shape[-1] + 1)
+    last_not = np.maximum.accumulate(np.where(condition, 0, index), axis=-1)
+    return np.asarray(index - last_not > hops)

@@ -1,0 +1,171 @@
+"""One source heard by several machines, each its own channel. All views are polled by the pipeline thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from echo_stream.core.errors import SourceError
+from echo_stream.core.types import AudioBlock
+
+
+@runtime_checkable
+class AudioSource(Protocol):
+    """Something that delivers sound. All methods are called by one thread.
+
+    A block's `start` is the absolute sample index: it begins at 0, counts lost samples too and never goes
+    back. A block says `gap` where samples were lost between the block before and this one; its samples are
+    its receiver's own.
+    """
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The native rate in Hz; never changes."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Columns of every block; never changes."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """What it is, for people: the file, the device."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Exhausted: read() will return None for ever. A microphone never ends."""
+        ...
+
+    @property
+    def lost_samples(self) -> int:
+        """All samples known to be lost so far, in sample frames."""
+        ...
+
+    def read(self) -> AudioBlock | None:
+        """What is new since the last read, or None where there is nothing new yet. Never blocks.
+
+        Raises:
+            SourceError: the source delivers no usable sound (any more).
+        """
+        ...
+
+    def time_of(self, index: int) -> datetime:
+        """UTC of an absolute sample index."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back; may be called twice. Nothing else may be called afterwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """One (index, UTC) pair, which gives wall time to every index of a source."""
+
+    index: int
+    utc: datetime
+    sample_rate_hz: int
+
+    @classmethod
+    def now(cls, index: int, sample_rate_hz: int) -> Anchor:
+        """The sample `index` is at this moment."""
+        return cls(index, datetime.now(UTC), sample_rate_hz)
+
+    def time_of(self, index: int) -> datetime:
+        """UTC of an absolute sample index."""
+        return self.utc + timedelta(seconds=(index - self.index) / self.sample_rate_hz)
+
+
+# One source heard by several machines, each its own channel. All views are polled by the pipeline thread.
+
+KEEP_S = 10.0  # as much as a microphone's ring
+
+
+class Shared:
+    """Holds a source that is opened once, and hands out views of its channels."""
+
+    def __init__(self, source: AudioSource) -> None:
+        self.source = source
+        self._views: list[_View] = []
+
+    def view(self, channel: int) -> AudioSource:
+        """An AudioSource of one channel (from 0). The source is closed with the last of its views.
+
+        Raises:
+            SourceError: the source has no such channel.
+        """
+        channels = self.source.channels
+        if not 0 <= channel < channels:
+            expected = "channel 0" if channels == 1 else f"channel 0 to {channels - 1}"
+            raise SourceError(f"{self.source.description}: no channel {channel}", f"Expected {expected}.")
+        view = _View(self, channel)
+        self._views.append(view)
+        return view
+
+    def pump(self) -> None:
+        """Read the source once and hand the block to every view."""
+        block = self.source.read()
+        if block is not None:
+            for view in self._views:
+                view.take(block)
+
+    def drop(self, view: _View) -> None:
+        """Forget a view; close the source with the last."""
+        if view in self._views:
+            self._views.remove(view)
+            if not self._views:
+                self.source.close()
+
+
+class _View:
+    """One channel. What its reader leaves for longer than KEEP_S is lost, the oldest first."""
+
+    channels = 1
+
+    def __init__(self, shared: Shared, channel: int) -> None:
+        self.source = shared.source  # whoever wants to know how the device is
+        self._shared = shared
+        self._channel = channel
+        self._blocks: deque[AudioBlock] = deque()
+        self._overrun = False
+        self._dropped = 0
+        self.sample_rate_hz = shared.source.sample_rate_hz
+        self.description = f"{shared.source.description}, channel {channel}"
+
+    @property
+    def ended(self) -> bool:
+        return not self._blocks and self._shared.source.ended
+
+    @property
+    def lost_samples(self) -> int:
+        return self._shared.source.lost_samples + self._dropped
+
+    def take(self, block: AudioBlock) -> None:
+        self._blocks.append(block)
+        oldest = block.start - int(KEEP_S * self.sample_rate_hz)
+        while self._blocks[0].start < oldest:
+            self._dropped += len(self._blocks.popleft().samples)
+            self._overrun = True
+
+    def read(self) -> AudioBlock | None:
+        if not self._blocks:
+            self._shared.pump()
+        if not self._blocks:
+            return None
+        block = self._blocks.popleft()
+        gap, self._overrun = block.gap or self._overrun, False
+        mono = np.ascontiguousarray(block.samples[:, self._channel : self._channel + 1])
+        return replace(block, samples=mono, gap=gap)
+
+    def time_of(self, index: int) -> datetime:
+        return self._shared.source.time_of(index)
+
+    def close(self) -> None:
+        self._blocks.clear()
+        self._shared.drop(self)

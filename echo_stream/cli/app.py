@@ -1,0 +1,118 @@
+"""The commands that every user meets: run, fit-normal, score, devices, check-config, fetch-model, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from echo_stream import __version__
+from echo_stream.cli import bank as banks
+from echo_stream.cli import judging, operating
+from echo_stream.cli import mqtt as broker
+from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet, read_config
+from echo_stream.cli.fit import fit_normal, score
+
+app = typer.Typer(
+    name="echo-stream",
+    help="Listens to a machine and says, within seconds and with evidence, when it no longer sounds normal.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"echo-stream {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print it and leave")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(config: ConfigOption = None) -> None:
+    """Listen to all machines of the configuration until SIGTERM or SIGINT."""
+    from echo_stream.daemon.daemon import run_daemon
+
+    run_daemon(config)
+
+
+app.command("fit-normal")(fit_normal)
+app.command()(score)
+
+
+@app.command()
+def devices(as_json: JsonOption = False) -> None:
+    """List inputs with what to write into the configuration for each."""
+    from dataclasses import asdict
+
+    from echo_stream.capture.devices import list_inputs
+
+    quiet()
+    inputs = list_inputs()
+    if as_json:
+        print_json([asdict(device) for device in inputs])
+        return
+    for device in inputs:
+        rate = f"channel: 0, sample_rate_hz: {device.sample_rate_hz}"
+        source = f'{{kind: microphone, device: "{device.write}", {rate}}}'
+        print(f"{', '.join(device.names)}  ({device.host_api}, {device.channels} channels)")
+        print(f"    source: {source}")
+    if not inputs:
+        print("no input devices; is the microphone plugged in, and are you in the group audio?")
+
+
+@app.command("check-config")
+def check_config(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Read the configuration and say what is wrong with it, all at once."""
+    from echo_stream.config.load import find
+
+    path = config or find()
+    settings = read_config(path)
+    if as_json:
+        print_json({"path": str(path), "ok": True, "machines": [m.id for m in settings.machines]})
+        return
+    print(f"{path}: ok: node {settings.node}, encoder {settings.encoder.kind}")
+    for machine in settings.machines:
+        fitted = "" if machine.bank.exists() else "  (no bank yet: run fit-normal)"
+        print(f"  {machine.id}: {machine.source.kind}, bank {machine.bank}{fitted}")
+
+
+@app.command("fetch-model")
+def fetch_model(
+    name: Annotated[str, typer.Argument(help="echo-tiny, echo-small or the id of a model on the hub")],
+    into: Annotated[Path, typer.Option(help="folder; the model gets a folder of its own in it")] = Path(
+        "models"
+    ),
+    revision: Annotated[str | None, typer.Option(help="commit, branch or tag; default: the newest")] = None,
+) -> None:
+    """Download ECHO's weights and write down which they are."""
+    from echo_stream.encode.weights import fetch_model as fetch
+
+    print(fetch(name, into / name.rpartition("/")[2], revision))
+
+
+@app.command()
+def demo(
+    into: Annotated[Path, typer.Option(help="folder for recording, bank, log and picture")] = Path("demo"),
+) -> None:
+    """Try it all in a minute: simulated machine, real daemon, real broker, a fault that comes and goes."""
+    from echo_stream.cli.demo import run_demo
+
+    run_demo(into)
+
+
+app.add_typer(judging.app)
+app.add_typer(operating.app)
+app.add_typer(broker.app)
+app.add_typer(banks.app)

@@ -1,0 +1,162 @@
+"""The versions of a machine's bank: bank list | show | accept | rollback | extend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from echo_stream.cli.common import (
+    ConfigOption,
+    JsonOption,
+    MachineOption,
+    pick,
+    print_json,
+    progress,
+    quiet,
+    read_config,
+)
+from echo_stream.cli.fit import (
+    MinutesOption,
+    MoreRecordings,
+    RecordingsOption,
+    ResumeOption,
+    TrimOption,
+    sound,
+    tell,
+)
+
+if TYPE_CHECKING:
+    from echo_stream.config.schema import Config, Machine
+
+app = typer.Typer(
+    name="bank",
+    help="The versions of a machine's normal sound: what there is, which is in use.",
+    no_args_is_help=True,
+)
+
+IdArgument = Annotated[str, typer.Argument(help="which version, such as b7", metavar="ID")]
+ShownArgument = Annotated[
+    str | None, typer.Argument(help="which version; default: the one in use", metavar="[ID]")
+]
+
+
+@app.command("list")
+def list_(machine: MachineOption, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """All versions; the one in use has a star."""
+    from echo_stream.fit.summary import summaries
+
+    quiet()
+    settings = read_config(config)
+    found = summaries(pick(settings, machine))
+    if as_json:
+        print_json(found)
+        return
+    for bank in found:
+        star = "*" if bank["accepted"] else " "
+        if "error" in bank:
+            print(f"{star} {bank['id']:5s} {bank['error']}")
+        else:
+            minutes = f"{bank['minutes']:.1f} min"
+            print(
+                f"{star} {bank['id']:5s} {bank['created'][:16]}  {minutes:>10s}  "
+                f"{', '.join(bank['conditions'])}  by {bank['by'] or 'unknown'}"
+            )
+    if not found:
+        print(f"no bank yet: echo-stream fit-normal --machine {machine}")
+
+
+@app.command()
+def show(
+    machine: MachineOption,
+    bank_id: ShownArgument = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One version: which sound, when, which device, who fitted it, and what it promises."""
+    from echo_stream.fit.summary import bank_summary, facts
+
+    quiet()
+    settings = read_config(config)
+    found = facts(pick(settings, machine), bank_id)
+    if as_json:
+        print_json(found)
+    else:
+        print(bank_summary(found))
+
+
+@app.command()
+def accept(machine: MachineOption, bank_id: IdArgument, config: ConfigOption = None) -> None:
+    """Use this version from now on; a running daemon takes it at once."""
+    from echo_stream.fit.learn import now, person
+    from echo_stream.fit.versions import BankVersions
+
+    quiet()
+    settings = read_config(config)
+    which = pick(settings, machine)
+    versions = BankVersions(which.bank)
+    _require_fitting(settings, which, bank_id)
+    before = versions.accepted
+    versions.accept(bank_id, at=now(), by=person())
+    print(
+        f"{machine}: {bank_id} is in use" + (f" instead of {before}" if before not in (None, bank_id) else "")
+    )
+
+
+@app.command()
+def rollback(machine: MachineOption, config: ConfigOption = None) -> None:
+    """Use again what was in use before the present version."""
+    from echo_stream.fit.learn import now, person
+    from echo_stream.fit.versions import BankVersions
+
+    quiet()
+    settings = read_config(config)
+    which = pick(settings, machine)
+    versions = BankVersions(which.bank)
+    before = versions.accepted
+    _require_fitting(settings, which, versions.before_accepted)
+    print(f"{machine}: {versions.rollback(at=now(), by=person())} is in use again instead of {before}")
+
+
+@app.command()
+def extend(
+    machine: MachineOption,
+    more: MoreRecordings = None,
+    recordings: RecordingsOption = None,
+    minutes: MinutesOption = 10.0,
+    condition: Annotated[
+        str | None, typer.Option(help="operating state that is heard; needed where the bank has several")
+    ] = None,
+    trim: TrimOption = True,
+    resume: ResumeOption = None,
+    accept: Annotated[bool, typer.Option("--accept", help="use the new version at once")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add more normal sound (a new season, a new product) to the bank in use, as a proposal.
+
+    It says how strange the new sound is to the bank and what accepting would change; nothing is learnt until
+    `bank accept`.
+    """
+    from echo_stream.fit.fit import extend as extend_bank
+
+    quiet()
+    settings = read_config(config)
+    which = pick(settings, machine)
+    paths = [*(recordings or []), *(more or [])]
+    with progress("fitting" if paths else "listening") as say:
+        how: dict[str, Any] = {"condition": condition, "accept": accept, "say": say, "trimmed": trim}
+        fitted = extend_bank(settings, which, sound(settings, which, paths, minutes, resume), **how)
+    tell(fitted, as_json=as_json)
+
+
+def _require_fitting(config: Config, machine: Machine, bank_id: str) -> None:
+    """A bank that the daemon would refuse is not accepted."""
+    from echo_stream.detect.bank import NormalBank
+    from echo_stream.fit.versions import BankVersions
+    from echo_stream.pipeline.factory import encoder_of
+
+    bank = NormalBank.load(BankVersions(machine.bank).path_of(bank_id))
+    cut = config.encoder
+    rate = getattr(machine.source, "sample_rate_hz", bank.sample_rate_hz)
+    bank.require(encoder_of(config).identity, rate, cut.window_s, cut.hop_s)

@@ -1,0 +1,251 @@
+"""bench: what can this PC carry? Walks the real corridor with simulated machines, as fast as it goes.
+
+Runs in the CLI, on one thread beside the encoder's own. Nothing is sent: delivery ends at the door of the
+publisher's thread.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from threading import Event
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from echo_stream import __version__
+from echo_stream.alarm.alarm import Alarm
+from echo_stream.alarm.condition import Condition
+from echo_stream.alarm.drift import DriftWatch
+from echo_stream.alarm.sensor import SensorWatch
+from echo_stream.capture.simulator import Simulated
+from echo_stream.config.schema import Config, EchoEncoder, Windowing
+from echo_stream.core.types import AlarmLevel, EncoderIdentity, Enrolled, Features, Window
+from echo_stream.daemon.events import Announcer
+from echo_stream.detect.bank import NormalBank
+from echo_stream.detect.scorer import Scorer
+from echo_stream.encode.encoder import Encoder, make_encoder
+from echo_stream.encode.runtime import cpu
+from echo_stream.mqtt.connection import Broker
+from echo_stream.mqtt.publisher import Publisher
+from echo_stream.pipeline.factory import encoder_of, sensor_limits
+from echo_stream.pipeline.health import Health
+from echo_stream.pipeline.loop import BATCH, features_of, listen, windows_of
+from echo_stream.pipeline.station import Ear, Scored, Station
+
+if TYPE_CHECKING:
+    from echo_stream.encode.echo_encoder import EchoEncoder as Echo
+
+RATES_HZ = (16_000, 48_000, 96_000)
+STAND_INS = ("tiny", "small")
+"""Sizes of ECHO that are measured where no weights are configured."""
+LOAD = 0.7
+"""Of the time there is; the rest is for what else the PC does, and for its bad moments."""
+MEASURE_S = 0.7
+LOOP_S = 15.0
+BANK_WINDOWS = 600
+"""Ten minutes of normal sound, as `fit-normal` listens by default."""
+FAR = 1e6
+"""A trip level that nothing reaches: alarms are rare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What one encoder leaves room for at one rate."""
+
+    rate_hz: int
+    encode_ms: float
+    """Of a window, in batches, on all cores."""
+    rest_ms: float
+    """Of a window: ring, windows, scorer, alarms, health and messages."""
+    machines: int
+    """That this PC carries at a load of `LOAD`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One encoder on this PC."""
+
+    encoder: str
+    about: str
+    """Where its weights come from; empty where it has none."""
+    runtime: str
+    """That it runs in; empty where there is no choice."""
+    auto: str
+    """The runtime that `auto` picks."""
+    runtimes_ms: Mapping[str, float]
+    """The net alone for one window of 2 s at 48 kHz, in each runtime that is usable here."""
+    capacities: Sequence[Capacity]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def this_pc() -> str:
+    """Processor, cores and program, in a line."""
+    model = cpu().get("model name") or platform.machine()
+    cores = len(os.sched_getaffinity(0))
+    return f"{model}, {cores} core(s), echo-stream {__version__}"
+
+
+def measure(config: Config) -> Iterator[Measured]:
+    """The configured encoder, and those that could be had instead.
+
+    Raises:
+        CheckpointError: the configured weights are missing, damaged or of another size.
+        EncoderError: the configured runtime is not there.
+    """
+    cut = config.encoder
+    if isinstance(cut, EchoEncoder):
+        own, auto = _configured(config, cut)
+        yield _echo("echo", f"weights {cut.weights}", own, auto, cut)
+    spectral = make_encoder("spectral", window_s=cut.window_s)
+    yield Measured("spectral", "", "", "", {}, [_capacity(spectral, rate_hz, cut) for rate_hz in RATES_HZ])
+    if not isinstance(cut, EchoEncoder):
+        for size in STAND_INS:
+            stand_in = _stand_in(size)
+            yield _echo(f"echo {size}", "random weights: none are configured", stand_in, stand_in, cut)
+
+
+def _configured(config: Config, settings: EchoEncoder) -> tuple[Echo, Echo]:
+    """The encoder as it is configured, and as `auto` would have it; measured now, whatever is remembered."""
+
+    def made(runtime: str, precision: str) -> Echo:
+        wanted = settings.model_copy(update={"runtime": runtime, "precision": precision})
+        with tempfile.TemporaryDirectory() as folder:
+            anew = config.model_copy(update={"encoder": wanted, "state_dir": Path(folder)})
+            return cast("Echo", encoder_of(anew))
+
+    own = made(settings.runtime, settings.precision)
+    return own, own if (settings.runtime, settings.precision) == ("auto", "auto") else made("auto", "auto")
+
+
+def _stand_in(size: str) -> Echo:
+    from echo_stream.encode.echo_encoder import EchoEncoder as Echo
+    from echo_stream.encode.stand_in import random_model
+
+    return Echo(random_model(size))
+
+
+def _echo(name: str, about: str, own: Echo, auto: Echo, cut: Windowing) -> Measured:
+    return Measured(
+        encoder=name,
+        about=about,
+        runtime=f"{own.choice.runtime} {own.choice.precision}",
+        auto=f"{auto.choice.runtime} {auto.choice.precision}",
+        runtimes_ms=auto.choice.milliseconds,
+        capacities=[_capacity(own, rate_hz, cut) for rate_hz in RATES_HZ],
+    )
+
+
+class _Metered:
+    """An encoder with a stopwatch."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.identity: EncoderIdentity = encoder.identity
+        self.spent_s = 0.0
+
+    def encode(self, windows: Sequence[Window]) -> list[Features]:
+        """Of the encoder inside."""
+        began_s = monotonic()
+        found = self._encoder.encode(windows)
+        self.spent_s += monotonic() - began_s
+        return found
+
+
+def _capacity(encoder: Encoder, rate_hz: int, cut: Windowing) -> Capacity:
+    """The corridor with a batch of machines, for as long as it takes to be sure."""
+    bank = _bank(encoder, rate_hz, cut)
+    metered, stop = _Metered(encoder), Event()
+    with tempfile.TemporaryDirectory() as folder:
+        publisher = Publisher(
+            Broker(host="127.0.0.1"), node="bench", machines={}, outbox_path=Path(folder) / "outbox.sqlite"
+        )
+        announcer = Announcer("bench", publisher)
+        stations = {f"bench{n}": _station(f"bench{n}", bank, rate_hz, cut, n) for n in range(BATCH)}
+        for name, station in stations.items():
+            announcer.join(station, name)
+        began_s, windows = 0.0, 0
+
+        def observe(scored: Sequence[Scored]) -> None:
+            nonlocal began_s, windows
+            now_s = monotonic()
+            for window, score in scored:
+                station = stations[window.machine]
+                station.health.scored(window, score, spent_s=0.0, lag_s=0.0, now_s=now_s)
+                announcer.score(station, (window, score))
+            if not began_s:  # the first round warms up
+                began_s, metered.spent_s = monotonic(), 0.0
+                return
+            windows += len(scored)
+            if monotonic() - began_s > MEASURE_S:
+                stop.set()
+
+        listen(lambda: stations, metered, tell=announcer.tell, observe=observe, stop=stop)
+        took_s = monotonic() - began_s
+        publisher.stop(0.0)
+    encode_ms, all_ms = 1e3 * metered.spent_s / windows, 1e3 * took_s / windows
+    machines = int(LOAD * 1e3 * cut.hop_s / all_ms)
+    return Capacity(rate_hz, round(encode_ms, 3), round(all_ms - encode_ms, 3), machines)
+
+
+def _source(rate_hz: int, start_s: float, duration_s: float | None = None) -> Simulated:
+    return Simulated(1, rate_hz, pace="fast", start_s=start_s, duration_s=duration_s, loop_s=LOOP_S)
+
+
+def _bank(encoder: Encoder, rate_hz: int, cut: Windowing) -> NormalBank:
+    """Fitted on a little sound, and then made as large as a real one, for that is what scoring costs."""
+    heard = windows_of(_source(rate_hz, 0.0, 12 * cut.window_s), window_s=cut.window_s, hop_s=cut.window_s)
+    enrolled = [
+        Enrolled(features, "bench", window.start / rate_hz)
+        for window, features in features_of(encoder, heard)
+    ]
+    bank = NormalBank.fit(
+        enrolled,
+        encoder=encoder.identity,
+        sample_rate_hz=rate_hz,
+        window_s=cut.window_s,
+        hop_s=cut.window_s,
+    )
+    return of_size(bank, BANK_WINDOWS)
+
+
+def of_size(bank: NormalBank, kept: int) -> NormalBank:
+    """A bank of one operating state with so many normal windows: those that it has, over and over.
+
+    It costs what a bank of that size costs, and scores as before.
+    """
+    own = bank.references[0]
+    which = np.resize(np.arange(len(own.start_s)), kept)
+    larger = replace(
+        own,
+        recordings=[own.recordings[i] for i in which.tolist()],
+        start_s=own.start_s[which],
+        window=replace(own.window, normals=own.window.normals[which]),
+    )
+    return replace(bank, references=(larger,))
+
+
+def _station(name: str, bank: NormalBank, rate_hz: int, cut: Windowing, number: int) -> Station:
+    alarms = [
+        Alarm(name, level, sample_rate_hz=rate_hz, trip=FAR, clear=0.9 * FAR, on_delay_s=3.0, off_delay_s=6.0)
+        for level in AlarmLevel
+    ]
+    return Station(
+        ear=Ear(name, _source(rate_hz, 0.7 * number), cut.window_s, cut.hop_s),
+        bank=bank,
+        bank_id="bench",
+        scorer=Scorer(bank),
+        alarms=tuple(alarms),
+        sensor=SensorWatch(name, sample_rate_hz=rate_hz, limits=sensor_limits(bank)),
+        drift=DriftWatch(name, sample_rate_hz=rate_hz),
+        rest=Condition(0.5, 0.25, on_delay=2 * rate_hz, off_delay=0),
+        health=Health(name, cut.hop_s, monotonic()),
+    )

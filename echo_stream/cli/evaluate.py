@@ -1,0 +1,280 @@
+"""evaluate: how well normal and faulty clips of machines are told apart, in the layout of DCASE task 2."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import harmonic_mean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echo_stream.capture.recording import Recording, find_recordings
+from echo_stream.core.errors import SourceError
+from echo_stream.core.types import Enrolled
+from echo_stream.detect.bank import NormalBank
+from echo_stream.detect.scorer import Scorer
+from echo_stream.encode.encoder import Encoder
+from echo_stream.fit.archive import Part, most_windows, parts_of, spread
+from echo_stream.fit.archive_jobs import Encoded, Say, encode_parts
+
+MAX_FPR = 0.1
+
+Float64 = NDArray[np.float64]
+
+
+def rates(normal: Float64, anomalous: Float64) -> dict[str, float | None]:
+    """AUC and pAUC; None where one side has no clip."""
+    if not (len(normal) and len(anomalous)):
+        return {"auc": None, "pauc": None}
+    return {"auc": auc(normal, anomalous), "pauc": partial_auc(normal, anomalous)}
+
+
+def overall(machines: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Means over machines, each with `auc` and `pauc`, and the harmonic mean of all; None where none is."""
+    aucs = [machine["auc"] for machine in machines if machine["auc"] is not None]
+    paucs = [machine["pauc"] for machine in machines if machine["pauc"] is not None]
+    if not aucs:
+        return {"mean_auc": None, "mean_pauc": None, "harmonic_mean": None}
+    together = [max(value, 1e-12) for value in (*aucs, *paucs)]
+    return {
+        "mean_auc": float(np.mean(aucs)),
+        "mean_pauc": float(np.mean(paucs)),
+        "harmonic_mean": harmonic_mean(together),
+    }
+
+
+def auc(normal: Float64, anomalous: Float64) -> float:
+    """Probability that an anomalous clip scores higher than a normal one; equal scores count half."""
+    higher = (anomalous[:, None] > normal).mean()
+    return float(higher + 0.5 * (anomalous[:, None] == normal).mean())
+
+
+def partial_auc(normal: Float64, anomalous: Float64, max_fpr: float = MAX_FPR) -> float:
+    """Area under the curve up to a false positive rate, standardised after McClish (1989): 0.5 is chance."""
+    levels = np.unique(np.concatenate([normal, anomalous]))[::-1]
+    fpr = np.concatenate([[0.0], [(normal >= level).mean() for level in levels]])
+    tpr = np.concatenate([[0.0], [(anomalous >= level).mean() for level in levels]])
+    stop = int(np.searchsorted(fpr, max_fpr, side="right"))  # fpr ends at 1, so one point lies beyond
+    at = np.interp(max_fpr, fpr[stop - 1 : stop + 1], tpr[stop - 1 : stop + 1])
+    area = float(np.trapezoid([*tpr[:stop], at], [*fpr[:stop], max_fpr]))
+    chance = 0.5 * max_fpr**2
+    return 0.5 * (1 + (area - chance) / (max_fpr - chance))
+
+
+# evaluate: how well normal and faulty clips of machines are told apart, in the layout of DCASE task 2.
+
+_NAME = re.compile(r"(?:normal|anomaly_(?P<kind>[^_]+))(?:_.*)?", re.IGNORECASE)
+_CLIP_NUMBER = re.compile(r"_\d{1,3}$")
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One labelled file."""
+
+    path: Path
+    kind: str
+    """Of the fault; empty for normal sound."""
+    recording: str
+    """What it was cut from: clips of one recording resemble each other, and are left out together."""
+
+    @property
+    def label(self) -> str:
+        """`normal` or `anomaly`."""
+        return "anomaly" if self.kind else "normal"
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """What is to be done for one machine."""
+
+    name: str
+    train: Sequence[Clip]
+    test: Sequence[Clip]
+    window_s: float
+    hop_s: float
+    learnt: Sequence[tuple[Clip, Part]]
+    """Of the training clips, those parts that are learnt."""
+    windows: int
+    """Of the training clips, all."""
+    offsets_s: Mapping[Path, float]
+    """Where each training clip begins in its recording."""
+    asked: Sequence[tuple[Clip, Part]]
+    """All parts of the test clips."""
+
+
+def evaluate(
+    folder: Path,
+    encoder: Encoder,
+    *,
+    window_s: float,
+    hop_s: float,
+    say: Say = lambda *_: None,
+    resume: Path | None = None,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Fits and scores every machine below a folder: `train/normal_*`, `test/normal_*`, `test/anomaly_KIND_*`.
+
+    A clip's score is the mean over its windows. Where all clips of a machine are shorter than a window, the
+    shortest is the window. Of more than `archive.MOST_WINDOWS` training windows, pieces are learnt.
+
+    Args:
+        folder: holds machines at any depth, or is one.
+        encoder: for all of them.
+        window_s: length of a window.
+        hop_s: between the starts of two.
+        say: told how far it is.
+        resume: folder that keeps what is finished, to go on after an interruption.
+        workers: processes that encode; None: one a core, where that is worth it.
+
+    Returns:
+        `machines` (each with `machine`, `auc`, `pauc`, `kinds`, `files` and counts of clips, recordings and
+        training windows), `mean_auc`, `mean_pauc` and `harmonic_mean` of all AUC and pAUC. pAUC goes up to a
+        false positive rate of 0.1, standardised after McClish (1989; 0.5 is chance), as DCASE reports it.
+
+    Raises:
+        SourceError: no machine there, a clip that cannot be read or whose name says nothing.
+        BankError: too few normal clips to fit on.
+        EncoderError: a window cannot be encoded.
+    """
+    machines = _machines(folder, encoder, window_s, hop_s)
+    parts = [part for machine in machines for _, part in (*machine.learnt, *machine.asked)]
+    encoded = encode_parts(parts, encoder, say=say, resume=resume, workers=workers)
+    with closing(encoded):
+        found = [_judged(machine, encoder, encoded) for machine in machines]
+    return {"machines": found, **overall(found)}
+
+
+def _machines(folder: Path, encoder: Encoder, window_s: float, hop_s: float) -> list[_Machine]:
+    parents = {path.parent for path in find_recordings([folder])}
+    folders = sorted(p.parent for p in parents if p.name == "train" and p.with_name("test") in parents)
+    if not folders:
+        raise SourceError(f"{folder}: no machine in it", "expected MACHINE/train/normal_* and MACHINE/test/*")
+    found = []
+    for path in folders:
+        train, test = _clips(path / "train"), _clips(path / "test")
+        window, hop = _fitting_window([*train, *test], window_s, hop_s)
+        learnt, asked = (
+            {part: clip for clip in clips for part in parts_of(clip.path, window_s=window, hop_s=hop)}
+            for clips in (train, test)
+        )
+        taken = spread(list(learnt), most_windows(encoder, next(iter(learnt))))
+        found.append(
+            _Machine(
+                name=path.name if path == folder else str(path.relative_to(folder)),
+                train=train,
+                test=test,
+                window_s=window,
+                hop_s=hop,
+                learnt=[(learnt[part], part) for part in taken],
+                windows=sum(part.windows for part in learnt),
+                offsets_s=_offsets_s(learnt),
+                asked=[(clip, part) for part, clip in asked.items()],
+            )
+        )
+    return found
+
+
+def _clips(folder: Path) -> list[Clip]:
+    manifest = _recordings(folder.parent.parent / "manifest.csv")
+    clips = []
+    for path in find_recordings([folder]):
+        name = _NAME.fullmatch(path.stem)
+        if name is None:
+            raise SourceError(
+                f"{path}: the name does not say what it is", "expected normal_* or anomaly_KIND_*"
+            )
+        listed = manifest.get(f"{folder.parent.name}/{folder.name}/{path.name}")
+        clips.append(Clip(path, name["kind"] or "", listed or _CLIP_NUMBER.sub("", path.stem)))
+    return clips
+
+
+def _recordings(manifest: Path) -> dict[str, str]:
+    """Recording of each clip, where a manifest beside the machines says so."""
+    if not manifest.is_file():
+        return {}
+    with manifest.open(encoding="utf-8", newline="") as lines:
+        rows = csv.DictReader(lines)
+        return {
+            row["path"]: row["recording_id"] for row in rows if row.get("path") and row.get("recording_id")
+        }
+
+
+def _fitting_window(clips: Sequence[Clip], window_s: float, hop_s: float) -> tuple[float, float]:
+    """Window and hop that all clips have room for."""
+    lengths_s = []
+    for clip in clips:
+        with closing(Recording(clip.path, pace="fast")) as recording:
+            lengths_s.append(recording.duration_s)
+    longest = max(lengths_s)
+    window = window_s if longest >= window_s else min(lengths_s)
+    if min(lengths_s) < window:
+        short = clips[lengths_s.index(min(lengths_s))].path
+        raise SourceError(
+            f"{short}: shorter than a window of {window:g} s, though others are not",
+            "set a shorter encoder.window_s, or take the short clips out",
+        )
+    return window, min(hop_s, window)
+
+
+def _judged(machine: _Machine, encoder: Encoder, encoded: Iterator[Encoded]) -> dict[str, Any]:
+    """Fit one machine and score its test clips."""
+    enrolled: list[Enrolled] = []
+    for (clip, _), heard in zip(machine.learnt, encoded, strict=False):  # the test clips come after them
+        offset_s = machine.offsets_s[clip.path]
+        enrolled += [Enrolled(f, clip.recording, offset_s + start_s) for start_s, f in heard.windows]
+    bank = NormalBank.fit(
+        enrolled,
+        encoder=encoder.identity,
+        sample_rate_hz=machine.learnt[0][1].sample_rate_hz,
+        window_s=machine.window_s,
+        hop_s=machine.hop_s,
+    )
+    scorer, values = Scorer(bank), dict[Path, list[float]]()
+    for (clip, _), heard in zip(machine.asked, encoded, strict=False):
+        scores = scorer.score([features for _, features in heard.windows])
+        values.setdefault(clip.path, []).extend(score.value for score in scores)
+    return _rated(machine, [float(np.mean(values[clip.path])) for clip in machine.test])
+
+
+def _offsets_s(parts: Mapping[Part, Clip]) -> dict[Path, float]:
+    """Where each clip begins in its recording: one after the other, so that no two of them touch."""
+    offsets_s, ends_s = dict[Path, float](), dict[str, float]()
+    for part, clip in parts.items():
+        offset_s = offsets_s.setdefault(clip.path, ends_s.get(clip.recording, 0.0))
+        ends_s[clip.recording] = offset_s + part.last_start_s + 10 * part.window_s
+    return offsets_s
+
+
+def _rated(machine: _Machine, scores: Sequence[float]) -> dict[str, Any]:
+    values, test = np.array(scores), machine.test
+    kinds = np.array([clip.kind for clip in test])
+    normal = values[kinds == ""]
+    return {
+        "machine": machine.name,
+        **rates(normal, values[kinds != ""]),
+        "train": _counts(machine.train),
+        "train_windows": {"learnt": sum(part.windows for _, part in machine.learnt), "of": machine.windows},
+        "test_normal": _counts([clip for clip in test if not clip.kind]),
+        "test_anomaly": _counts([clip for clip in test if clip.kind]),
+        "kinds": {
+            kind: {
+                **rates(normal, values[kinds == kind]),
+                **_counts([clip for clip in test if clip.kind == kind]),
+            }
+            for kind in sorted(set(kinds.tolist()) - {""})
+        },
+        "files": [
+            {"path": str(clip.path), "label": clip.label, "kind": clip.kind or None, "score": score}
+            for clip, score in zip(test, scores, strict=True)
+        ],
+    }
+
+
+def _counts(clips: Sequence[Clip]) -> dict[str, int]:
+    return {"clips": len(clips), "recordings": len({clip.recording for clip in clips})}

@@ -1,0 +1,113 @@
+"""Commands that ask the broker: mqtt check, mqtt purge-discovery, watch."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import typer
+
+from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet, read_config
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from echo_stream.cli.watch import Fleet, MachineNow
+
+app = typer.Typer()
+mqtt_app = typer.Typer(help="Look into the connection to the broker.", no_args_is_help=True)
+app.add_typer(mqtt_app, name="mqtt")
+
+
+@mqtt_app.command()
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Try name, TCP, TLS, authentication, subscribe, publish in turn; say which fails, and why."""
+    from dataclasses import asdict
+
+    from echo_stream.cli.mqtt_check import check as steps_of
+    from echo_stream.mqtt.topics import Topics
+    from echo_stream.pipeline.factory import broker_of
+
+    quiet()
+    settings = read_config(config)
+    steps = []
+    topics = Topics(settings.mqtt.topic_root, settings.node)
+    for step in steps_of(broker_of(settings), topics, protocol=settings.mqtt.protocol):
+        steps.append(step)
+        if not as_json:
+            hint = f"\n        {step.hint}" if step.hint else ""
+            print(f"{'ok' if step.ok else 'FAIL':4}  {step.name}: {step.found}{hint}", flush=True)
+    if as_json:
+        print_json([asdict(step) for step in steps])
+    raise typer.Exit(0 if all(step.ok for step in steps) else 1)
+
+
+@mqtt_app.command("purge-discovery")
+def purge_discovery(config: ConfigOption = None) -> None:
+    """Take this node's machines out of Home Assistant: empty its retained discovery messages."""
+    from echo_stream.cli.mqtt_check import purge_discovery as purge
+    from echo_stream.mqtt.topics import Topics
+    from echo_stream.pipeline.factory import broker_of
+
+    quiet()
+    settings = read_config(config)
+    mqtt = settings.mqtt
+    emptied = purge(
+        broker_of(settings),
+        Topics(mqtt.topic_root, settings.node),
+        [machine.id for machine in settings.machines],
+        prefix=mqtt.discovery_prefix or "homeassistant",
+        protocol=mqtt.protocol,
+    )
+    for topic in emptied:
+        print(f"emptied {topic}")
+
+
+@app.command()
+def watch(config: ConfigOption = None) -> None:
+    """Show the live state of all machines of all nodes, as the broker tells it; Ctrl-C ends it."""
+    from rich.live import Live
+
+    from echo_stream.cli.watch import Fleet, follow
+    from echo_stream.pipeline.factory import broker_of
+
+    quiet()
+    settings = read_config(config)
+    stop = threading.Event()
+    with Live(_table(Fleet(settings.mqtt.topic_root)), auto_refresh=False) as live:
+        try:
+            follow(
+                broker_of(settings),
+                settings.mqtt.topic_root,
+                lambda fleet: live.update(_table(fleet), refresh=True),
+                stop,
+                protocol=settings.mqtt.protocol,
+            )
+        except KeyboardInterrupt:
+            stop.set()
+
+
+def _table(fleet: Fleet) -> Table:
+    from rich.table import Table
+
+    table = Table("node", "machine", "sound", "alarm", "warning", "score", "threshold", "level", "coverage")
+    for key in sorted(fleet.machines):
+        table.add_row(*_row(fleet, fleet.machines[key]))
+    table.caption = fleet.trouble or ("" if fleet.machines else "nothing heard yet")
+    return table
+
+
+def _row(fleet: Fleet, now: MachineNow) -> list[str]:
+    levels = (now.alarm or {}).get("levels", {})
+    states = [levels.get(level, {}).get("state", "-") for level in ("alarm", "warning")]
+    active = [levels.get(level, {}).get("active") for level in ("alarm", "warning")]
+    marks = [f"[bold red]{s}[/]" if on else s for s, on in zip(states, active, strict=True)]
+    score, health = now.score or {}, now.health or {}
+    numbers = [
+        score.get("score"),
+        score.get("threshold"),
+        score.get("level_dbfs"),
+        health.get("coverage_10m"),
+    ]
+    sound = "yes" if fleet.listening(now) else "[yellow]no[/]"
+    return [now.node, now.machine, sound, *marks, *(f"{n:.2f}" if n is not None else "-" for n in numbers)]

@@ -1,0 +1,214 @@
+"""The live state of all machines of all nodes, as the broker tells it. For the command line.
+
+`follow` runs on the thread that calls it.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any, Literal
+
+from paho.mqtt.client import Client, MQTTMessage, MQTTv5, MQTTv311
+from paho.mqtt.enums import CallbackAPIVersion
+
+from echo_stream.core.errors import DeliveryError
+from echo_stream.mqtt.connection import Broker, BrokerTooOld, Connection, Protocol
+from echo_stream.mqtt.payloads import ONLINE, Payload
+
+
+@contextmanager
+def subscribed(
+    topics: str,
+    on_message: Callable[[str, str], None],
+    *,
+    host: str,
+    port: int,
+    protocol: Literal[3, 5] = 5,
+    wait_s: float = 10.0,
+) -> Iterator[None]:
+    """Subscribes to `topics` (a filter such as `echo-stream/#`) at QoS 1 for the time of the block.
+
+    Args:
+        topics: filter.
+        on_message: gets topic and text of each message, on paho's thread.
+        host: of the broker, without password.
+        port: of the broker.
+        protocol: 5, or 3 for 3.1.1.
+        wait_s: how long the broker may take.
+
+    Raises:
+        DeliveryError: the broker is not there, or does not let us subscribe.
+    """
+    ready = Event()
+
+    def connected(client: Client, *_: Any) -> None:
+        client.subscribe(topics, qos=1)
+
+    def heard(_client: Client, _data: object, message: MQTTMessage) -> None:
+        on_message(message.topic, message.payload.decode("utf-8", "replace"))
+
+    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5 if protocol == 5 else MQTTv311)
+    client.disable_logger()  # some brokers close first at our goodbye, which paho calls an error
+    client.on_connect = connected
+    client.on_message = heard
+    client.on_subscribe = lambda *_: ready.set()
+    try:
+        client.connect(host, port)
+    except OSError as error:
+        raise DeliveryError(
+            f"no broker at {host}:{port}: {error}", "start one, or correct host and port"
+        ) from error
+    client.loop_start()
+    try:
+        if not ready.wait(wait_s):
+            raise DeliveryError(
+                f"the broker at {host}:{port} did not answer", f"waited {wait_s:g} s to subscribe"
+            )
+        yield
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+# The live state of all machines of all nodes, as the broker tells it. For the command line.
+#
+# `follow` runs on the thread that calls it.
+
+
+@dataclass
+class MachineNow:
+    """What is known of one machine; None where nothing was heard yet."""
+
+    node: str
+    machine: str
+    available: bool | None = None
+    """Capture and bank work; counts only while the node is online, see `Fleet.listening`."""
+    alarm: Payload | None = None
+    """Newest alarm state (schemas/alarm.json)."""
+    score: Payload | None = None
+    """Newest score (schemas/score.json)."""
+    health: Payload | None = None
+    """Newest health (schemas/health.json)."""
+    event: Payload | None = None
+    """Newest event since the watching began (schemas/event.json)."""
+
+
+@dataclass
+class Fleet:
+    """All machines that were heard of."""
+
+    root: str
+    nodes: dict[str, bool] = field(default_factory=dict)
+    """Node to whether its daemon is online."""
+    machines: dict[tuple[str, str], MachineNow] = field(default_factory=dict)
+    """(node, machine) to what is known of it."""
+    trouble: str = ""
+    """Why there is no connection to the broker; empty while there is one."""
+
+    def listening(self, machine: MachineNow) -> bool:
+        """Capture and bank of a machine work, and the daemon that says so is there."""
+        return bool(machine.available) and self.nodes.get(machine.node, False)
+
+    def apply(self, topic: str, payload: bytes) -> bool:
+        """Take a message in; whether it was one of ours."""
+        if not topic.startswith(f"{self.root}/"):
+            return False
+        levels = topic.removeprefix(f"{self.root}/").split("/")
+        if len(levels) == 2 and levels[1] == "status":
+            self.nodes[levels[0]] = payload == ONLINE.encode()
+            return True
+        if len(levels) != 3:
+            return False
+        node, machine, what = levels
+        now = self.machines.get((node, machine), MachineNow(node, machine))
+        if not _take(now, what, payload):
+            return False
+        self.machines[node, machine] = now
+        return True
+
+
+def _take(now: MachineNow, what: str, payload: bytes) -> bool:
+    if what == "availability":
+        now.available = payload == ONLINE.encode()
+        return True
+    if what not in ("alarm", "score", "health", "event"):
+        return False
+    try:
+        told: Any = json.loads(payload)
+    except ValueError:
+        return False
+    if not isinstance(told, dict):
+        return False
+    setattr(now, what, told)
+    return True
+
+
+def follow(
+    broker: Broker,
+    topic_root: str,
+    on_change: Callable[[Fleet], None],
+    stop: threading.Event,
+    *,
+    protocol: Protocol = 5,
+    every_s: float = 0.5,
+    retry_s: float = 2.0,
+) -> None:
+    """Call `on_change` when something was heard, at most every `every_s`, until `stop` is set.
+
+    A broker that is away or refuses us is told in `Fleet.trouble` and tried again.
+    """
+    fleet = Fleet(topic_root)
+    while not stop.is_set():
+        try:
+            _follow_one(broker, fleet, on_change, stop, protocol=protocol, every_s=every_s)
+        except BrokerTooOld:
+            protocol = 3
+        except DeliveryError as error:
+            fleet.trouble = error.message
+            on_change(fleet)
+            stop.wait(retry_s)
+
+
+def _follow_one(
+    broker: Broker,
+    fleet: Fleet,
+    on_change: Callable[[Fleet], None],
+    stop: threading.Event,
+    *,
+    protocol: Protocol,
+    every_s: float,
+) -> None:
+    changed = True
+
+    def hear(message: MQTTMessage) -> None:
+        nonlocal changed
+        changed |= fleet.apply(message.topic, bytes(message.payload))
+
+    connection = Connection(
+        broker,
+        client_id=f"{fleet.root}-watch-{secrets.token_hex(4)}",
+        protocol=protocol,
+        on_message=hear,
+    )
+    try:
+        connection.open()
+        fleet.trouble = ""
+        connection.subscribe(f"{fleet.root}/+/status")
+        connection.subscribe(f"{fleet.root}/+/+/+")
+        shown_s = 0.0
+        while not stop.is_set():
+            connection.step(every_s)
+            if changed and time.monotonic() - shown_s >= every_s:
+                changed = False
+                shown_s = time.monotonic()
+                on_change(fleet)
+        connection.leave()
+    finally:
+        connection.drop()

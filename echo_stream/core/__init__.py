@@ -1,0 +1,1 @@
+"""What every part of echo-stream uses: types, errors, levels, text and files."""

@@ -1,0 +1,1 @@
+"""The daemon runs the pipeline for years: supervision, status, metrics, log, systemd."""

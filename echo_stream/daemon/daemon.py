@@ -1,0 +1,272 @@
+"""run: the composition root. What starts in which order stands in `Daemon.run`; it stops in reverse.
+
+The main thread handles signals, watches the pipeline and talks to systemd; the pipeline thread walks the
+corridor; the publisher talks to the broker.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event, Thread
+from time import monotonic
+from types import FrameType
+from typing import IO, Any
+
+import numpy as np
+import structlog
+
+from echo_stream import __version__
+from echo_stream.config.load import find, load
+from echo_stream.config.schema import Config, Machine
+from echo_stream.core.errors import ConfigError, EchoStreamError
+from echo_stream.core.types import Window
+from echo_stream.daemon.events import Announcer
+from echo_stream.daemon.logs import configure
+from echo_stream.daemon.monitor import Vigil
+from echo_stream.daemon.operator_commands import answer
+from echo_stream.daemon.stations import Roster
+from echo_stream.daemon.status import StatusServer, daemon_socket, overview
+from echo_stream.daemon.systemd import Notifier
+from echo_stream.encode.encoder import Encoder
+from echo_stream.pipeline.factory import encoder_of, evidence_of, publisher_of
+from echo_stream.pipeline.loop import listen
+from echo_stream.pipeline.station import Scored, Station
+
+DRAIN_S = 4.0
+LOSSES_EVERY_S = 1.0  # what thousands of machines lost need not be asked twenty times a second
+STUCK_S = 20.0  # a round that takes longer is no progress; under systemd half of WatchdogSec
+
+FIXED = tuple(set(Config.model_fields) - {"machines"})
+
+log = structlog.get_logger()
+
+
+def run_daemon(path: Path | None = None) -> None:
+    """Listens until SIGTERM, SIGINT, or the end of all sources.
+
+    Raises:
+        EchoStreamError: it cannot begin, or the pipeline failed.
+    """
+    path = path or find()
+    config = load(path)
+    configure()
+    os.umask(0o077)  # sound of a room may hold voices: without systemd too, only this user reads it
+    Daemon(path, config).run()
+
+
+class Daemon:
+    """All parts of a running echo-stream."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self._path = path
+        self._config = config
+        self._stop = Event()
+        self._reload = Event()
+        self._wake = Event()
+        self._notifier = Notifier()
+        self._since_s = self._round_at_s = self._losses_at_s = monotonic()
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Starts everything, waits, stops everything in reverse."""
+        config = self._config
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        with ExitStack() as stack:
+            stack.enter_context(_claimed(config.state_dir))
+            encoder = encoder_of(config)
+            self._publisher = publisher_of(config)
+            stack.callback(self._publisher.stop, DRAIN_S)
+            self._announcer = Announcer(config.node, self._publisher)
+            evidence = evidence_of(config, self._announcer.evidence_complete)
+            self._announcer.evidence = evidence
+            if evidence:
+                evidence.start()
+                stack.callback(evidence.stop)
+            self._vigil = Vigil(
+                self.overview,
+                announcer=self._announcer,
+                publisher=self._publisher,
+                notifier=self._notifier,
+                now_s=monotonic(),
+            )
+            self._roster = Roster(config, encoder, on_join=self._on_join, on_leave=self._on_leave)
+            self._roster.open()
+            stack.callback(self._roster.close)
+            _warm_up(encoder, self._roster.stations().values())
+            self._serve_status(stack, daemon_socket(config.state_dir))
+            if config.metrics_port is not None:
+                from echo_stream.daemon.metrics import MetricsServer  # noqa: PLC0415 - only who wants it pays
+
+                stack.callback(MetricsServer(config.metrics_port, self.overview).close)
+            self._publisher.start()
+            pipeline = Thread(target=self._walk, args=(encoder,), name="pipeline", daemon=True)
+            pipeline.start()
+            stack.callback(pipeline.join, 1.0)
+            stack.callback(self._stop.set)
+            log.info("listening", machines=[m.id for m in config.machines], version=__version__)
+            self._notifier.ready()
+            self._supervise()
+            self._notifier.stopping()
+        if self._failure is not None:
+            raise self._failure
+        log.info("stopped")
+
+    def overview(self) -> dict[str, Any]:
+        """What status, metrics and health say; any thread."""
+        return overview(
+            self._config,
+            self._roster.stations_now,
+            self._publisher,
+            since_s=self._since_s,
+            alive=self._alive(monotonic()),
+        )
+
+    def _serve_status(self, stack: ExitStack, path: Path) -> None:
+        try:
+            stack.callback(StatusServer(path, self.overview).close)
+        except EchoStreamError as error:  # such as a path too long for a socket: no reason not to listen
+            log.warning("`echo-stream status` will not be answered", reason=error.message, hint=error.hint)
+
+    def _alive(self, now_s: float) -> bool:
+        """Pipeline and publisher make progress, or wait by design for a microphone or a broker."""
+        patience_s = self._notifier.watchdog_interval_s or STUCK_S
+        return now_s - self._round_at_s < patience_s and self._publisher.alive
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._reload.set()
+        else:
+            self._stop.set()
+        self._wake.set()
+
+    # The pipeline thread.
+
+    def _walk(self, encoder: Encoder) -> None:
+        try:
+            listen(
+                self._begin_round,
+                encoder,
+                tell=self._announcer.tell,
+                observe=self._observe,
+                stop=self._stop,
+            )
+        except Exception as error:
+            self._failure = error
+            if not isinstance(error, EchoStreamError):
+                log.exception("the pipeline failed")
+        finally:
+            self._stop.set()
+            self._wake.set()
+
+    def _begin_round(self) -> Mapping[str, Station]:
+        self._round_at_s = monotonic()
+        stations = self._roster.stations()
+        for command in self._publisher.commands():
+            ok, outcome = answer(
+                command, stations, self._announcer.transition, self._config.state_dir / "proposals"
+            )
+            self._publisher.reply(command, ok=ok, outcome=outcome)
+        return stations
+
+    def _observe(self, scored: Sequence[Scored]) -> None:
+        now_s, now = monotonic(), datetime.now(UTC)
+        stations = self._roster.stations_now
+        self._announcer.pass_time()
+        for window, score in scored:
+            station = stations[window.machine]
+            spent_s = (now_s - self._round_at_s) / len(scored)
+            lag_s = (now - window.captured_at).total_seconds()
+            station.health.scored(window, score, spent_s=spent_s, lag_s=lag_s, now_s=now_s)
+            self._announcer.score(station, (window, score))
+        self._round_at_s = now_s
+        if now_s >= self._losses_at_s:
+            self._losses_at_s = now_s + LOSSES_EVERY_S
+            _take_losses(stations.values())
+
+    def _on_join(self, station: Station, machine: Machine) -> None:
+        self._publisher.join(machine.id, machine.title)
+        self._announcer.join(station, machine.title)
+
+    def _on_leave(self, machine_id: str) -> None:
+        self._publisher.leave(machine_id)
+        self._vigil.forget(machine_id)
+
+    # The main thread.
+
+    def _supervise(self) -> None:
+        while not self._stop.is_set():
+            self._wake.wait(1.0)
+            self._wake.clear()
+            now_s = monotonic()
+            if self._alive(now_s):
+                self._notifier.watchdog()
+            if self._reload.is_set():
+                self._reload.clear()
+                self._read_again()
+            self._roster.take_new_banks()
+            self._vigil.look(self._roster.stations_now, now_s)
+
+    def _read_again(self) -> None:
+        """SIGHUP: validated first; a bad file keeps the old configuration and says so."""
+        self._notifier.reloading()
+        try:
+            config = load(self._path)
+            self._roster.reload(config)
+            fixed = [key for key in FIXED if getattr(config, key) != getattr(self._config, key)]
+            if fixed:
+                log.warning("these take effect at the next restart", keys=fixed)
+        except EchoStreamError as error:
+            log.error("the new configuration is refused, the old one stays", reason=str(error))
+        else:
+            log.info("configuration read again", machines=[m.id for m in config.machines])
+            self._config = config
+        self._notifier.ready()
+
+
+def _take_losses(stations: Iterable[Station]) -> None:
+    for station in stations:
+        lost, skipped = station.ear.losses()
+        if lost:
+            station.health.lost(lost, station.ear.source.sample_rate_hz)
+        if skipped:
+            station.health.skipped(skipped)
+
+
+def _warm_up(encoder: Encoder, stations: Iterable[Station]) -> None:
+    """The first encode of each kind of window takes longest: before READY, not after it."""
+    for rate, window_s in {(s.ear.source.sample_rate_hz, s.ear.window_s) for s in stations}:
+        samples = np.random.default_rng(0).uniform(-0.1, 0.1, round(rate * window_s)).astype(np.float32)
+        encoder.encode([Window("warm-up", samples, 0, len(samples), rate, datetime.now(UTC))])
+
+
+def _claimed(folder: Path) -> IO[bytes]:
+    """A lock on the state directory, which is made where it is missing; given back when it is closed.
+
+    Raises:
+        ConfigError: it cannot be written.
+        EchoStreamError: another daemon has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("wb")
+    except OSError as error:
+        raise ConfigError(
+            f"state_dir {folder} cannot be written: {error.strerror}",
+            "name a folder that the service may write, or give it the rights",
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise EchoStreamError(
+            f"another echo-stream runs already with the state directory {folder}",
+            "stop it first (systemctl stop echo-stream), or give this one a state_dir of its own",
+        ) from None
+    return lock

@@ -1,0 +1,282 @@
+"""From the corridor to those who are told: transitions get wall time, id and payload. Pipeline thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from echo_stream import __version__
+from echo_stream.alarm.flood import ChatterCounter, FloodGate, FloodReport
+from echo_stream.core.errors import EchoStreamError
+from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState, DriftEvent, SensorEvent
+from echo_stream.evidence.recorder import Evidence
+from echo_stream.evidence.spectrum import NormalSpectrum
+from echo_stream.evidence.store import Kept
+from echo_stream.mqtt import payloads as messages
+from echo_stream.mqtt.payloads import LevelState, timestamp
+from echo_stream.mqtt.publisher import Publisher
+from echo_stream.pipeline.station import Event, Scored, Station
+
+log = structlog.get_logger()
+
+Levels = dict[AlarmLevel, LevelState]
+
+
+def remember(station: Station, levels: Levels, at: datetime) -> dict[str, Any]:
+    """What `recall` needs.
+
+    Args:
+        station: the machine's.
+        levels: where its alarms stand, as they were announced.
+        at: wall time.
+    """
+    return {
+        "at": timestamp(at),
+        "alarms": {alarm.level.value: alarm.snapshot() for alarm in station.alarms},
+        "levels": {level.value: _to_json(state) for level, state in levels.items()},
+        "sensor": station.sensor.snapshot(),
+        "drift": station.drift.snapshot(),
+        "proven": station.bank.sha256 if station.proven else None,
+    }
+
+
+def recall(station: Station, saved: Mapping[str, Any] | None) -> Levels:
+    """Puts a station where it stood; what cannot be used begins anew, and that is said."""
+    levels = {alarm.level: LevelState() for alarm in station.alarms}
+    if saved is None:
+        return levels
+    try:
+        away_s = (datetime.now(UTC) - datetime.fromisoformat(saved["at"])).total_seconds()
+        found = {alarm.level: _from_json(saved["levels"][alarm.level]) for alarm in station.alarms}
+        for alarm in station.alarms:
+            alarm.restore(saved["alarms"][alarm.level], away_s=max(0.0, away_s))
+        station.sensor.restore(saved["sensor"])
+        station.drift.restore(saved["drift"])
+        station.proven = saved["proven"] == station.bank.sha256
+    except (EchoStreamError, KeyError, TypeError, ValueError) as error:
+        log.warning("the alarms begin anew", machine=station.ear.machine, reason=repr(error))
+        return levels
+    return found
+
+
+def _to_json(state: LevelState) -> dict[str, Any]:
+    return {
+        "state": state.state.value,
+        "active": state.active,
+        "since": state.since and timestamp(state.since),
+        "onset": state.onset and timestamp(state.onset),
+        "event_id": state.event_id,
+    }
+
+
+def _from_json(saved: Mapping[str, Any]) -> LevelState:
+    times = {key: saved[key] and datetime.fromisoformat(saved[key]) for key in ("since", "onset")}
+    return LevelState(AlarmState(saved["state"]), saved["active"], event_id=saved["event_id"], **times)
+
+
+# From the corridor to those who are told: transitions get wall time, id and payload. Pipeline thread.
+
+
+class Announcer:
+    """Turns what the corridor finds into messages, and keeps with each what a restart must know.
+
+    Args:
+        node: name of this PC.
+        publisher: takes the messages; never waits for the network.
+    """
+
+    def __init__(self, node: str, publisher: Publisher) -> None:
+        self._node = node
+        self.evidence: Evidence | None = None
+        """Keeps what was heard at each alarm; None where nothing is to be kept."""
+        self._names: dict[str, str] = {}
+        self._publisher = publisher
+        self._levels: dict[str, Levels] = {}
+        self._flood = FloodGate()
+        self._chatter = ChatterCounter()
+
+    def join(self, station: Station, name: str) -> None:
+        """A machine is listened to from now on: its alarms go on where they stood, and the broker knows.
+
+        Args:
+            station: the machine's.
+            name: what people call it.
+        """
+        machine = station.ear.machine
+        self._names[machine] = name
+        self._levels[machine] = recall(station, self._publisher.outbox.snapshot(machine))
+        self._set_alarm(machine, datetime.now(UTC))
+
+    def tell(self, station: Station, event: Event) -> None:
+        """What the corridor found: log line, and for a transition outbox and retained state."""
+        if isinstance(event, AlarmEvent):
+            self.transition(station, event)
+        elif isinstance(event, SensorEvent):
+            self._sensor(station, event)
+        else:
+            self._drift(station, event)
+
+    def _sensor(self, station: Station, event: SensorEvent) -> None:
+        source, fault = station.ear.source, event.after and event.after.value
+        log.warning(f"sensor fault: {fault}" if fault else "the sensor is well again", machine=event.machine)
+        ts = source.time_of(event.at)
+        onset = None if event.onset is None else source.time_of(event.onset)
+        event_id = messages.new_event_id(ts)
+        payload = messages.sensor(event, node=self._node, event_id=event_id, ts=ts, onset_ts=onset)
+        self._publisher.event(payload, snapshot=self._snapshot(station, ts))
+
+    def _drift(self, station: Station, event: DriftEvent) -> None:
+        say = "the scores drift: extend the bank?" if event.active else "the scores no longer drift"
+        log.warning(say, machine=event.machine, median=round(event.median, 2), limit=event.limit)
+        ts = station.ear.source.time_of(event.at)
+        payload = messages.drift(event, node=self._node, event_id=messages.new_event_id(ts), ts=ts)
+        self._publisher.event(payload, snapshot=self._snapshot(station, ts))
+
+    def transition(self, station: Station, event: AlarmEvent, reason: str | None = None) -> None:
+        """A transition of an alarm, with what its cause alone does not say."""
+        source, machine = station.ear.source, event.machine
+        ts = source.time_of(event.at)
+        onset = None if event.onset is None else source.time_of(event.onset)
+        event_id = messages.new_event_id(ts)
+        was = self._levels[machine][event.level]
+        since = was.since if event.before == event.after else ts
+        self._levels[machine][event.level] = LevelState(event.after, event.active, since, onset, event_id)
+        kept = self.evidence if event.level is AlarmLevel.ALARM and event.after is AlarmState.UNACK else None
+        clip, picture = kept.names(machine, ts, event_id) if kept else (None, None)
+        alone, report = self._flood.take(event, ts.timestamp())
+        payload = messages.event(
+            event,
+            node=self._node,
+            event_id=event_id,
+            seq=self._publisher.next_seq(machine),
+            ts=ts,
+            onset_ts=onset,
+            score=station.score,
+            bank_id=station.bank_id,
+            bank_sha256=station.bank.sha256,
+            coverage_10m=station.health.coverage(monotonic()),
+            clip=clip,
+            picture=picture,
+            merged=not alone,
+            reason=reason or _reason(station),
+        )
+        if report is not None:
+            self._tell_of_flood(report)
+        self._publisher.event(payload, snapshot=self._snapshot(station, ts))
+        self._set_alarm(machine, ts)
+        if self._chatter.take(event, ts.timestamp()):
+            log.warning(
+                "the alarm chatters: delays or dead-band are too small", machine=machine, level=event.level
+            )
+        if kept:
+            _keep(kept, station, event, payload)
+        say = log.warning if event.active else log.info
+        say(
+            f"{event.level} {event.before} -> {event.after}",
+            machine=machine,
+            cause=event.cause,
+            at_s=round(event.at / source.sample_rate_hz, 3),
+            score=payload["score"],
+            threshold=payload["threshold"],
+            event_id=event_id,
+        )
+
+    def pass_time(self) -> None:
+        """Once in a while, also when nothing happens: a flood ends by itself."""
+        report = self._flood.tick(datetime.now(UTC).timestamp())
+        if report is not None:
+            self._tell_of_flood(report)
+
+    def _tell_of_flood(self, report: FloodReport) -> None:
+        ts, since = (datetime.fromtimestamp(s, UTC) for s in (report.at_s, report.since_s))
+        say = "alarms flood: they are announced as one" if report.active else "the flood of alarms is over"
+        log.warning(say, announcements=report.announcements, machines=report.machines)
+        payload = messages.flood(
+            node=self._node,
+            event_id=messages.new_event_id(ts),
+            ts=ts,
+            since=since,
+            active=report.active,
+            announcements=report.announcements,
+            machines=report.machines,
+        )
+        self._publisher.event(payload)
+
+    def score(self, station: Station, scored: Scored) -> None:
+        """The newest score of a machine, as telemetry."""
+        window, score = scored
+        if self.evidence:
+            self.evidence.heard(window.machine, window.end, window.captured_at)
+        trips = {alarm.level: alarm.trip for alarm in station.alarms}
+        payload = messages.score(
+            score,
+            node=self._node,
+            machine=window.machine,
+            ts=window.captured_at,
+            threshold=trips[AlarmLevel.ALARM],
+            warning_threshold=trips[AlarmLevel.WARNING],
+        )
+        self._publisher.score(window.machine, payload)
+
+    def health(self, found: Mapping[str, Any]) -> None:
+        """How well a machine is being listened to; `found` is its part of the overview."""
+        payload = messages.health(
+            node=self._node,
+            machine=found["machine"],
+            ts=datetime.now(UTC),
+            capture=found["capture"],
+            coverage_10m=found["coverage_10m"],
+            level_dbfs=found["level_dbfs"],
+            overruns=found["gaps"],
+            lost_samples=found["samples_lost"],
+            real_time_factor=found["real_time_factor"],
+            versions={"echo-stream": __version__, "bank": found["bank"]},
+            counters={"windows_scored": found["windows_scored"], "hops_skipped": found["hops_skipped"]},
+        )
+        self._publisher.health(found["machine"], payload)
+
+    def evidence_complete(self, kept: Kept) -> None:
+        """Sound and picture of an alarm are on the disk; told by the evidence's own thread."""
+        payload = messages.evidence(
+            node=self._node,
+            machine=kept.machine,
+            event_id=kept.event_id,
+            ts=datetime.now(UTC),
+            clip=kept.document.with_suffix(".flac").name,
+            picture=kept.picture.name if kept.picture else None,
+            folder=str(kept.document.parent),
+        )
+        self._publisher.event(payload)
+
+    def _set_alarm(self, machine: str, ts: datetime) -> None:
+        name, levels = self._names[machine], self._levels[machine]
+        payload = messages.alarm_state(node=self._node, machine=machine, name=name, ts=ts, levels=levels)
+        self._publisher.set_alarm(machine, payload)
+
+    def _snapshot(self, station: Station, at: datetime) -> dict[str, Any]:
+        """Kept in one transaction with the event that led here."""
+        return remember(station, self._levels[station.ear.machine], at)
+
+
+def _reason(station: Station) -> str | None:
+    """What the cause of a transition does not say."""
+    if station.sensor.fault is not None:
+        return station.sensor.fault.value
+    return None if station.proven else "the machine has not sounded normal with this bank yet"
+
+
+def _keep(evidence: Evidence, station: Station, event: AlarmEvent, payload: Mapping[str, Any]) -> None:
+    spectrum = station.bank.calibration.get("spectrum")
+    evidence.alarm(
+        payload,
+        at=event.at,
+        onset=event.onset,
+        sample_rate_hz=station.ear.source.sample_rate_hz,
+        bands=station.score.bands if station.score else (),
+        history=station.ear.slicer.history,
+        normal=NormalSpectrum.from_json(spectrum) if spectrum else None,
+    )

@@ -1,0 +1,111 @@
+"""What the main thread looks at once a second; a trouble is said when it begins and when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from echo_stream.daemon.events import Announcer
+from echo_stream.daemon.status import capture_of, reason_of
+from echo_stream.daemon.systemd import Notifier
+from echo_stream.mqtt.publisher import Publisher
+from echo_stream.pipeline.station import Station
+
+HEALTH_EVERY_S = 10.0
+SUMMARY_EVERY_S = 60.0
+CATCHING_UP_S = 30.0  # so long without a skipped hop, and the PC keeps up again
+AWAY = ("waiting", "lost")
+
+log = structlog.get_logger()
+
+
+class Vigil:
+    """Follows sources and pace, publishes health, writes the summary.
+
+    Args:
+        overview: the daemon's state.
+        announcer: for health messages.
+        publisher: for the machines' availability.
+        notifier: for the line in `systemctl status`.
+        now_s: monotonic time.
+    """
+
+    def __init__(
+        self,
+        overview: Callable[[], dict[str, Any]],
+        *,
+        announcer: Announcer,
+        publisher: Publisher,
+        notifier: Notifier,
+        now_s: float,
+    ) -> None:
+        self._overview = overview
+        self._announcer = announcer
+        self._publisher = publisher
+        self._notifier = notifier
+        self._captures: dict[str, str] = {}
+        self._skipped = 0
+        self._late_until_s = now_s
+        self._late = False
+        self._health_at_s = now_s
+        self._summary_at_s = now_s + SUMMARY_EVERY_S
+
+    def look(self, stations: Mapping[str, Station], now_s: float) -> None:
+        """Once a second."""
+        for machine, station in stations.items():
+            self._look_at_capture(machine, station)
+        self._look_at_pace(stations, now_s)
+        self._notifier.status(self._in_a_line(stations))
+        if now_s >= self._health_at_s:
+            self._health_at_s = now_s + HEALTH_EVERY_S
+            for found in self._overview()["machines"]:
+                self._announcer.health(found)
+        if now_s >= self._summary_at_s:
+            self._summary_at_s = now_s + SUMMARY_EVERY_S
+            _summarise(self._overview())
+
+    def forget(self, machine: str) -> None:
+        """A machine is gone."""
+        self._captures.pop(machine, None)
+
+    def _look_at_capture(self, machine: str, station: Station) -> None:
+        capture, before = capture_of(station), self._captures.get(machine)
+        reason = reason_of(station)
+        opening = capture == "waiting" and reason is None  # takes a second or two with PortAudio
+        if capture == before or opening:
+            return
+        self._captures[machine] = capture
+        self._publisher.set_available(machine, capture == "running")
+        device = station.ear.source.description
+        if capture in AWAY:
+            log.warning(f"no sound: {capture}", machine=machine, device=device, reason=str(reason))
+        elif capture == "ended" or before is not None:
+            log.info(f"sound: {capture}", machine=machine, device=device)
+
+    def _look_at_pace(self, stations: Mapping[str, Station], now_s: float) -> None:
+        skipped = sum(station.ear.slicer.skipped_hops for station in stations.values())
+        if skipped > self._skipped:
+            self._late_until_s = now_s + CATCHING_UP_S
+        self._skipped = skipped
+        late = now_s < self._late_until_s
+        if late != self._late:
+            self._late = late
+            factors = {found["machine"]: found["real_time_factor"] for found in self._overview()["machines"]}
+            say = log.warning if late else log.info
+            say("the PC cannot keep up: newest windows win" if late else "the PC keeps up", factors=factors)
+
+    def _in_a_line(self, stations: Mapping[str, Station]) -> str:
+        away = [machine for machine, capture in self._captures.items() if capture in AWAY]
+        states = [f"{machine}: {station.alarms[-1].state}" for machine, station in stations.items()]
+        broker = "" if self._publisher.connected else "; broker away"
+        degraded = f"DEGRADED, no sound from {', '.join(away)}; " if away else ""
+        return f"{degraded}{'; '.join(states[:5])}{broker}"
+
+
+def _summarise(found: Mapping[str, Any]) -> None:
+    for machine in found["machines"]:
+        keys = ("machine", "score", "coverage_10m", "level_dbfs", "real_time_factor", "capture")
+        states = {level: alarm["state"] for level, alarm in machine["alarms"].items()}
+        log.info("summary", **{key: machine[key] for key in keys}, **states)

@@ -1,0 +1,249 @@
+"""`echo-stream status` asks the running daemon over a Unix socket. The daemon's side has a thread of its own.
+
+One connection, one answer: the daemon writes its snapshot as a JSON object and hangs up; nothing is read from
+the client. The snapshot is a callable of the daemon, so that the socket, Prometheus and MQTT say the same:
+
+    {"version", "node", "uptime_s", "alive": the pipeline makes progress or waits by design,
+     "broker": {"connected", "host", "port"}, "outbox": {"depth", "dropped"},
+     "machines": [{what `Health.snapshot` gives, "listening": sound comes and is scored, "device",
+                   "alarms": {"warning" | "alarm": {"state", "active"}}}, ...]}
+
+There is no secret in it, and whoever reads it may pass it on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import socketserver
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from threading import Thread
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from echo_stream import __version__
+from echo_stream.capture.reconnect import Supervised
+from echo_stream.capture.source import AudioSource
+from echo_stream.config.schema import Config
+from echo_stream.core.errors import EchoStreamError
+from echo_stream.mqtt.publisher import Publisher
+from echo_stream.pipeline.station import Station
+
+Snapshot = Callable[[], Mapping[str, Any]]
+"""Gives the daemon's state as plain JSON values; called from several threads, answers at once."""
+
+_FILE = "status.sock"
+_RUNTIME = Path("/run/echo-stream")
+_PATIENCE_S = 3.0
+_LONGEST = 107
+"""Bytes of a path that a Unix socket can have on Linux."""
+
+
+def daemon_socket(state_dir: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the daemon listens: in systemd's runtime directory, without systemd in its state directory."""
+    return Path(environ.get("RUNTIME_DIRECTORY") or state_dir) / _FILE
+
+
+def find_socket(state_dir: Path, runtime: Path = _RUNTIME) -> Path:
+    """Where a client finds the daemon: the state directory's socket if there is one, else the service's."""
+    own = state_dir / _FILE
+    try:
+        return own if own.exists() else runtime / _FILE
+    except PermissionError:  # the service's state directory is closed to others, its runtime directory is not
+        return runtime / _FILE
+
+
+class StatusServer:
+    """Serves the snapshot at `path` until closed.
+
+    The socket belongs to the daemon's user and group, mode 0660.
+
+    Raises:
+        EchoStreamError: another daemon answers there, or the socket cannot be made.
+    """
+
+    def __init__(self, path: Path, snapshot: Snapshot) -> None:
+        self.path = path
+        _make_room(path)
+        try:
+            self._server = _Server(path, snapshot)
+        except OSError as error:
+            raise EchoStreamError(
+                f"status socket {path}: {error.strerror or error}",
+                "its directory must exist and belong to the user that runs echo-stream",
+            ) from error
+        self._thread = Thread(target=self._server.serve_forever, name="status", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Hangs up and removes the socket."""
+        self._server.shutdown()
+        self._thread.join(_PATIENCE_S)
+        self._server.server_close()
+        self.path.unlink(missing_ok=True)
+
+
+def ask(path: Path, timeout_s: float = _PATIENCE_S) -> dict[str, Any]:
+    """The snapshot of the daemon that listens at `path`.
+
+    Raises:
+        EchoStreamError: nothing runs there, or it does not answer, or this user may not ask.
+    """
+    try:
+        return _read(path, timeout_s)
+    except FileNotFoundError as error:
+        raise EchoStreamError(f"no daemon runs: there is no {path}", _START) from error
+    except ConnectionRefusedError as error:
+        raise EchoStreamError(f"no daemon runs: nobody listens at {path}, it was killed", _START) from error
+    except PermissionError as error:
+        raise EchoStreamError(
+            f"{path}: permission denied",
+            "ask with sudo, or join the group of the service: usermod -aG echo-stream USER",
+        ) from error
+    except TimeoutError as error:
+        raise EchoStreamError(
+            f"the daemon at {path} does not answer within {timeout_s:g} s",
+            "see what it does: journalctl -u echo-stream -n 50",
+        ) from error
+    except ValueError as error:
+        raise EchoStreamError(f"{path}: the answer is no JSON object", "is another program there?") from error
+    except OSError as error:
+        raise EchoStreamError(f"{path}: {error.strerror or error}", _START) from error
+
+
+_START = "start it: systemctl start echo-stream (or echo-stream run)"
+
+
+def _read(path: Path, timeout_s: float) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+        line.settimeout(timeout_s)
+        line.connect(str(path))
+        with line.makefile("rb") as answer:
+            found = json.loads(answer.read())
+    if not isinstance(found, dict):
+        raise ValueError("not an object")  # noqa: TRY004 - one answer to whatever is no JSON object
+    return found
+
+
+def _make_room(path: Path) -> None:
+    """Removes the socket of a daemon that was killed; never that of one that runs."""
+    if len(os.fsencode(path)) > _LONGEST:
+        raise EchoStreamError(
+            f"status socket {path}: {len(os.fsencode(path))} bytes, at most {_LONGEST} are possible",
+            "choose a state_dir with a shorter path",
+        )
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+            line.settimeout(_PATIENCE_S)
+            line.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError):
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise EchoStreamError(f"status socket {path}: {error.strerror or error}") from error
+    else:
+        raise EchoStreamError(
+            f"another echo-stream runs already: it answers at {path}",
+            "stop it first (systemctl stop echo-stream), or give this one a state_dir of its own",
+        )
+
+
+class _Answer(socketserver.StreamRequestHandler):
+    """One client: gets the snapshot."""
+
+    timeout = _PATIENCE_S  # a client that does not read is dropped
+    server: _Server
+
+    def handle(self) -> None:
+        told = json.dumps(self.server.snapshot(), allow_nan=False, default=str).encode() + b"\n"
+        with contextlib.suppress(OSError):  # who asked has hung up, or does not read
+            self.wfile.write(told)
+
+
+class _Server(socketserver.UnixStreamServer):
+    """The socket, closed to strangers before anybody can connect."""
+
+    request_queue_size = 64  # beyond it Linux refuses at once, also those who would wait
+
+    def __init__(self, path: Path, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        super().__init__(str(path), _Answer)
+
+    def server_activate(self) -> None:
+        Path(str(self.server_address)).chmod(0o660)
+        super().server_activate()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
+        structlog.get_logger().warning("status not answered", exc_info=True)
+
+
+# How the daemon is, in one snapshot, for the status socket, Prometheus and MQTT. Any thread.
+
+
+def overview(
+    config: Config, stations: Mapping[str, Station], publisher: Publisher, *, since_s: float, alive: bool
+) -> dict[str, Any]:
+    """The daemon's state as plain JSON; no secret is in it.
+
+    Args:
+        config: what runs.
+        stations: by machine id.
+        publisher: the MQTT side.
+        since_s: monotonic time of the start.
+        alive: the pipeline makes progress, or waits by design.
+    """
+    now_s = monotonic()
+    counters = publisher.counters()
+    return {
+        "version": __version__,
+        "node": config.node,
+        "uptime_s": round(now_s - since_s, 1),
+        "alive": alive,
+        "encoder": config.encoder.kind,
+        "broker": {
+            "connected": counters.connected,
+            "host": config.mqtt.host,
+            "port": config.mqtt.port,
+            "published": counters.published,
+            "last_error": counters.last_error,
+        },
+        "outbox": {"depth": counters.outbox_depth, "dropped": counters.dropped},
+        "machines": [_machine(station, now_s) for station in stations.values()],
+    }
+
+
+def capture_of(station: Station) -> str:
+    """How the machine's source is: waiting (never heard yet), running, lost, or ended."""
+    source = station.ear.source
+    if source.ended:
+        return "ended"
+    device = _device(station)
+    return device.state if isinstance(device, Supervised) else "running"
+
+
+def reason_of(station: Station) -> EchoStreamError | None:
+    """Why there is no sound; None where there is."""
+    device = _device(station)
+    return device.last_error if isinstance(device, Supervised) else None
+
+
+def _device(station: Station) -> AudioSource:
+    """What a view of one channel belongs to."""
+    source = station.ear.source
+    return getattr(source, "source", source)
+
+
+def _machine(station: Station, now_s: float) -> dict[str, Any]:
+    capture = capture_of(station)
+    return {
+        **station.health.snapshot(now_s),
+        "listening": capture == "running",
+        "capture": capture,
+        "device": station.ear.source.description,
+        "bank": station.bank_id,
+        "alarms": {a.level.value: {"state": a.state.value, "active": a.active} for a in station.alarms},
+    }

@@ -1,1 +1,0 @@
-"""Who is told: payloads, the outbox, the MQTT connection."""

@@ -1,0 +1,1 @@
+"""Evidence keeps the sound of an alarm on disk, with a document and a picture."""

@@ -1,0 +1,315 @@
+"""What was heard at each alarm, kept on disk: sound before and after, document, picture. A worker of its own.
+
+The pipeline thread only copies samples out of memory (`alarm`, `heard`); the worker encodes, writes, tidies
+and has the picture drawn by a short-lived process of low priority, so that neither matplotlib's computing nor
+its memory is felt where sound is scored. What fails here is said once and counted, and never stops scoring.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Any, Final
+
+import numpy as np
+import structlog
+
+from echo_stream.core.errors import DeliveryError
+from echo_stream.core.files import write_whole
+from echo_stream.core.types import BandScore, Float32
+from echo_stream.evidence.spectrum import NormalSpectrum
+from echo_stream.evidence.store import Kept, document_path, list_events, remove_parts, tidy
+
+History = Callable[[int, int], Float32 | None]
+"""Samples (n,) from one absolute index up to another, or None where they are not all there."""
+
+_GRAIN_S: Final = 0.05
+"""How exactly the end of what is in memory is found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An alarm, with the sound that is there so far."""
+
+    path: Path
+    event: Mapping[str, Any]
+    at: int
+    onset: int | None
+    rate: int
+    bands: Sequence[BandScore]
+    normal: NormalSpectrum | None
+    history: History
+    before: Float32
+    after: Float32 | None = None
+
+    @property
+    def samples(self) -> Float32:
+        """(n,) what there is: the sound before the alarm, and after it once that is there."""
+        return self.before if self.after is None else np.concatenate([self.before, self.after])
+
+    def document(self) -> dict[str, Any]:
+        """What is written beside the sound: all that the picture is drawn from, and the event itself."""
+        start = self.at - len(self.before)
+        start_at = datetime.fromisoformat(self.event["ts"]) - timedelta(seconds=len(self.before) / self.rate)
+        return {
+            "schema": 1,
+            "event": self.event,
+            "complete": self.after is not None,
+            "clip": {
+                "file": self.path.with_suffix(".flac").name,
+                "sample_rate_hz": self.rate,
+                "start_ts": start_at.isoformat(timespec="milliseconds"),
+                "duration_s": len(self.samples) / self.rate,
+                "alarm_s": len(self.before) / self.rate,
+                "onset_s": None if self.onset is None else max(0, self.onset - start) / self.rate,
+            },
+            "bands_hz": [[band.low_hz, band.high_hz, band.contribution] for band in self.bands],
+            "normal": self.normal and self.normal.to_json(),
+        }
+
+
+def longest(history: History, at: int, n: int, rate: int) -> Float32:
+    """The n samples from `at` on, or the -n before it; where not all are there, as many as touch `at`."""
+
+    def take(length: int) -> Float32 | None:
+        return history(at, at + length) if n > 0 else history(at - length, at)
+
+    whole = take(abs(n)) if n else None
+    if whole is not None:
+        return whole
+    grain = max(1, round(_GRAIN_S * rate))
+    least, most = 0, abs(n) // grain
+    while least < most:  # the longest that there is: bisection, because longer pieces hold shorter ones
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if take(middle * grain) is not None else (least, middle - 1)
+    found = take(least * grain) if least else None
+    return np.zeros(0, np.float32) if found is None else found
+
+
+def flac(samples: Float32, rate: int) -> bytes:
+    """Lossless, 24 bit: a quiet machine is 60 dB under full scale."""
+    import soundfile  # noqa: PLC0415 - the worker's alone
+
+    data = io.BytesIO()
+    soundfile.write(data, np.clip(samples, -1, 1), rate, format="FLAC", subtype="PCM_24")
+    return data.getvalue()
+
+
+# What was heard at each alarm, kept on disk: sound before and after, document, picture. A worker of its own.
+#
+# The pipeline thread only copies samples out of memory (`alarm`, `heard`); the worker encodes, writes, tidies
+# and has the picture drawn by a short-lived process of low priority, so that neither matplotlib's
+# computing nor
+# its memory is felt where sound is scored. What fails here is said once and counted, and never stops scoring.
+
+log = structlog.get_logger()
+
+_QUEUE: Final = 16
+"""Alarms whose sound waits in memory to be written; 20 s at 48 kHz are 4 MB."""
+_DRAW_S: Final = 60.0
+_TIDY_EVERY: Final = timedelta(hours=1)
+_CATCH_UP: Final = 8
+"""Pictures that an earlier run owed and that are drawn at start."""
+
+
+class Evidence:
+    """Keeps the evidence of alarms in a folder, within its quotas."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        pre_roll_s: float = 10.0,
+        post_roll_s: float = 10.0,
+        max_mb: float = 1000.0,
+        max_days: float = 90.0,
+        min_free_mb: float = 500.0,
+        on_complete: Callable[[Kept], None] = lambda _: None,
+    ) -> None:
+        """A keeper that is not at work before `start`.
+
+        Args:
+            folder: holds a folder for each machine; made when first needed.
+            pre_roll_s: sound before the alarm.
+            post_roll_s: sound after it.
+            max_mb: the oldest events go beyond this size.
+            max_days: and beyond this age.
+            min_free_mb: nothing is written while the disk has less.
+            on_complete: told, on the worker's thread, of each event whose sound and picture are complete.
+        """
+        self._folder = folder
+        self._pre_roll_s = pre_roll_s
+        self._post_roll_s = post_roll_s
+        self._max_bytes = max_mb * 1e6
+        self._max_days = max_days
+        self._min_free_bytes = min_free_mb * 1e6
+        self._on_complete = on_complete
+        self._waiting: list[Job] = []
+        self._queue: queue.Queue[Job | datetime | None] = queue.Queue(_QUEUE)
+        self._tidied_at: datetime | None = None
+        self._worker = Thread(target=self._work, name="evidence", daemon=True)
+        self._drawing: subprocess.Popen[bytes] | None = None
+        self._stopping = False
+        self._lock = Lock()  # between stopping and starting a picture
+        self._in_trouble = False
+        self.kept = 0
+        """Events that were kept, sound complete."""
+        self.failed = 0
+        """Events that could not be, or without what came after: disk full, too many at once, no sound."""
+
+    def names(self, machine: str, at: datetime, event_id: str) -> tuple[str, str]:
+        """File names of sound and picture, for the event's message, before anything is written."""
+        path = document_path(self._folder, machine, at, event_id)
+        return path.with_suffix(".flac").name, path.with_suffix(".png").name
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._worker.start()
+
+    def alarm(
+        self,
+        event: Mapping[str, Any],
+        *,
+        at: int,
+        onset: int | None,
+        sample_rate_hz: int,
+        bands: Sequence[BandScore],
+        history: History,
+        normal: NormalSpectrum | None = None,
+    ) -> None:
+        """Keep the evidence of an alarm. Pipeline thread; copies what is in memory and returns at once.
+
+        Args:
+            event: its payload, with `event_id`, `machine`, `ts`, `level`, `score` and `threshold`.
+            at: absolute index of the alarm.
+            onset: absolute index at which the condition became true.
+            sample_rate_hz: of the machine's sound.
+            bands: all that the score is made of.
+            history: gives the machine's sound; called from this thread only.
+            normal: the normal spectrum; without it the picture compares with the sound before the onset.
+        """
+        when = datetime.fromisoformat(event["ts"])
+        path = document_path(self._folder, event["machine"], when, event["event_id"])
+        before = longest(history, at, -min(at, round(self._pre_roll_s * sample_rate_hz)), sample_rate_hz)
+        job = Job(path, event, at, onset, sample_rate_hz, bands, normal, history, before)
+        self._waiting.append(job)
+        self._put(job)  # a power cut leaves at least this
+
+    def heard(self, machine: str, index: int, captured_at: datetime) -> None:
+        """The machine's sound up to `index` is in memory. Pipeline thread, once a window."""
+        for job in [job for job in self._waiting if job.event["machine"] == machine]:
+            if index >= job.at + round(self._post_roll_s * job.rate):
+                self._finish(job)
+        if self._tidied_at is None or captured_at - self._tidied_at >= _TIDY_EVERY:
+            self._tidied_at = captured_at
+            self._put(captured_at)
+
+    def stop(self, timeout_s: float = 3.0) -> None:
+        """Write what waits, with the sound that there is. Only after the pipeline has ended."""
+        for job in list(self._waiting):
+            self._finish(job)
+        with self._lock:
+            self._stopping = True
+            if self._drawing is not None:
+                self._drawing.kill()  # drawn at the next start
+        if self._worker.is_alive():
+            with suppress(queue.Full):
+                self._queue.put(None, timeout=timeout_s)
+            self._worker.join(timeout_s)
+
+    def _finish(self, job: Job) -> None:
+        self._waiting.remove(job)
+        n = round(self._post_roll_s * job.rate)
+        self._put(replace(job, after=longest(job.history, job.at, n, job.rate)))
+
+    def _put(self, item: Job | datetime) -> None:
+        try:
+            self._queue.put_nowait(item)
+        except queue.Full:
+            self._trouble("too many alarms at once", item)
+
+    # ------------------------------------------------------------------ the worker's thread
+
+    def _work(self) -> None:
+        remove_parts(self._folder)
+        owed = [kept for kept in list_events(self._folder) if kept.clip and not kept.picture]
+        for kept in owed[-_CATCH_UP:]:
+            self._draw(kept.document)
+        while (item := self._queue.get()) is not None:
+            try:
+                if isinstance(item, Job):
+                    self._keep(item)
+                else:
+                    self._tidy(item)
+            except OSError as error:
+                self._trouble(error.strerror or str(error), item)
+
+    def _keep(self, job: Job) -> None:
+        if len(job.samples) == 0:
+            self._trouble("the sound is no longer in memory", job)
+            return
+        self._require_space()
+        write_whole(job.path.with_suffix(".flac"), flac(job.samples, job.rate))
+        write_whole(job.path, json.dumps(job.document(), ensure_ascii=False).encode())
+        if self._in_trouble:
+            self._in_trouble = False
+            log.info("evidence is kept again", missed=self.failed)
+        if job.after is None:
+            return
+        self._draw(job.path)
+        self.kept += 1
+        self._tidy(datetime.fromisoformat(job.event["ts"]))
+        try:
+            self._on_complete(Kept(job.path, dict(job.event), complete=True))
+        except DeliveryError as error:
+            log.warning("complete evidence could not be announced", reason=str(error))
+
+    def _require_space(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._folder).free
+        if free < self._min_free_bytes:
+            raise OSError(
+                f"only {free / 1e6:.0f} MB free, evidence.min_free_mb is {self._min_free_bytes / 1e6:.0f}"
+            )
+
+    def _draw(self, document: Path) -> None:
+        """Have the picture drawn; without one the sound is evidence all the same."""
+        command = [sys.executable, "-m", "echo_stream.evidence.picture", str(document)]
+        cache = {"MPLCONFIGDIR": str(self._folder / ".matplotlib")}  # a service has no home
+        with self._lock:
+            if self._stopping:
+                return
+            self._drawing = subprocess.Popen(command, env=os.environ | cache, stderr=subprocess.PIPE)
+        try:
+            _, said = self._drawing.communicate(timeout=_DRAW_S)
+        except subprocess.TimeoutExpired:
+            self._drawing.kill()
+            _, said = self._drawing.communicate()
+        if self._drawing.returncode != 0 and not self._stopping:
+            reason = said.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1]
+            log.warning("no picture of an alarm", document=str(document), reason=reason)
+        self._drawing = None
+
+    def _tidy(self, now: datetime) -> None:
+        gone = tidy(self._folder, max_bytes=self._max_bytes, max_days=self._max_days, now=now)
+        if gone:
+            log.info("old evidence removed", events=gone)
+
+    def _trouble(self, reason: str, item: Job | datetime) -> None:
+        """Count it, once an event; say it once until something is kept again."""
+        if isinstance(item, Job) and item.after is not None:
+            self.failed += 1
+        if not self._in_trouble:
+            self._in_trouble = True
+            log.error("evidence is not kept", reason=reason, folder=str(self._folder))

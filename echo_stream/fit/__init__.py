@@ -1,0 +1,1 @@
+"""Fitting learns a bank of normal sound and reports what it promises."""

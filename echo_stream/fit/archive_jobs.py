@@ -1,0 +1,281 @@
+"""The work of an archive: part by part on all cores, with progress, resumable, few parts in memory at a time.
+
+`encode_parts` runs in the caller's thread, its workers are processes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import asdict, astuple, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+import echo_stream
+from echo_stream.alarm.sensor import SensorFigures
+from echo_stream.core.errors import EncoderError
+from echo_stream.core.types import Features, Window
+from echo_stream.encode.encoder import Encoder
+from echo_stream.fit.archive import Part, Tensors, keep, kept, place, source_of, too_short
+from echo_stream.fit.recorded import COLUMN_S, Seen, look_at
+from echo_stream.pipeline.loop import features_of, windows_of
+from echo_stream.pipeline.station import figures_of
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A part that was heard."""
+
+    windows: list[tuple[float, Features]]
+    """Start in seconds of each, and its features."""
+    figures: list[SensorFigures]
+    """Of each window, where details were asked for."""
+    seen: list[Seen]
+    """The same."""
+
+    @classmethod
+    def of(cls, tensors: Tensors) -> Self:
+        """Of what `encode` gave: views of it."""
+        rows = zip(tensors["window"], tensors["segments"], tensors["level_dbfs"].tolist(), strict=True)
+        features = [
+            Features(window, segments, tensors["bands_hz"], level) for window, segments, level in rows
+        ]
+        windows = list(zip(tensors["start_s"].tolist(), features, strict=True))
+        if "figures" not in tensors:
+            return cls(windows, [], [])
+        figures = [
+            SensorFigures(level, clipped, bool(dead), bool(stuck), hum, rumble)
+            for level, clipped, dead, stuck, hum, rumble in tensors["figures"].tolist()
+        ]
+        seen = [
+            Seen(start_s, end_s, columns, mean)
+            for (start_s, end_s), columns, mean in zip(
+                tensors["seen_s"].tolist(), tensors["seen_columns"], tensors["seen_mean"], strict=True
+            )
+        ]
+        return cls(windows, figures, seen)
+
+
+def encode(part: Part, encoder: Encoder, heard: Callable[[float], None]) -> Tensors:
+    """All windows of a part.
+
+    Args:
+        part: which.
+        encoder: makes the features.
+        heard: told of each piece of sound that is done, in seconds; may raise, to end the work.
+
+    Raises:
+        SourceError: the recording cannot be read, or is shorter than a window.
+        EncoderError: a window cannot be encoded.
+    """
+    figures: list[SensorFigures] = []
+    seen: list[Seen] = []
+    look_s = min(max(part.hop_s, COLUMN_S), part.window_s)
+
+    def cut() -> Iterator[Window]:
+        with closing(source_of(part)) as source:
+            windows = windows_of(source, window_s=part.window_s, hop_s=part.hop_s)
+            for window in windows if part.last else islice(windows, part.windows):
+                heard(part.hop_s)
+                if part.details:
+                    figures.append(figures_of(window))
+                    look_at(window, seen, look_s)
+                yield window
+
+    found = [(w.start / w.sample_rate_hz, features) for w, features in features_of(encoder, cut())]
+    if not found:  # the header promised more than there is
+        raise too_short(part.path, part.window_s)
+    tensors = {
+        "start_s": np.array([start_s for start_s, _ in found]),
+        "level_dbfs": np.array([features.level_dbfs for _, features in found]),
+        "window": np.stack([features.window for _, features in found]),
+        "segments": np.stack([features.segments for _, features in found]),
+        "bands_hz": found[0][1].bands_hz,
+    }
+    if part.details:
+        tensors["figures"] = np.array([astuple(each) for each in figures], np.float64)
+        tensors["seen_s"] = np.array([(each.start_s, each.end_s) for each in seen])
+        tensors["seen_columns"] = np.stack([each.columns_db for each in seen])
+        tensors["seen_mean"] = np.stack([each.mean_db for each in seen])
+    # safetensors writes memory as it lies, and numpy stacks in the order of what it is given.
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+
+
+# The work of an archive: part by part on all cores, with progress, resumable, few parts in memory at a time.
+#
+# `encode_parts` runs in the caller's thread, its workers are processes.
+
+ALONE_S = 600.0
+"""So little sound is done before other processes have started."""
+OWN_THREADS = ("echo",)
+"""Kinds of encoder that use all cores by themselves."""
+_POLL_S = 0.2
+
+Say = Callable[[float, float, str], None]
+"""How far it is: seconds of sound done and in all, and in words."""
+Tell = Callable[[float], None]
+"""How many seconds of sound are done."""
+
+
+def encode_parts(
+    parts: Sequence[Part],
+    encoder: Encoder,
+    *,
+    say: Say = lambda *_: None,
+    resume: Path | None = None,
+    workers: int | None = None,
+) -> Generator[Encoded]:
+    """Features of parts, in their order; only few of them are in memory at a time.
+
+    Args:
+        parts: what to encode.
+        encoder: for all of them; sent to the workers, unless it uses all cores by itself.
+        say: told how far it is.
+        resume: folder that keeps finished parts, and has those of an interrupted run.
+        workers: processes; None: one a core where that is worth it.
+
+    Raises:
+        SourceError: a recording cannot be read, or `resume` cannot be written.
+        EncoderError: a window cannot be encoded, or a worker was ended from outside.
+    """
+    total_s, path_parts = sum(part.seconds for part in parts), Counter(part.path for part in parts)
+    files = len(path_parts)
+
+    def tell(done_s: float) -> None:
+        whole = files - sum(count > 0 for count in path_parts.values())
+        at = f"{whole} of {files} recordings, {done_s / 3600:.1f} of {total_s / 3600:.1f} h"
+        say(min(done_s, total_s), total_s, at)
+
+    if workers is None:
+        alone = encoder.identity.kind in OWN_THREADS or total_s < ALONE_S
+        workers = 1 if alone else min(len(os.sched_getaffinity(0)), len(parts))
+    if workers == 1:
+        computed = _alone(parts, encoder, resume, tell)
+    else:
+        computed = _in_workers(parts, encoder, resume, workers, tell)
+    for part, tensors in zip(parts, computed, strict=True):
+        path_parts[part.path] -= 1
+        yield Encoded.of(tensors)
+
+
+def _alone(parts: Sequence[Part], encoder: Encoder, resume: Path | None, tell: Tell) -> Iterator[Tensors]:
+    done_s = 0.0
+
+    def heard(seconds: float) -> None:
+        nonlocal done_s
+        done_s += seconds
+        tell(done_s)
+
+    for part in parts:
+        yield _Desk(encoder, resume, heard).part(part)
+
+
+def _in_workers(
+    parts: Sequence[Part], encoder: Encoder, resume: Path | None, workers: int, tell: Tell
+) -> Iterator[Tensors]:
+    # Spawned, not forked: a fork copies locks that another thread holds.
+    processes = multiprocessing.get_context("spawn")
+    done_s, stop = processes.Value("d", 0.0), processes.Event()
+    todo = iter(parts)
+    with ProcessPoolExecutor(workers, processes, _begin, (encoder, resume, done_s, stop)) as pool:
+        try:
+            waiting = deque(pool.submit(_work, part) for part in islice(todo, 2 * workers))
+            while waiting:
+                yield _result(waiting.popleft(), lambda: tell(done_s.value))
+                waiting.extend(pool.submit(_work, part) for part in islice(todo, 1))
+        finally:  # an error, Ctrl-C, or a caller who wants no more
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _result(future: Future[Tensors], tell: Callable[[], None]) -> Tensors:
+    while not wait([future], timeout=_POLL_S).done:
+        tell()
+    tell()
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise EncoderError(
+            "a process that encodes was ended from outside",
+            "Too little memory? Run it again; with --resume FOLDER it goes on where it was.",
+        ) from error
+
+
+class _Stopped(Exception):
+    """Nobody wants the rest."""
+
+
+_desk: _Desk
+
+
+def _begin(encoder: Encoder, resume: Path | None, done_s: Any, stop: Any) -> None:
+    """What a worker does first."""
+    global _desk  # noqa: PLW0603 - a pool hands a worker's state to its work in no other way
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of us: the caller says what comes of it
+    threading.Thread(target=_end_with_caller, daemon=True).start()
+
+    def heard(seconds: float) -> None:
+        if stop.is_set():
+            raise _Stopped
+        with done_s.get_lock():
+            done_s.value += seconds
+
+    _desk = _Desk(encoder, resume, heard)
+
+
+def _end_with_caller() -> None:
+    """A caller who is killed cannot tell his workers: they would wait for him for ever."""
+    caller = multiprocessing.parent_process()
+    if caller is not None:
+        caller.join()
+        os._exit(1)
+
+
+def _work(part: Part) -> Tensors:
+    return _desk.part(part)
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """Where a process does its work, part by part."""
+
+    encoder: Encoder
+    resume: Path | None
+    heard: Tell
+    """Told of each piece of sound that is done; may raise, to end the work."""
+
+    def part(self, part: Part) -> Tensors:
+        """What was kept of it, or what is computed now."""
+        path = None if self.resume is None else place(self.resume, self._about(part))
+        known = None if path is None else kept(path)
+        if known is not None:
+            self.heard(part.seconds)
+            return known
+        tensors = encode(part, self.encoder, self.heard)
+        if path is not None:
+            keep(path, tensors)
+        return tensors
+
+    def _about(self, part: Part) -> dict[str, Any]:
+        """All that its features depend on."""
+        file = part.path.stat()
+        choice = getattr(self.encoder, "choice", None)  # ECHO's precision: a resumed run is exactly the same
+        return {
+            **asdict(part),
+            "path": str(part.path.resolve()),
+            "bytes": file.st_size,
+            "modified_ns": file.st_mtime_ns,
+            "encoder": asdict(self.encoder.identity),
+            "computed_by": None if choice is None else [choice.runtime, choice.precision],
+            "version": echo_stream.__version__,
+        }

@@ -1,0 +1,266 @@
+"""fit-normal and `bank extend`: which sound is learnt, beside what else, and which bank comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echo_stream.alarm.calibration import Calibration, TripLevel
+from echo_stream.alarm.condition import hops_in, rises
+from echo_stream.config.schema import Config, Machine
+from echo_stream.core.errors import BankError, BankMismatch
+from echo_stream.detect.bank import NormalBank
+from echo_stream.detect.scorer import Scorer
+from echo_stream.encode.encoder import Encoder
+from echo_stream.fit.checks import Check, Verdict
+from echo_stream.fit.learn import Learnt, learn, now, person
+from echo_stream.fit.listen import Say, hear_recordings, hear_source
+from echo_stream.fit.recorded import Heard, in_runs
+from echo_stream.fit.report import write_report
+from echo_stream.fit.session import Enrolment, Session, from_provenance
+from echo_stream.fit.summary import Change, Fitted
+from echo_stream.fit.versions import BankVersions
+from echo_stream.pipeline.factory import encoder_of, trip_levels
+
+FRESH = "begin anew with --fresh, and enrol every operating state"
+
+
+class Hear(Protocol):
+    """Where the sound comes from: recordings, or the machine's own source."""
+
+    def __call__(self, *, encoder: Encoder, condition: str, others: Sequence[Session], say: Say) -> Heard:
+        """Hear it; `others` is what the bank was learnt from so far."""
+        ...
+
+
+def recordings(config: Config, machine: Machine, paths: Sequence[Path]) -> Hear:
+    """Files and folders of normal sound."""
+    return partial(hear_recordings, config, machine, paths)
+
+
+def own_source(config: Config, machine: Machine, minutes: float) -> Hear:
+    """So many minutes of the machine's own source."""
+    return partial(hear_source, config, machine, minutes)
+
+
+def fit_from_recordings(
+    config: Config, machine: Machine, paths: Sequence[Path], *, condition: str, accept: bool, say: Say
+) -> Fitted:
+    """`fit` on files and folders of normal sound."""
+    return fit(
+        config, machine, recordings(config, machine, paths), condition=condition, accept=accept, say=say
+    )
+
+
+def fit(
+    config: Config,
+    machine: Machine,
+    hear: Hear,
+    *,
+    condition: str,
+    accept: bool,
+    say: Say,
+    trimmed: bool = True,
+    fresh: bool = False,
+) -> Fitted:
+    """Learn the normal sound of one operating state, as a new version of the bank.
+
+    Other operating states of the accepted bank are taken over; the same one is replaced.
+
+    Args:
+        config: The configuration.
+        machine: Whose bank.
+        hear: Where the sound comes from.
+        condition: The operating state that is heard.
+        accept: Use the new version at once.
+        say: Progress.
+        trimmed: Leave out short sounds that do not belong.
+        fresh: Take nothing over.
+
+    Raises:
+        SourceError: no sound, or none that is fit to be learnt: the message says why, the hint what to do.
+        BankError: there is too little of it, or what was learnt before cannot be read.
+        BankMismatch: what was learnt before was encoded in another way.
+    """
+    encoder = encoder_of(config)
+    kept, notes = ([], []) if fresh else _other_conditions(config, machine, encoder, condition)
+    heard = hear(encoder=encoder, condition=condition, others=[e.session for e in kept], say=say)
+    learnt = learn(config, machine, encoder, heard, kept, condition=condition, trimmed=trimmed)
+    return _save(machine, learnt, checks=[*notes, *learnt.checks], accept=accept, say=say)
+
+
+def extend(
+    config: Config,
+    machine: Machine,
+    hear: Hear,
+    *,
+    condition: str | None,
+    accept: bool,
+    say: Say,
+    trimmed: bool = True,
+) -> Fitted:
+    """Add more normal sound of an operating state that the bank knows, as a new version.
+
+    Args:
+        config: The configuration.
+        machine: Whose bank.
+        hear: Where the sound comes from.
+        condition: Which operating state; None where the bank has one only.
+        accept: Use the new version at once; otherwise it is a proposal.
+        say: Progress.
+        trimmed: Leave out short sounds that do not belong.
+
+    Raises:
+        SourceError: no sound, or none that is fit to be learnt.
+        BankError: there is no bank, it has no such state, or what was learnt before cannot be read.
+        BankMismatch: what was learnt before was encoded in another way.
+    """
+    encoder = encoder_of(config)
+    versions = BankVersions(machine.bank)
+    base_id = versions.accepted
+    if base_id is None:
+        raise BankError(
+            f"machine {machine.id}: there is no bank {machine.bank} to extend",
+            f"let it learn what is normal first: echo-stream fit-normal --machine {machine.id}",
+        )
+    bank = NormalBank.load(machine.bank)
+    _require(config, bank, encoder)
+    state = _state_to_extend(bank, condition)
+    kept = _enrolments(versions, bank, set(bank.conditions))
+    heard = hear(encoder=encoder, condition=state, others=[e.session for e in kept], say=say)
+    _refuse_again(heard, kept, state)
+    learnt = learn(config, machine, encoder, heard, kept, condition=state, trimmed=trimmed)
+    change = _change(config, machine, bank, base_id, learnt)
+    return _save(machine, learnt, checks=learnt.checks, accept=accept, say=say, change=change)
+
+
+def _save(
+    machine: Machine,
+    learnt: Learnt,
+    *,
+    checks: Sequence[Check],
+    accept: bool,
+    say: Say,
+    change: Change | None = None,
+) -> Fitted:
+    """The bank and its report, as a new version."""
+    versions = BankVersions(machine.bank)
+    say(1, 1, "saving")
+    bank_id = versions.add(learnt.bank, learnt.enrolment)
+    fitted = Fitted(
+        machine=machine.id,
+        title=machine.title,
+        bank_id=bank_id,
+        path=machine.bank,
+        report=versions.report_of(bank_id),
+        accepted=accept,
+        windows=learnt.windows,
+        minutes=learnt.enrolment.session.minutes + sum(each.session.minutes for each in learnt.kept),
+        conditions=learnt.bank.conditions,
+        levels=learnt.levels,
+        checks=checks,
+        session=learnt.enrolment.session,
+        kept_sessions=[each.session for each in learnt.kept],
+        change=change,
+    )
+    say(1, 1, "writing the report")
+    write_report(fitted, learnt, machine.alarm)
+    if accept:
+        versions.accept(bank_id, at=now(), by=person())
+    return fitted
+
+
+def _other_conditions(
+    config: Config, machine: Machine, encoder: Encoder, condition: str
+) -> tuple[list[Enrolment], list[Check]]:
+    """What the accepted bank knows of other operating states, and what has to be said about it."""
+    versions = BankVersions(machine.bank)
+    if versions.accepted is None:
+        return [], []
+    try:
+        bank = NormalBank.load(machine.bank)
+    except BankError as error:  # fitting again is how one gets rid of it
+        finding = f"the bank that was in use cannot be read, nothing was taken over: {error.message}"
+        return [], [Check("Bank before", Verdict.FAIR, finding, "enrol its other operating states again")]
+    others = set(bank.conditions) - {condition}
+    if not others:
+        return [], []
+    _require(config, bank, encoder)
+    return _enrolments(versions, bank, others), []
+
+
+def _require(config: Config, bank: NormalBank, encoder: Encoder) -> None:
+    cut = config.encoder
+    try:
+        bank.require(encoder.identity, bank.sample_rate_hz, cut.window_s, cut.hop_s)
+    except BankMismatch as error:
+        raise BankMismatch(f"nothing can be added: {error.message}", FRESH) from None
+
+
+def _enrolments(versions: BankVersions, bank: NormalBank, conditions: set[str]) -> list[Enrolment]:
+    """What the bank learnt of these operating states."""
+    sessions = [s for s in from_provenance(bank.provenance) if s.condition in conditions]
+    unknown = conditions - {session.condition for session in sessions}
+    if unknown:
+        raise BankError(
+            f"{versions.path}: nothing can be added, it does not say what it learnt of "
+            f"{', '.join(sorted(unknown))}",
+            FRESH,
+        )
+    return [Enrolment.load(versions.enrolled_of(session.id), session.id) for session in sessions]
+
+
+def _state_to_extend(bank: NormalBank, condition: str | None) -> str:
+    known = ", ".join(bank.conditions)
+    if condition is None and len(bank.conditions) == 1:
+        return bank.conditions[0]
+    if condition is None:
+        raise BankError("which operating state is it?", f"name it with --condition: {known}")
+    if condition not in bank.conditions:
+        raise BankError(
+            f"the bank knows no operating state {condition!r}, only {known}",
+            f"a new one is learnt by fit-normal --condition {condition}",
+        )
+    return condition
+
+
+def _refuse_again(heard: Heard, kept: Sequence[Enrolment], condition: str) -> None:
+    """The same recording twice would be its own neighbour, and make all else look far."""
+    known = {
+        Path(name).resolve()
+        for each in kept
+        if each.session.condition == condition
+        for name in each.session.recordings
+    }
+    again = [
+        s.name for s in heard.stretches if heard.source == "recordings" and Path(s.name).resolve() in known
+    ]
+    if again:
+        raise BankError(f"{again[0]}: is in the bank already", "name only recordings that are new")
+
+
+def _change(config: Config, machine: Machine, bank: NormalBank, base_id: str, learnt: Learnt) -> Change:
+    """How strange the new sound was to the old bank."""
+    levels = trip_levels(machine, Calibration.from_json(bank.calibration))
+    enrolled, hop_s = learnt.enrolment.enrolled, config.encoder.hop_s
+    values = np.array([score.value for score in Scorer(bank).score([item.features for item in enrolled])])
+    new = in_runs(enrolled, values, hop_s)
+    off_hops = hops_in(machine.alarm.off_delay_s, hop_s)
+
+    def raised(run: NDArray[np.float64], trip: TripLevel) -> int:
+        on_hops = trip.on_delay_hops
+        return int(rises(run, trip=trip.level, clear=trip.clear, on_hops=on_hops, off_hops=off_hops).sum())
+
+    return Change(
+        base_id=base_id,
+        levels=levels,
+        median_score=float(np.median(values)),
+        highest_score=float(values.max()),
+        share_over={level: float(np.mean(values > trip.level)) for level, trip in levels.items()},
+        raised={level: sum(raised(run, trip) for run in new) for level, trip in levels.items()},
+    )

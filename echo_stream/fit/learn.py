@@ -1,0 +1,253 @@
+"""From what was heard to a bank: checks, trimming, fit, trip levels; for fit-normal and `bank extend`."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+import echo_stream
+from echo_stream.alarm.calibration import Calibration, TripLevel
+from echo_stream.alarm.sensor import SensorLimits
+from echo_stream.config.schema import Config, Machine
+from echo_stream.core.types import AlarmLevel, Enrolled
+from echo_stream.detect.bank import NormalBank
+from echo_stream.detect.scorer import Scorer
+from echo_stream.encode.encoder import Encoder
+from echo_stream.fit.checks import OFF, Check, check_devices, check_enrolment, check_levels, refuse_bad
+from echo_stream.fit.recorded import Heard, held_out_places, minutes_of
+from echo_stream.fit.session import PROVENANCE, Enrolment, LeftOut, Session, to_provenance
+from echo_stream.fit.trimming import Outlier, Trimming, keep_all, trim
+from echo_stream.pipeline.factory import trip_levels
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """A fitted bank, and all that there is to say about how it came about."""
+
+    bank: NormalBank
+    calibration: Calibration
+    levels: Mapping[AlarmLevel, TripLevel]
+    checks: Sequence[Check]
+    heard: Heard
+    trimming: Trimming
+    enrolment: Enrolment
+    """What was newly learnt."""
+    kept: Sequence[Enrolment]
+    """What was taken over."""
+    windows: int
+    """Learnt in all, taken over ones too."""
+    scores: Float64
+    """(windows heard,) of each window as a stranger would score: held out, or left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """A bank on what was kept of what was heard, and on what was taken over."""
+
+    bank: NormalBank
+    everything: Sequence[Enrolled]
+    """What was kept first, then what was taken over."""
+    places: Sequence[NDArray[np.intp]]
+    """Which of them each held-out score belongs to."""
+    calibration: Calibration
+    levels: Mapping[AlarmLevel, TripLevel]
+
+
+def learn(
+    config: Config,
+    machine: Machine,
+    encoder: Encoder,
+    heard: Heard,
+    kept: Sequence[Enrolment],
+    *,
+    condition: str,
+    trimmed: bool,
+) -> Learnt:
+    """Fit a bank on what was heard, and on what was taken over.
+
+    Raises:
+        SourceError: what was heard is not fit to be learnt.
+        BankError: there is too little of it.
+    """
+    window_s, hop_s = config.encoder.window_s, config.encoder.hop_s
+    enrolled = heard.enrolled
+    signals = [signal for stretch in heard.stretches for signal in stretch.signals]
+
+    def checked(trimming: Trimming) -> list[Check]:
+        return check_enrolment(signals, trimming, condition=condition, window_s=window_s, hop_s=hop_s)
+
+    trimming = trim(enrolled, window_s=window_s, hop_s=hop_s) if trimmed else keep_all(enrolled)
+    refuse_bad(heard.device, checked(trimming))
+    fit = _fit(config, machine, encoder=encoder, heard=heard, kept=kept, trimming=trimming)
+    innocent = _innocent(fit, enrolled, trimming)
+    if innocent:
+        trimming = trimming.put_back(innocent)
+        fit = _fit(config, machine, encoder=encoder, heard=heard, kept=kept, trimming=trimming)
+    scores, left_out = _scores(fit, enrolled, trimming)
+    mine = [enrolled[i] for i in trimming.kept]
+    limits = heard.sensor_limits(trimming.kept.tolist())
+    session = _session(heard, mine, condition, left_out, minutes=minutes_of(mine, window_s))
+    checks = [
+        *heard.notes,
+        *checked(trimming),
+        *check_devices(heard, kept),
+        *check_levels(fit.levels[AlarmLevel.ALARM]),
+    ]
+    return Learnt(
+        bank=_completed(fit, limits, kept),
+        calibration=fit.calibration,
+        levels=fit.levels,
+        checks=checks,
+        heard=heard,
+        trimming=trimming,
+        enrolment=Enrolment(
+            session, mine, {"sensor": limits.to_json(), "spectrum": heard.spectrum.to_json()}
+        ),
+        kept=kept,
+        windows=len(fit.everything),
+        scores=scores,
+    )
+
+
+def _fit(
+    config: Config,
+    machine: Machine,
+    *,
+    encoder: Encoder,
+    heard: Heard,
+    kept: Sequence[Enrolment],
+    trimming: Trimming,
+) -> _Fit:
+    enrolled, window_s, hop_s = heard.enrolled, config.encoder.window_s, config.encoder.hop_s
+    everything = [
+        *(enrolled[i] for i in trimming.kept),
+        *(item for each in kept for item in each.enrolled),
+    ]
+    bank = NormalBank.fit(
+        everything,
+        encoder=encoder.identity,
+        sample_rate_hz=heard.sample_rate_hz,
+        window_s=window_s,
+        hop_s=hop_s,
+        provenance={"machine": machine.id, "by": person(), "on": platform.node()},
+    )
+    places = held_out_places(everything, window_s=window_s, hop_s=hop_s)
+    calibration = _calibrate(bank, everything, places)
+    return _Fit(bank, everything, places, calibration, trip_levels(machine, calibration))
+
+
+def _innocent(fit: _Fit, enrolled: Sequence[Enrolled], trimming: Trimming) -> list[Outlier]:
+    """What was left out and yet would not even raise a warning: it belongs to the machine."""
+    scorer, warning = Scorer(fit.bank), fit.levels[AlarmLevel.WARNING].level
+    return [
+        stretch
+        for stretch in trimming.trimmed
+        if max(s.value for s in scorer.score([enrolled[i].features for i in stretch.members])) <= warning
+    ]
+
+
+def _completed(fit: _Fit, limits: SensorLimits, kept: Sequence[Enrolment]) -> NormalBank:
+    """The bank with its calibration, and with the sessions that were taken over in its provenance."""
+    all_limits = [limits, *(SensorLimits.from_json(each.figures["sensor"]) for each in kept)]
+    saved = {**fit.calibration.to_json(), "sensor": _widest(all_limits).to_json()}
+    sessions = to_provenance([each.session for each in kept])
+    provenance = {**fit.bank.provenance, PROVENANCE: sessions}
+    return replace(fit.bank.with_calibration(saved), provenance=provenance)
+
+
+def person() -> str:
+    """Who runs this: behind sudo, the one who called it."""
+    if name := os.environ.get("SUDO_USER"):
+        return name
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in containers
+        return str(os.getuid())
+
+
+def now() -> str:
+    """UTC, as the histories have it."""
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _calibrate(
+    bank: NormalBank, enrolled: Sequence[Enrolled], places: Sequence[NDArray[np.intp]]
+) -> Calibration:
+    """Trip levels rest on the states in which there can be an alarm: not on a machine that is off."""
+    runs = [
+        run
+        for run, members in zip(bank.held_out, places, strict=True)
+        if enrolled[members[0]].condition != OFF
+    ]
+    calibration = Calibration.fit(runs or bank.held_out, bank.hop_s)
+    return Calibration.from_json(calibration.to_json())  # rounded: what is told is what the daemon will use
+
+
+def _widest(limits: Sequence[SensorLimits]) -> SensorLimits:
+    return SensorLimits(
+        min(each.quietest_dbfs for each in limits),
+        max(each.loudest_dbfs for each in limits),
+        max(each.most_hum for each in limits),
+        max(each.most_rumble for each in limits),
+    )
+
+
+def _scores(
+    fit: _Fit, enrolled: Sequence[Enrolled], trimming: Trimming
+) -> tuple[Float64, tuple[LeftOut, ...]]:
+    """Scores of all windows that were heard, and the disturbances among them."""
+    scores = np.empty(len(enrolled))
+    for run, members in zip(fit.bank.held_out, fit.places, strict=True):
+        mine = members < len(trimming.kept)  # what was taken over comes after what was heard
+        scores[trimming.kept[members[mine]]] = run[mine]
+    scorer = Scorer(fit.bank)
+    left_out = []
+    for stretch in trimming.trimmed:
+        found = scorer.score([enrolled[i].features for i in stretch.members])
+        scores[stretch.members] = [score.value for score in found]
+        worst_score = max(found, key=lambda score: score.value)
+        band = max(worst_score.bands, key=lambda band: band.contribution)
+        left_out.append(
+            LeftOut(
+                recording=stretch.recording,
+                start_s=stretch.start_s,
+                end_s=stretch.end_s,
+                score=worst_score.value,
+                level_dbfs=max(enrolled[i].features.level_dbfs for i in stretch.members),
+                band_hz=(band.low_hz, band.high_hz),
+            )
+        )
+    return scores, tuple(left_out)
+
+
+def _session(
+    heard: Heard,
+    learnt: Sequence[Enrolled],
+    condition: str,
+    left_out: tuple[LeftOut, ...],
+    *,
+    minutes: float,
+) -> Session:
+    return Session(
+        condition=condition,
+        source=heard.source,
+        device=heard.device,
+        sample_rate_hz=heard.sample_rate_hz,
+        heard_at=f"{heard.heard_at:%Y-%m-%dT%H:%M:%SZ}",
+        windows=len(learnt),
+        minutes=minutes,
+        recordings=tuple(stretch.name for stretch in heard.stretches),
+        left_out=left_out,
+        by=person(),
+        on=platform.node(),
+        software_version=echo_stream.__version__,
+    )

@@ -1,0 +1,152 @@
+"""What was heard, window by window: features, what the sensor delivered, and what a picture shows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echo_stream.alarm.sensor import CLIPPED_SHARE, SensorFigures, SensorLimits
+from echo_stream.core.types import Enrolled, Float32, Window
+from echo_stream.detect.folds import folds_of, runs_of
+from echo_stream.evidence.spectrum import Float64, NormalSpectrum, band_levels_over_time_db
+from echo_stream.fit.checks import Check, Signal
+
+COLUMN_S = 0.25
+"""Of the picture of what was heard; the loudest frame of 128 ms counts, so that a knock stays visible."""
+FRAME_HOP_S = 0.064
+_METER_LOWEST_DBFS, _METER_CELLS = -80.0, 12
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The start of a window as a picture shows it."""
+
+    start_s: float
+    end_s: float
+    columns_db: Float32
+    """(columns, bands) equally wide; the level of the loudest frame in each."""
+    mean_db: Float64
+    """(bands,) mean level."""
+
+
+@dataclass(slots=True)
+class Stretch:
+    """One recording, or one stretch of listening, as it was heard."""
+
+    name: str
+    enrolled: list[Enrolled] = field(default_factory=list)
+    figures: list[SensorFigures] = field(default_factory=list)
+    """Of each window."""
+    seen: list[Seen] = field(default_factory=list)
+    """For pictures; one after the other, without overlap."""
+    resumed: list[int] = field(default_factory=list)
+    """Places of windows before which sound was passed over on purpose: not lost, and not looked at."""
+
+    @property
+    def signals(self) -> list[Signal]:
+        """What the sensor delivered, in pieces between which sound was passed over."""
+        figures = [(figure.level_dbfs, figure.clipped_share) for figure in self.figures]
+        level_dbfs, clipped_share = np.array(figures, np.float64).reshape(-1, 2).T
+        columns = np.array([item.start_s for item in self.enrolled]), level_dbfs, clipped_share
+        pieces = zip(*(np.split(column, self.resumed) for column in columns), strict=True)
+        return [Signal(self.name, *piece) for piece in pieces]
+
+    @property
+    def seen_runs(self) -> list[list[Seen]]:
+        """What was seen, cut where sound is missing."""
+        later = enumerate(pairwise(self.seen), start=1)
+        cuts = [i for i, (before, after) in later if after.start_s > before.end_s + COLUMN_S]
+        return [self.seen[first:end] for first, end in pairwise([0, *cuts, len(self.seen)])]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Normal sound of one operating state."""
+
+    source: str
+    device: str
+    sample_rate_hz: int
+    heard_at: datetime
+    stretches: tuple[Stretch, ...]
+    notes: tuple[Check, ...] = ()
+    """What there is to say about how it was heard."""
+
+    @property
+    def enrolled(self) -> list[Enrolled]:
+        """All windows, stretch by stretch."""
+        return [item for stretch in self.stretches for item in stretch.enrolled]
+
+    @property
+    def spectrum(self) -> NormalSpectrum:
+        """What was usual in each narrow band, for pictures."""
+        means_db = [seen.mean_db for stretch in self.stretches for seen in stretch.seen]
+        return NormalSpectrum.fit(self.sample_rate_hz, means_db)
+
+    def sensor_limits(self, kept: Sequence[int]) -> SensorLimits:
+        """What the sensor does when all is well, from the windows that were learnt."""
+        figures = [figure for stretch in self.stretches for figure in stretch.figures]
+        mine = [figures[i] for i in kept]
+        return SensorLimits.fit(
+            [f.level_dbfs for f in mine], [f.hum_share for f in mine], [f.rumble_share for f in mine]
+        )
+
+
+def look_at(window: Window, seen: list[Seen], length_s: float) -> None:
+    """Add what was not seen before of a window, in pieces of `length_s`."""
+    rate, length = window.sample_rate_hz, round(length_s * window.sample_rate_hz)
+    begin = max(window.start, round(seen[-1].end_s * rate)) if seen else window.start
+    for start in range(begin, window.end - length + 1, length):
+        samples = window.samples[start - window.start :][:length]
+        frames_db = band_levels_over_time_db(samples, rate, FRAME_HOP_S)
+        columns = min(len(frames_db), max(1, round(length_s / COLUMN_S)))
+        loudest_db = [part.max(axis=0) for part in np.array_split(frames_db, columns)]
+        mean_db = 10 * np.log10((10 ** (frames_db / 10)).mean(axis=0))
+        end_s = (start + length) / rate
+        seen.append(Seen(start / rate, end_s, np.stack(loudest_db).astype(np.float32), mean_db))
+
+
+def level_meter(figures: SensorFigures) -> str:
+    """A live level for a terminal: a bar, the figure, and a word where it is clipped."""
+    height = (figures.level_dbfs - _METER_LOWEST_DBFS) / -_METER_LOWEST_DBFS
+    cells = round(min(max(height, 0.0), 1.0) * _METER_CELLS)
+    clipped = " CLIPPED" if figures.clipped_share > CLIPPED_SHARE / 1000 else ""
+    return f"{'█' * cells}{'░' * (_METER_CELLS - cells)} {figures.level_dbfs:4.0f} dBFS{clipped}"
+
+
+# How windows lie in time: where a held-out score belongs, what follows what, how much sound it is.
+
+
+def minutes_of(enrolled: Sequence[Enrolled], window_s: float) -> float:
+    """How much sound windows hold, recording by recording in time order; what overlaps counts once."""
+    seconds = 0.0
+    before: Enrolled | None = None
+    for item in enrolled:
+        follows = before is not None and before.recording == item.recording
+        seconds += min(window_s, item.start_s - before.start_s) if before and follows else window_s
+        before = item
+    return seconds / 60
+
+
+def held_out_places(enrolled: Sequence[Enrolled], *, window_s: float, hop_s: float) -> list[NDArray[np.intp]]:
+    """Which of the enrolled windows each score of each run of `NormalBank.held_out` belongs to."""
+    places = []
+    for condition in sorted({item.condition for item in enrolled}):
+        members = np.array([i for i, item in enumerate(enrolled) if item.condition == condition], np.intp)
+        items = [enrolled[i] for i in members]
+        for fold in folds_of(items, window_s=window_s, hop_s=hop_s):
+            places += [members[run] for run in runs_of(items, fold, hop_s=hop_s)]
+    return places
+
+
+def in_runs(enrolled: Sequence[Enrolled], values: Float64, hop_s: float) -> list[Float64]:
+    """Values of windows, cut wherever the next window does not follow at hop spacing."""
+    follows = [
+        after.recording == before.recording and after.start_s - before.start_s < 1.5 * hop_s
+        for before, after in pairwise(enrolled)
+    ]
+    return np.split(values, np.flatnonzero(~np.array(follows, dtype=bool)) + 1)

@@ -1,0 +1,303 @@
+"""What fit-normal's report says in words, for somebody who never saw statistics. Texts with tags are HTML."""
+
+from __future__ import annotations
+
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from echo_stream.alarm.calibration import GOOD_ENOUGH
+from echo_stream.config.schema import AlarmSettings
+from echo_stream.core.text import clock, in_words
+from echo_stream.core.types import AlarmLevel
+from echo_stream.detect import bank_file as bankfile
+from echo_stream.detect.bank import NormalBank
+from echo_stream.evidence.spectrum import NormalSpectrum
+from echo_stream.fit.checks import Check, Verdict
+from echo_stream.fit.learn import Learnt
+from echo_stream.fit.report_charts import MOST_BORDERS, as_data, bands_figure, heard_figure, scores_figure
+from echo_stream.fit.session import Session
+from echo_stream.fit.summary import Fitted, change_in_words, hertz, names, number
+
+LISTENABLE_H = 100.0
+"""Nobody listens for longer to make a promise better."""
+
+
+def remarks(fitted: Fitted) -> list[Check]:
+    """What a person should look at; the promise has a place of its own."""
+    return [c for c in fitted.checks if c.verdict != Verdict.GOOD and c.name != "Promise"]
+
+
+def verdict(fitted: Fitted) -> str:
+    """The whole report in one line."""
+    if not fitted.accepted:
+        return f"A proposal for {fitted.title}: nothing has changed yet"
+    if remarks(fitted):
+        return f"{fitted.title} can be watched now; there is something to look at"
+    return f"{fitted.title} can be watched now"
+
+
+def verdict_in_words(fitted: Fitted) -> str:
+    """What follows for the reader (HTML)."""
+    states = ""
+    if len(fitted.conditions) > 1:
+        states = f", of the operating states {escape(', '.join(fitted.conditions))}"
+    told = f"{in_words(fitted.minutes * 60)} of normal sound{states}{',' if states else ''} "
+    if fitted.accepted:
+        told += "are learnt. From now on echo-stream says so when the machine no longer sounds like that."
+    else:
+        command = _code(f"bank accept --machine {fitted.machine} {fitted.bank_id}")
+        told += f"would be normal from then on. To use it: {command}."
+    if found := remarks(fitted):
+        told += f" To look at: <b>{escape('; '.join(check.finding for check in found))}</b>."
+    return told
+
+
+def cards(fitted: Fitted) -> list[tuple[str, str, str]]:
+    """Heading, figure and explanation (HTML) of each."""
+    return [
+        ("False alarms to expect", *_false_alarms(fitted)),
+        ("Would more listening help?", *_more(fitted)),
+        ("Left out", *_left_out(fitted)),
+        ("Learnt from", *_learnt_from(fitted)),
+    ]
+
+
+def _false_alarms(fitted: Fitted) -> tuple[str, str]:
+    alarm = fitted.levels[AlarmLevel.ALARM]
+    most = number(alarm.upper95_per_month)
+    figure = f"about {number(alarm.expected_per_month)} a month"
+    if fitted.minutes_needed <= 0:
+        return figure, f"It could be more, but 19 times in 20 it is under {most} a month."
+    return figure, (
+        "It could be more. So little sound cannot prove it: all that is sure, 19 times in 20, is that it "
+        f"will be <b>under {most} a month</b>."
+    )
+
+
+def _more(fitted: Fitted) -> tuple[str, str]:
+    if fitted.minutes_needed <= 0:
+        return "no", "The promise is good as it is."
+    if fitted.minutes_needed > 60 * LISTENABLE_H:
+        return "hardly", (
+            "The sound of this machine varies a lot. A longer <code>on_delay_s</code> under "
+            "<code>alarm</code> in the configuration helps more."
+        )
+    most = number(GOOD_ENOUGH * fitted.levels[AlarmLevel.ALARM].asked_per_month)
+    command = f"bank extend --machine {fitted.machine} --minutes {fitted.minutes_needed:.0f}"
+    more = in_words(fitted.minutes_needed * 60)
+    return f"{more} more", f"would prove that it is under {most} a month. At any time: {_code(command)}"
+
+
+def _left_out(fitted: Fitted) -> tuple[str, str]:
+    count = len(fitted.left_out)
+    if count == 0:
+        return "nothing", "No knock, voice or door was noticed."
+    seconds = in_words(sum(each.end_s - each.start_s for each in fitted.left_out))
+    if count == 1:
+        return "1 short sound", (
+            f"{seconds} that sounded like nothing else, such as a knock or a voice. It is marked below: "
+            "please check that it was not the machine."
+        )
+    return f"{count} short sounds", (
+        f"{seconds} that sounded like nothing else, such as knocks or voices. They are marked below: "
+        "please check that they were not the machine."
+    )
+
+
+def _learnt_from(fitted: Fitted) -> tuple[str, str]:
+    session = fitted.session
+    before_s = 60 * sum(each.minutes for each in fitted.kept_sessions)
+    before = f"; and {in_words(before_s)} from before" if before_s else ""
+    return in_words(session.minutes * 60), (
+        f"{escape(session.device)}, operating state <b>{escape(session.condition)}</b>{before}"
+    )
+
+
+def heard(fitted: Fitted) -> str:
+    """Below the picture of what was heard (HTML)."""
+    told = "From top to bottom: the sound, its level, and the score of each window, judged by all the others."
+    if fitted.left_out:
+        told += (
+            " Blue, with a number: left out; crosses are its scores, at the upper edge where they are beyond."
+        )
+    if any(check.name == "Disturbances" for check in remarks(fitted)):
+        told += " Dotted: stands out, but was kept."
+    if 1 < len(fitted.session.recordings) <= MOST_BORDERS:
+        told += " Thin lines part the recordings."
+    return f"{told} One dot above a line is no alarm yet: the score must stay there."
+
+
+def left_out(fitted: Fitted) -> list[list[str]]:
+    """A table of what was left out, its head first."""
+    several = len(fitted.session.recordings) > 1
+    head = ["", "when", *(["recording"] if several else []), "score", "level", "most at"]
+    rows = [
+        [
+            str(i),
+            f"{clock(each.start_s)} to {clock(each.end_s)}",
+            *([each.recording] if several else []),
+            f"{each.score:.1f}",
+            f"{each.level_dbfs:.0f} dBFS",
+            hertz(each.band_hz),
+        ]
+        for i, each in enumerate(fitted.left_out, start=1)
+    ]
+    return [head, *rows]
+
+
+def levels(fitted: Fitted, alarm: AlarmSettings) -> str:
+    """What a score, a warning and an alarm are (HTML)."""
+    trip, warn = fitted.levels[AlarmLevel.ALARM], fitted.levels[AlarmLevel.WARNING]
+    delays_s = alarm.on_delays_s
+    return (
+        "Each window gets a score: about 0 for normal sound, more for unusual sound. An <b>alarm</b> comes "
+        f"when the score stays above <b>{trip.level:.1f}</b> for {in_words(delays_s[AlarmLevel.ALARM])}, a "
+        f"<b>warning</b> when it stays above <b>{warn.level:.1f}</b> for "
+        f"{in_words(delays_s[AlarmLevel.WARNING])}: a knock or a word is over by then. The levels follow "
+        "from how many the configuration accepts: "
+        f"{_count(alarm.false_alarms_per_month, 'false alarm')} a month, "
+        f"{_count(alarm.warnings_per_week, 'false warning')} a week."
+    )
+
+
+def change(fitted: Fitted) -> list[str]:
+    """What accepting an extended bank would change, as sentences."""
+    return [f"{line[0].upper()}{line[1:]}." for line in change_in_words(fitted)]
+
+
+def facts(fitted: Fitted, bank: NormalBank) -> list[tuple[str, str]]:
+    """Name and value of what identifies the bank."""
+    encoder = f"{bank.encoder.kind} version {bank.encoder.version}"
+    if bank.encoder.weights_sha256:
+        encoder += f", weights {bank.encoder.weights_sha256[:12]}"
+    windows = f"{bank.window_s:g} s long, one every {bank.hop_s:g} s, {bank.sample_rate_hz} Hz"
+    sessions = [*fitted.kept_sessions, fitted.session]
+    return [
+        ("Bank", f"{fitted.bank_id}, {fitted.path}"),
+        ("Machine", f"{fitted.title} ({fitted.machine})"),
+        ("Encoder", encoder),
+        ("Windows", windows),
+        ("Software", f"echo-stream {bank.software_version}"),
+        *((f"Learnt: {session.condition}", _session(session)) for session in sessions),
+    ]
+
+
+def _session(session: Session) -> str:
+    heard_of = f"{in_words(session.minutes * 60)}, {session.windows} windows"
+    enrolled = f"enrolled {session.heard_at} by {session.by} on {session.on}"
+    return f"{heard_of}, from {names(session.recordings)}; {enrolled}"
+
+
+def _count(value: float, what: str) -> str:
+    return f"{number(value)} {what}{'' if value == 1 else 's'}"
+
+
+def _code(command: str) -> str:
+    return f"<code>echo-stream {escape(command)}</code>"
+
+
+# fit-normal's report: one HTML file for the person who looks after the machine.
+#
+# The first screen is for somebody who never saw statistics; figures and pictures follow. Nothing is fetched
+# from anywhere: the pictures are inside, so that the file can be mailed, printed and kept with the bank.
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CLASSES = {Verdict.GOOD: "good", Verdict.FAIR: "fair", Verdict.BAD: "bad"}
+
+
+def write_report(fitted: Fitted, learnt: Learnt, alarm: AlarmSettings) -> None:
+    """Write the report of a version beside it, whole or not at all.
+
+    Raises:
+        BankError: the file cannot be written.
+    """
+    bankfile.write(fitted.report, page(fitted, learnt, alarm).encode())
+    fitted.report.chmod(0o444)
+
+
+def page(fitted: Fitted, learnt: Learnt, alarm: AlarmSettings) -> str:
+    """The whole page."""
+    template = Template(files("echo_stream.fit").joinpath("report.html").read_text(encoding="utf-8"))
+    picture = heard_figure(learnt.heard, learnt.trimming, learnt.scores, fitted.levels, learnt.bank.window_s)
+    return template.substitute(
+        title=escape(fitted.title),
+        when=learnt.bank.created[:16].replace("T", " ") + " UTC",
+        bank_id=fitted.bank_id,
+        use="in use" if fitted.accepted else "a proposal, not in use",
+        verdict_class="fair" if remarks(fitted) else "good",
+        verdict=escape(verdict(fitted)),
+        verdict_words=verdict_in_words(fitted),
+        cards="".join(_card(*card) for card in cards(fitted)),
+        checks="".join(map(_check, fitted.checks)),
+        change=_change(fitted),
+        heard_picture=as_data(picture),
+        heard_words=heard(fitted),
+        left_out=_left_out_table(fitted),
+        levels_words=levels(fitted, alarm),
+        scores_picture=as_data(_scores_figure(fitted, learnt, alarm)),
+        bands_picture=as_data(_bands_figure(fitted, learnt)),
+        facts="".join(_fact(*fact) for fact in facts(fitted, learnt.bank)),
+    )
+
+
+def _scores_figure(fitted: Fitted, learnt: Learnt, alarm: AlarmSettings) -> Figure:
+    left_out = np.setdiff1d(np.arange(len(learnt.scores)), learnt.trimming.kept)
+    return scores_figure(
+        np.concatenate(learnt.calibration.runs),
+        learnt.scores[left_out],
+        fitted.levels,
+        lambda asked: learnt.calibration.trip_level(
+            asked, on_delay_s=alarm.on_delay_s, off_delay_s=alarm.off_delay_s, dead_band=alarm.dead_band
+        ),
+    )
+
+
+def _bands_figure(fitted: Fitted, learnt: Learnt) -> Figure:
+    spectra = [
+        (each.session.condition, NormalSpectrum.from_json(each.figures["spectrum"]))
+        for each in (*learnt.kept, learnt.enrolment)
+    ]
+    marked = [(str(i), each.band_hz) for i, each in enumerate(fitted.left_out, start=1)]
+    return bands_figure(spectra, np.asarray(learnt.bank.bands_hz, np.float64), marked)
+
+
+def _change(fitted: Fitted) -> str:
+    lines = change(fitted)
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return (
+        "<section><h2>What would change</h2><p>Was the machine well while it was listened to? Then the new "
+        f"sound may be learnt, however strange it was to the bank before.</p><ul>{items}</ul></section>"
+    )
+
+
+def _left_out_table(fitted: Fitted) -> str:
+    head, *rows = left_out(fitted)
+    if not rows:
+        return ""
+    cells = "".join(f"<th>{escape(word)}</th>" for word in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<h3>Left out</h3><div class="wide"><table><tr>{cells}</tr>{body}</table></div>'
+
+
+def _card(heading: str, figure: str, explained: str) -> str:
+    return f'<section><h2>{heading}</h2><p class="figure">{escape(figure)}</p><p>{explained}</p></section>'
+
+
+def _check(check: Check) -> str:
+    advice = f'<br><span class="soft">{escape(check.advice)}</span>' if check.verdict != Verdict.GOOD else ""
+    return (
+        f'<tr class="{CLASSES[check.verdict]}"><td><span class="light">{check.verdict.value}</span></td>'
+        f"<th>{escape(check.name)}</th><td>{escape(check.finding)}{advice}</td></tr>"
+    )
+
+
+def _fact(name: str, value: str) -> str:
+    return f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"

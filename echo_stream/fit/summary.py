@@ -1,0 +1,287 @@
+"""What fit-normal and `bank extend` have to tell: for people, for programs, and for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from echo_stream.alarm.calibration import Calibration, TripLevel
+from echo_stream.config.schema import Machine
+from echo_stream.core.errors import BankError
+from echo_stream.core.text import clock, in_words
+from echo_stream.core.types import AlarmLevel
+from echo_stream.detect.bank import NormalBank
+from echo_stream.fit.checks import Check, Verdict, worst
+from echo_stream.fit.session import LeftOut, Session, from_provenance
+from echo_stream.fit.versions import BankVersions
+from echo_stream.pipeline.factory import trip_levels
+
+DAYS_A_MONTH = 30.0
+MOST_NAMES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What accepting an extended bank would change, and how strange the new sound was to the old one."""
+
+    base_id: str
+    levels: Mapping[AlarmLevel, TripLevel]
+    """Of the bank that was extended."""
+    median_score: float
+    """Of the new sound, against the old bank."""
+    highest_score: float
+    share_over: Mapping[AlarmLevel, float]
+    """Share of the new windows over the old trip level."""
+    raised: Mapping[AlarmLevel, int]
+    """How often the old bank would have raised a warning, an alarm, with its delays."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "base": self.base_id,
+            "levels": {level.value: trip.level for level, trip in self.levels.items()},
+            "new_sound": {
+                "median_score": round(self.median_score, 3),
+                "highest_score": round(self.highest_score, 3),
+                "share_over": {level.value: round(share, 4) for level, share in self.share_over.items()},
+                "raised": {level.value: count for level, count in self.raised.items()},
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A new version of a bank."""
+
+    machine: str
+    title: str
+    bank_id: str
+    path: Path
+    """What the configuration names."""
+    report: Path
+    accepted: bool
+    windows: int
+    minutes: float
+    conditions: tuple[str, ...]
+    levels: Mapping[AlarmLevel, TripLevel]
+    checks: Sequence[Check]
+    session: Session
+    """What was newly learnt."""
+    kept_sessions: Sequence[Session]
+    """What was taken over from the version before."""
+    change: Change | None = None
+
+    @property
+    def minutes_needed(self) -> float:
+        """More normal sound, until the bound on false alarms is good."""
+        return self.levels[AlarmLevel.ALARM].minutes_needed
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Disturbances that were not learnt."""
+        return self.session.left_out
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "machine": self.machine,
+            "bank": {"id": self.bank_id, "path": str(self.path), "accepted": self.accepted},
+            "report": str(self.report),
+            "verdict": worst(self.checks).value,
+            "windows": self.windows,
+            "minutes": round(self.minutes, 2),
+            "conditions": list(self.conditions),
+            "levels": {
+                level.value: {
+                    "trip": trip.level,
+                    "expected_per_month": trip.expected_per_month,
+                    "upper95_per_month": trip.upper95_per_month,
+                }
+                for level, trip in self.levels.items()
+            },
+            "minutes_needed": round(self.minutes_needed, 1),
+            "left_out": [asdict(each) for each in self.left_out],
+            "checks": [asdict(check) for check in self.checks],
+            "sessions": [asdict(each) for each in (*self.kept_sessions, self.session)],
+            **({"change": self.change.to_json()} if self.change else {}),
+        }
+
+    def in_words(self) -> str:
+        """For people, on a terminal."""
+        lines = [
+            f"{self.machine}: bank {self.bank_id} fitted on {self.windows} windows, "
+            f"{self.minutes:.1f} minutes of normal sound ({', '.join(self.conditions)})"
+        ]
+        lines += [f"  {check.name.lower()}: {check.finding}" for check in self.checks if _worth_saying(check)]
+        lines += [f"  left out: {self.left_out_in_words(each)}" for each in self.left_out]
+        lines += [f"  {level.value} {promise(level, trip)}" for level, trip in self.levels.items()]
+        if self.minutes_needed > 0:
+            lines.append(
+                f"  {in_words(self.minutes_needed * 60)} more of normal sound would make that bound good"
+            )
+        lines += [f"  {line}" for line in change_in_words(self)]
+        use = "in use" if self.accepted else "not in use"
+        lines += [f"  report: {self.report}", f"  {self.path} ({use})"]
+        if not self.accepted:
+            lines.append(f"to use it: echo-stream bank accept --machine {self.machine} {self.bank_id}")
+        return "\n".join(lines)
+
+    def left_out_in_words(self, each: LeftOut) -> str:
+        """Where it was, how far from normal, how loud, at which frequencies."""
+        trip = self.levels[AlarmLevel.ALARM].level
+        of = f" of {each.recording}" if len(self.session.recordings) > 1 else ""
+        return (
+            f"{clock(each.start_s)} to {clock(each.end_s)}{of}, score {each.score:.0f} "
+            f"(an alarm is at {trip:.1f}), {each.level_dbfs:.0f} dBFS, most at {hertz(each.band_hz)}"
+        )
+
+
+def _worth_saying(check: Check) -> bool:
+    return check.name != "Promise" and (check.verdict != Verdict.GOOD or check.name == "Disturbances")
+
+
+def promise(level: AlarmLevel, trip: TripLevel) -> str:
+    """Trip level and what it promises, the warning by the week, the alarm by the month."""
+    days, every = (7.0, "a week") if level == AlarmLevel.WARNING else (DAYS_A_MONTH, "a month")
+    expected = number(trip.expected_per_month * days / DAYS_A_MONTH)
+    most = number(trip.upper95_per_month * days / DAYS_A_MONTH)
+    return (
+        f"at a score of {trip.level:.1f}: false {level.value}s about {expected} {every}, with 95 % certainty "
+        f"at most {most}"
+    )
+
+
+def change_in_words(fitted: Fitted) -> list[str]:
+    """What accepting an extended bank would change, line by line; none for one that was fitted anew."""
+    change = fitted.change
+    if change is None:
+        return []
+    lines = [
+        f"against bank {change.base_id} the new sound scores {change.median_score:.1f} in the middle and "
+        f"{change.highest_score:.1f} at most"
+    ]
+    for level, trip in fitted.levels.items():
+        before, count = change.levels[level].level, change.raised[level]
+        times = {0: "never", 1: "once"}.get(count, f"{count} times")
+        lines.append(
+            f"{100 * change.share_over[level]:.0f} % of it is over the {level.value} level, and would have "
+            f"raised it {times}; accepting moves that level from {before:.1f} to {trip.level:.1f}"
+        )
+    if change.share_over[AlarmLevel.ALARM] > 0:
+        lines.append("be sure that the machine was well: what is learnt as normal raises no alarm any more")
+    return lines
+
+
+def number(value: float) -> str:
+    """Two digits that count, without an exponent: 0.25, 1, 42, 420."""
+    if value >= 100:
+        return f"{float(f'{value:.2g}'):.0f}"
+    return f"{value:.2g}"
+
+
+def hertz(band_hz: tuple[float, float]) -> str:
+    """A band for people: 800 to 1200 Hz."""
+    return f"{number(band_hz[0])} to {number(band_hz[1])} Hz"
+
+
+def names(recordings: Sequence[str]) -> str:
+    """The first of them, and how many more."""
+    more = len(recordings) - MOST_NAMES
+    return ", ".join(recordings[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+# What is known of a machine's bank versions, for people and programs: `bank list` and `bank show`.
+
+
+def summaries(machine: Machine) -> list[dict[str, Any]]:
+    """One of each version, oldest first; a version that cannot be read says why."""
+    versions = BankVersions(machine.bank)
+    found = []
+    for bank_id in versions.ids():
+        line: dict[str, Any] = {"id": bank_id, "accepted": bank_id == versions.accepted}
+        try:
+            line |= _summary(NormalBank.load(versions.path_of(bank_id)))
+        except BankError as error:
+            line["error"] = error.message
+        found.append(line)
+    return found
+
+
+def facts(machine: Machine, bank_id: str | None) -> dict[str, Any]:
+    """All that is known of one version, by default of the one in use.
+
+    Raises:
+        BankError: there is no such version, or it cannot be read.
+    """
+    versions = BankVersions(machine.bank)
+    accepted = versions.accepted
+    path = versions.path_of(bank_id) if bank_id else machine.bank
+    bank = NormalBank.load(path)
+    shown = bank_id or accepted or ""
+    report = versions.report_of(shown)
+    levels = trip_levels(machine, Calibration.from_json(bank.calibration))
+    return {
+        "machine": machine.id,
+        "id": shown,
+        "accepted": shown == accepted,
+        "path": str(path),
+        "sha256": bank.sha256,
+        "report": str(report) if report.exists() else None,
+        **_summary(bank),
+        "on": bank.provenance.get("on", ""),
+        "software_version": bank.software_version,
+        "encoder": asdict(bank.encoder),
+        "sample_rate_hz": bank.sample_rate_hz,
+        "window_s": bank.window_s,
+        "hop_s": bank.hop_s,
+        "levels": {level.value: trip.to_json() for level, trip in levels.items()},
+        "sessions": [asdict(session) for session in from_provenance(bank.provenance)],
+        "history": [entry for entry in versions.history() if entry["id"] == shown],
+    }
+
+
+def _summary(bank: NormalBank) -> dict[str, Any]:
+    sessions = from_provenance(bank.provenance)
+    minutes = sum(each.minutes for each in sessions) if sessions else bank.n_held_out * bank.hop_s / 60
+    return {
+        "created": bank.created,
+        "windows": bank.n_held_out,
+        "minutes": round(minutes, 2),
+        "conditions": list(bank.conditions),
+        "by": bank.provenance.get("by", ""),
+    }
+
+
+def bank_summary(found: dict[str, Any]) -> str:
+    """What `facts` gave, for people."""
+    encoder = found["encoder"]
+    weights = f", weights {encoder['weights_sha256'][:12]}" if encoder["weights_sha256"] else ""
+    lines = [
+        f"{found['machine']}: bank {found['id']} ({'in use' if found['accepted'] else 'not in use'})",
+        f"  fitted     {found['created']} by {found['by'] or 'unknown'} on {found['on'] or 'unknown'}, "
+        f"echo-stream {found['software_version']}",
+        f"  heard      {found['minutes']:.1f} min, {found['windows']} windows of {found['window_s']:g} s "
+        f"every {found['hop_s']:g} s at {found['sample_rate_hz']} Hz",
+        f"  encoder    {encoder['kind']} version {encoder['version']}{weights}",
+    ]
+    for name, saved in found["levels"].items():
+        level = AlarmLevel(name)
+        lines.append(f"  {name:10s} {promise(level, TripLevel(**saved))}")
+    for session in found["sessions"]:
+        lines.append(
+            f"  learnt     {session['condition']}: {in_words(session['minutes'] * 60)} from "
+            f"{names(session['recordings'])}, enrolled {session['heard_at']} by {session['by']} "
+            f"({session['id']})"
+        )
+        lines += [
+            f"  left out   {clock(each['start_s'])} to {clock(each['end_s'])} of {each['recording']}, score "
+            f"{each['score']:.1f}"
+            for each in session["left_out"]
+        ]
+    lines += [
+        f"  {entry['did']:10s} {entry['at']} {entry.get('by', '')}".rstrip() for entry in found["history"]
+    ]
+    lines.append(f"  files      {found['path']}" + (f", {found['report']}" if found["report"] else ""))
+    return "\n".join(lines)

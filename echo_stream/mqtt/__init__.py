@@ -1,0 +1,1 @@
+"""MQTT delivers payloads to the broker: outbox, connection, publisher, commands."""

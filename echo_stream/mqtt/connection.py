@@ -1,0 +1,405 @@
+"""One MQTT connection, from CONNECT to its end; a new one is made for every attempt. Used by one thread.
+
+paho's own threads, queue and reconnection are not used: its queue dies with the process, is sent again as it
+was, and would hide from the outbox what is still owed. Whoever holds a Connection turns it by `step`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import select
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from paho.mqtt.client import (
+    MQTT_CLEAN_START_FIRST_ONLY,
+    MQTT_LOG_ERR,
+    Client,
+    ConnectFlags,
+    DisconnectFlags,
+    MQTTMessage,
+    MQTTv5,
+    MQTTv311,
+)
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from echo_stream.core.errors import DeliveryError
+
+
+class BrokerAway(DeliveryError):
+    """No connection, or one that ended: worth trying again soon."""
+
+
+class BrokerRefuses(DeliveryError):
+    """The broker does not let us in, or we do not trust it: somebody must change something first."""
+
+
+class BrokerTooOld(BrokerRefuses):
+    """The broker does not speak MQTT 5."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where the broker is and how it lets us in. Files are read anew at every connection."""
+
+    host: str
+    port: int = 1883
+    username: str | None = None
+    password_file: Path | None = None
+    """The password is its first line."""
+    tls: bool = False
+    ca_file: Path | None = None
+    """PEM; without it, the system's authorities."""
+    cert_file: Path | None = None
+    """PEM; for a broker that asks for the client's certificate."""
+    key_file: Path | None = None
+    keepalive_s: int = 30
+    connect_timeout_s: float = 5.0
+
+    def password(self) -> str | None:
+        """The password, or None where no file is named.
+
+        Raises:
+            BrokerRefuses: The file cannot be read.
+        """
+        if self.password_file is None:
+            return None
+        try:
+            lines = self.password_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BrokerRefuses(
+                f"the MQTT password file cannot be read: {error}",
+                "check mqtt.password_file and who may read it",
+            ) from error
+        return lines[0] if lines else ""
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """What TLS needs, or None where it is off.
+
+        Raises:
+            BrokerRefuses: A certificate or key cannot be read.
+        """
+        if not self.tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.cert_file is not None:
+                context.load_cert_chain(self.cert_file, self.key_file)
+        except (OSError, ValueError) as error:
+            raise BrokerRefuses(
+                f"a certificate or key for MQTT cannot be read: {error}",
+                "check the files under mqtt.tls: PEM, readable by the daemon, key fits certificate",
+            ) from error
+        return context
+
+
+# One MQTT connection, from CONNECT to its end; a new one is made for every attempt. Used by one thread.
+#
+# paho's own threads, queue and reconnection are not used: its queue dies with the process, is sent again
+# as it
+# was, and would hide from the outbox what is still owed. Whoever holds a Connection turns it by `step`.
+
+Protocol = Literal[3, 5]
+
+_MAX_IN_FLIGHT = 20
+_PASSING = (136, 137, 139, 141, 152, 159, 160)
+"""MQTT 5 reasons that end by themselves: unavailable, busy, shutting down, keep-alive, and the like."""
+_HINTS = {
+    133: "choose another node or topic_root: they make the client id",
+    134: "check mqtt.username and the password file",
+    135: "check mqtt.username, the password file and the broker's access list",
+    138: "ask who runs the broker",
+    142: "another daemon runs with the same node and topic_root: give each its own node",
+}
+_FROM_BROKER = (ValueError, LookupError, struct.error)
+"""What parsing raises when the other side does not speak MQTT."""
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker publishes for us, retained, when we vanish."""
+
+    topic: str
+    payload: str
+    delay_s: int
+    """MQTT 5: not if we are back by then. 3.1.1 sends it at once."""
+
+
+class Connection:
+    """One MQTT connection.
+
+    Args:
+        broker: Where to.
+        client_id: Unique at the broker.
+        protocol: 5, or 3 for 3.1.1.
+        session_expiry_s: MQTT 5: how long the broker keeps our session after we vanish; longer than the delay
+            of the will, because the end of the session sends it. 0 begins a clean one.
+        will: What to say if we vanish.
+        on_message: Called within `step` for each message of a subscription.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        client_id: str,
+        protocol: Protocol = 5,
+        session_expiry_s: int = 0,
+        will: Will | None = None,
+        on_message: Callable[[MQTTMessage], None] | None = None,
+    ) -> None:
+        self.acknowledged: list[tuple[int, str | None]] = []
+        """Packet ids of QoS 1 messages that the broker answered since the list was last emptied, each with
+        the reason where it refused the message."""
+        self.subscribed: list[str | None] = []
+        """One entry for each answered subscription: None, or why it was refused."""
+        self.window = _MAX_IN_FLIGHT
+        """QoS 1 messages that may be under way at a time, as the broker allows."""
+        self._broker = broker
+        self._v5 = protocol == 5
+        self._session_expiry_s = session_expiry_s
+        self._answer: ReasonCode | None = None
+        self._last_error = ""
+        self._client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            protocol=MQTTv5 if self._v5 else MQTTv311,
+            clean_session=None if self._v5 else True,
+            reconnect_on_failure=False,
+        )
+        if broker.username is not None:
+            self._client.username_pw_set(broker.username, broker.password())
+        context = broker.tls_context()
+        if context is not None:
+            self._client.tls_set_context(context)
+        if will is not None:
+            properties = self._properties(PacketTypes.WILLMESSAGE, WillDelayInterval=will.delay_s)
+            self._client.will_set(will.topic, will.payload, qos=1, retain=True, properties=properties)
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_publish = self._on_publish
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_log = self._on_log
+        if on_message is not None:
+            self._client.on_message = lambda _client, _userdata, message: on_message(message)
+
+    def open(self, timeout_s: float = math.inf) -> None:
+        """Connect and wait for the broker's answer, for `timeout_s` or the broker's own limit.
+
+        Raises:
+            BrokerAway: Not reachable, or it hung up, or no answer in time.
+            BrokerRefuses: It answered no, or TLS failed.
+            BrokerTooOld: It refuses MQTT 5.
+        """
+        timeout_s = min(timeout_s, self._broker.connect_timeout_s)
+        self._client.connect_timeout = timeout_s
+        try:
+            self._client.connect(
+                self._broker.host,
+                self._broker.port,
+                self._broker.keepalive_s,
+                # A will with a delay is only called off by coming back to the same session.
+                clean_start=self._session_expiry_s == 0 if self._v5 else MQTT_CLEAN_START_FIRST_ONLY,
+                properties=self._properties(
+                    PacketTypes.CONNECT, SessionExpiryInterval=self._session_expiry_s
+                ),
+            )
+        except ssl.SSLError as error:
+            raise self._tls_trouble(error) from error
+        except (OSError, ValueError) as error:
+            raise BrokerAway(f"no connection to {self._where}: {error}") from error
+        opened = self._client.socket()
+        if isinstance(opened, socket.socket):
+            # Without this the second of two small messages waits for the first one's TCP acknowledgement.
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        deadline = time.monotonic() + timeout_s
+        while self._answer is None:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise BrokerAway(f"{self._where} did not answer within {timeout_s:.3g} s")
+            self.step(left_s)
+
+    @property
+    def _where(self) -> str:
+        return f"{self._broker.host}:{self._broker.port}"
+
+    def step(self, timeout_s: float, wake: socket.socket | None = None) -> None:
+        """Wait for the network, at most `timeout_s` or until `wake` is readable, and handle what came.
+
+        Raises:
+            BrokerAway: The connection ended.
+            BrokerRefuses: The broker ended it and said why.
+        """
+        connected = self._client.socket()
+        if connected is None:
+            raise self._end()
+        pending = getattr(connected, "pending", None)
+        if pending is not None and pending():  # TLS has decrypted more than was asked for
+            timeout_s = 0.0
+        to_write = [connected] if self._client.want_write() else []
+        try:
+            reading = [connected, wake] if wake is not None else [connected]
+            readable, writable, _ = select.select(reading, to_write, [], timeout_s)
+            if connected in readable or (pending is not None and pending()):
+                self._client.loop_read()
+            if connected in writable:
+                self._client.loop_write()
+            self._client.loop_misc()
+        except _FROM_BROKER as error:
+            raise BrokerAway(f"{self._where} does not speak MQTT: {error!r}") from error
+        if self._client.socket() is None:
+            raise self._end()
+
+    def publish(
+        self,
+        topic: str,
+        payload: str | bytes,
+        *,
+        qos: int,
+        retain: bool = False,
+        expiry_s: int | None = None,
+        user: tuple[tuple[str, str], ...] = (),
+        correlation: bytes | None = None,
+    ) -> int:
+        """Send a message; the packet id that comes back in `acknowledged` when `qos` is 1."""
+        said: dict[str, Any] = {}
+        if expiry_s is not None:
+            said["MessageExpiryInterval"] = expiry_s
+        if user:
+            said["UserProperty"] = list(user)
+        if correlation is not None:
+            said["CorrelationData"] = correlation
+        properties = self._properties(PacketTypes.PUBLISH, **said)
+        return self._client.publish(topic, payload, qos, retain, properties).mid
+
+    def subscribe(self, topic: str, qos: int = 1) -> None:
+        """Ask for a topic; the answer comes in `subscribed`. With MQTT 5, what is retained is marked so."""
+        if self._v5:
+            self._client.subscribe(topic, options=SubscribeOptions(qos, retainAsPublished=True))
+        else:
+            self._client.subscribe(topic, qos)
+
+    def leave(self, timeout_s: float = 1.0) -> None:
+        """Say good-bye: the broker forgets the will and the session."""
+        if self._client.socket() is None:
+            return
+        self._client.disconnect(properties=self._properties(PacketTypes.DISCONNECT, SessionExpiryInterval=0))
+        deadline = time.monotonic() + timeout_s
+        while self._client.socket() is not None and time.monotonic() < deadline:
+            try:
+                self.step(0.1)
+            except DeliveryError:
+                return
+
+    def drop(self) -> None:
+        """End it without a word: to the broker we have vanished. Harmless where it has ended already."""
+        connected = self._client.socket()
+        if connected is not None:
+            connected.close()
+            with contextlib.suppress(*_FROM_BROKER):
+                self._client.loop_read()  # finds it closed and tidies up
+
+    def _end(self) -> DeliveryError:
+        """Why the connection ended."""
+        reason = self._answer
+        if reason is None and "ALERT" in self._last_error:
+            return BrokerRefuses(
+                f"{self._where} ended TLS: {self._last_error}", "check cert_file and key_file under mqtt.tls"
+            )
+        if reason is None or not reason.is_failure:
+            return BrokerAway(
+                f"{self._where} closed the connection ({self._last_error or 'no reason given'})",
+                self._unsigned_hint(),
+            )
+        message = f"{self._where} refuses: {reason}"
+        if reason.value == 132:
+            return BrokerTooOld(message, "set mqtt.protocol: 3")
+        if reason.value in _PASSING:
+            return BrokerAway(message)
+        return BrokerRefuses(message, _HINTS.get(reason.value, "look into the log of the broker"))
+
+    def _unsigned_hint(self) -> str:
+        """A broker that wants a client certificate may hang up without a word."""
+        if not self._broker.tls or self._broker.cert_file is not None:
+            return ""
+        return "does it ask for a client certificate? cert_file and key_file under mqtt.tls"
+
+    def _tls_trouble(self, error: ssl.SSLError) -> DeliveryError:
+        if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return BrokerAway(
+                f"{self._where} closed the connection during the TLS handshake", self._unsigned_hint()
+            )
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return BrokerRefuses(
+                f"the certificate of {self._where} is not trusted: {error.verify_message}",
+                "mqtt.tls.ca_file must hold the authority that signed it, and it must name this host",
+            )
+        return BrokerRefuses(
+            f"TLS with {self._where} failed: {error.reason or error}",
+            "does the broker speak TLS on this port, and does it ask for a client certificate?",
+        )
+
+    def _properties(self, packet: int, **values: Any) -> Properties | None:
+        if not self._v5 or not values:
+            return None
+        properties = Properties(packet)  # type: ignore[no-untyped-call]
+        for name, value in values.items():
+            setattr(properties, name, value)
+        return properties
+
+    def _on_connect(
+        self,
+        _client: Client,
+        _userdata: object,
+        _flags: ConnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        self._answer = reason
+        limit = getattr(properties, "ReceiveMaximum", None)
+        if limit is not None:
+            self.window = min(limit, _MAX_IN_FLIGHT)
+
+    def _on_disconnect(
+        self,
+        _client: Client,
+        _userdata: object,
+        flags: DisconnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._answer = reason
+        elif not self._last_error:
+            self._last_error = str(reason)
+
+    def _on_publish(
+        self, _client: Client, _userdata: object, mid: int, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        self.acknowledged.append((mid, str(reason) if reason.is_failure else None))
+
+    def _on_subscribe(
+        self,
+        _client: Client,
+        _userdata: object,
+        _mid: int,
+        reasons: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        self.subscribed += [str(reason) if reason.is_failure else None for reason in reasons]
+
+    def _on_log(self, _client: Client, _userdata: object, level: int, text: str) -> None:
+        # The only place where paho tells why a socket failed.
+        if level == MQTT_LOG_ERR:
+            self._last_error = text

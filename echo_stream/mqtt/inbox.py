@@ -1,0 +1,166 @@
+"""What the broker brings us: commands for the pipeline, and Home Assistant's word that it has started.
+
+`receive` and `tick` run on the publisher's thread; `take` and `reply` are for the pipeline.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import random
+import time
+from collections.abc import Collection
+from datetime import UTC, datetime
+
+import structlog
+from paho.mqtt.client import MQTTMessage
+
+from echo_stream.mqtt import payloads as messages
+from echo_stream.mqtt.commands import Command, CommandRefused, ReplyTo, parse, tokens
+from echo_stream.mqtt.mailbox import Mailbox
+from echo_stream.mqtt.payloads import ONLINE
+from echo_stream.mqtt.topics import Topics
+
+_MAX_WAITING = 100
+_MAX_TOPIC_BYTES = 65_535
+_NO_REPLY = (
+    "the response topic is no topic, or one that means something else: ours, Home Assistant's, the broker's"
+)
+
+log = structlog.get_logger()
+
+
+class Inbox:
+    """Messages to us.
+
+    Args:
+        topics: Ours.
+        machines: Whose commands we take.
+        mailbox: Takes the replies, and holds the discovery messages.
+        discovery_prefix: Home Assistant's; None where it is not told of us.
+        birth_delay_s: After Home Assistant's start, discovery is sent within this time, at random, so that
+            many daemons do not answer at once.
+    """
+
+    def __init__(
+        self,
+        topics: Topics,
+        machines: Collection[str],
+        mailbox: Mailbox,
+        *,
+        discovery_prefix: str | None,
+        birth_delay_s: float,
+    ) -> None:
+        self._topics = topics
+        self._machines = machines
+        self._mailbox = mailbox
+        self._prefix = discovery_prefix
+        self._birth = f"{discovery_prefix}/status" if discovery_prefix else None
+        self._birth_delay_s = birth_delay_s
+        self._discover_at_s: float | None = None
+        self._waiting: queue.Queue[Command] = queue.Queue(_MAX_WAITING)
+
+    @property
+    def subscriptions(self) -> list[str]:
+        """What to subscribe to at every connection."""
+        return [self._topics.commands, *([self._birth] if self._birth else [])]
+
+    def receive(self, message: MQTTMessage) -> None:
+        """A message of a subscription."""
+        if message.topic == self._birth:
+            if message.payload == ONLINE.encode() and not message.retain:  # a retained one is old news
+                self._discover_at_s = time.monotonic() + random.uniform(0.0, self._birth_delay_s)  # noqa: S311
+            return
+        machine = message.topic.split("/")[-2]
+        reply_to, sender = self._envelope(machine, message)
+        try:
+            self._checked(machine, message, reply_to, sender)
+        except CommandRefused as refusal:
+            log.warning("command refused", machine=machine, reason=refusal.message, sender=sender)
+            verb, token = tokens(bytes(message.payload))
+            self._send(machine, reply_to, verb, token, ok=False, outcome=f"refused: {refusal.message}")
+
+    def take(self) -> list[Command]:
+        """The commands that came since the last call."""
+        taken: list[Command] = []
+        while True:
+            try:
+                taken.append(self._waiting.get_nowait())
+            except queue.Empty:
+                return taken
+
+    def reply(self, command: Command, *, ok: bool, outcome: str) -> None:
+        """Tell the sender of a command what became of it."""
+        log.info(
+            "command answered", machine=command.machine, command=command.verb.value, ok=ok, outcome=outcome
+        )
+        self._send(command.machine, command.reply_to, command.verb.value, command.id, ok=ok, outcome=outcome)
+
+    def tick(self) -> None:
+        """Send discovery again where its time has come."""
+        if self._discover_at_s is not None and time.monotonic() >= self._discover_at_s:
+            self._discover_at_s = None
+            self._mailbox.announce(f"{self._prefix}/")
+
+    def _checked(self, machine: str, message: MQTTMessage, reply_to: ReplyTo, sender: dict[str, str]) -> None:
+        if message.retain:
+            raise CommandRefused("retained: a command is for now, not for whoever comes later")
+        if machine not in self._machines:
+            raise CommandRefused(
+                f"no machine {machine[:100]!r} here; there are {', '.join(tuple(self._machines))}"
+            )
+        command = parse(machine, bytes(message.payload), reply_to, sender)
+        try:
+            self._waiting.put_nowait(command)
+        except queue.Full:
+            raise CommandRefused("too many commands wait already") from None
+        log.info(
+            "command received",
+            machine=machine,
+            command=command.verb.value,
+            level=command.level and command.level.value,
+            duration_s=command.duration_s,
+            by=command.by,
+            reason=command.reason,
+            sender=sender,
+        )
+
+    def _envelope(self, machine: str, message: MQTTMessage) -> tuple[ReplyTo, dict[str, str]]:
+        """Where to answer, and what the broker says of who asks."""
+        topic: str | None = getattr(message.properties, "ResponseTopic", None)
+        correlation: bytes | None = getattr(message.properties, "CorrelationData", None)
+        sender = dict(getattr(message.properties, "UserProperty", ()))
+        if topic is None:
+            topic = f"{self._topics.root}/{self._topics.node}/{machine}/reply"
+        elif not self._may_answer_on(topic):
+            log.warning("no reply", machine=machine, topic=topic[:200], sender=sender, reason=_NO_REPLY)
+            topic = None
+        return ReplyTo(topic, correlation), sender
+
+    def _may_answer_on(self, topic: str) -> bool:
+        """Whether a reply there can be sent, and nobody would take it for something else that we say.
+
+        The sender chooses the topic, and it is we who publish there: with our rights, in our name.
+        """
+        if not topic or any(c in topic for c in "+#\0") or len(topic.encode()) > _MAX_TOPIC_BYTES:
+            return False  # the broker would end our connection
+        if self._prefix is not None and f"{topic}/".startswith(f"{self._prefix}/"):
+            return False
+        if f"{topic}/".startswith(f"{self._topics.root}/"):
+            return topic.removeprefix(f"{self._topics.root}/").split("/")[2:3] == ["reply"]
+        return not topic.startswith("$")
+
+    def _send(
+        self, machine: str, reply_to: ReplyTo, verb: str | None, token: str | None, *, ok: bool, outcome: str
+    ) -> None:
+        payload = messages.reply(
+            node=self._topics.node,
+            machine=machine,
+            ts=datetime.now(UTC),
+            command=verb,
+            token=token,
+            ok=ok,
+            outcome=outcome,
+        )
+        if reply_to.topic is not None:
+            self._mailbox.once(reply_to.topic, json.dumps(payload), reply_to.correlation)

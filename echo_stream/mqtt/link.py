@@ -1,0 +1,235 @@
+"""Keeps one connection to the broker going: connects, waits, connects again, and says so once.
+
+The publisher's one thread runs here; it alone touches the network. Each attempt makes a new Connection, and
+the old one is gone by then, so that there are never two (docs/adr/0009).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from echo_stream.core.errors import DeliveryError
+from echo_stream.mqtt.connection import BrokerAway, BrokerRefuses, BrokerTooOld, Connection, Protocol
+from echo_stream.mqtt.inbox import Inbox
+from echo_stream.mqtt.mailbox import Mailbox
+from echo_stream.mqtt.outbox import Outbox, steady_time
+from echo_stream.mqtt.session import Session
+
+_AWAY = ("the broker is away", "listening goes on; events wait in the outbox")
+_UNSTEADY = (
+    "the connection to the broker does not hold",
+    "does another daemon run with the same node and topic_root, or does the broker's access list forbid what "
+    "we publish? events wait in the outbox",
+)
+_REFUSED_HINT = "check what the broker's access list lets this user publish; events are kept"
+_STEADY_S = 10.0
+"""A connection that holds for this long is a good one."""
+_SHORT_LIVED_SAID = 3
+"""So many shorter ones in a row are said, each; then there is silence until one holds."""
+_TURN_S = 1.0
+_TEND_S = 60.0
+_STOP_SHARE = 0.8
+_LAST_TRY_S = 1.0
+_FAREWELL_SHARE = 0.3
+"""Of the time to stop, what is left at most for draining and good-bye, and of that for the good-bye."""
+
+log = structlog.get_logger()
+
+
+class Link:
+    """The thread and the connection that it keeps.
+
+    Args:
+        connect: Makes a Connection of this protocol, not opened yet.
+        where: The broker's host and port, for the log.
+        outbox: What it owes.
+        mailbox: States, scores and replies.
+        inbox: Takes what the broker brings.
+        last_words: The topics that are to say offline at the end.
+        protocol: To begin with; 5 falls back to 3.
+        retry_min_s: First wait before connecting again; it doubles, with jitter, up to retry_max_s.
+        retry_max_s: Longest wait while the broker is away.
+        refused_retry_s: Wait after the broker refused us.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[Protocol], Connection],
+        where: str,
+        outbox: Outbox,
+        mailbox: Mailbox,
+        inbox: Inbox,
+        *,
+        last_words: Callable[[], list[str]],
+        protocol: Protocol,
+        retry_min_s: float,
+        retry_max_s: float,
+        refused_retry_s: float,
+    ) -> None:
+        self.connected = False
+        """The broker has let us in and the connection stands, as far as is known."""
+        self.connections = 0
+        """Times that the broker let us in."""
+        self.published = 0
+        """Events that it acknowledged."""
+        self.last_error = ""
+        """Why the connection is away, or was last."""
+        self._connect = connect
+        self._where = where
+        self._outbox = outbox
+        self._mailbox = mailbox
+        self._inbox = inbox
+        self._last_words = last_words
+        self._protocol: Protocol = protocol
+        self._retry_min_s = retry_min_s
+        self._retry_max_s = retry_max_s
+        self._refused_retry_s = refused_retry_s
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._stopping = threading.Event()
+        self._stop_at_s = 0.0
+        self._trouble = ""
+        self._refusal = ""
+        self._short_lived = 0
+        self._steady_at_s = 0.0
+        self._wait_s = retry_min_s
+        self._tend_at_s = 0.0
+
+    @property
+    def alive(self) -> bool:
+        """The thread runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin to connect; returns at once."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Send what waits, say the last words, disconnect, within `timeout_s`."""
+        self._stop_at_s = time.monotonic() + timeout_s * _STOP_SHARE
+        self._stopping.set()
+        self._mailbox.wake()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    # The publisher's thread.
+
+    def _run(self) -> None:
+        gone = False
+        while not self._stopping.is_set():
+            self._tend()
+            before, gone = self.connections, False
+            try:
+                self._talk()
+            except BrokerTooOld as error:
+                log.warning("the broker does not speak MQTT 5: going on with 3.1.1", reason=error.message)
+                self._protocol = 3
+            except BrokerRefuses as error:
+                unsteady = self._short_lived >= _SHORT_LIVED_SAID and self.connections > before
+                self._troubled(*(_UNSTEADY if unsteady else ("the broker refuses us", error.hint)), error)
+                self._rest(self._refused_retry_s)
+            except BrokerAway as error:
+                gone = True
+                unsteady = self._short_lived >= _SHORT_LIVED_SAID
+                away = (_AWAY[0], error.hint or _AWAY[1])
+                self._troubled(*(_UNSTEADY if unsteady else away), error)
+                self._rest(self._wait_s)
+                self._wait_s = min(2 * self._wait_s, self._retry_max_s)
+        if gone:  # it may be back, and then says for ever that we are online
+            with contextlib.suppress(DeliveryError):
+                self._talk()
+
+    def _talk(self) -> None:
+        """One connection, until it ends or we are to stop.
+
+        Raises:
+            BrokerAway: Not reachable, or gone.
+            BrokerRefuses: It does not let us in.
+        """
+        connection = self._connect(self._protocol)
+        try:
+            connection.open(_LAST_TRY_S if self._stopping.is_set() else math.inf)
+            self._arrived()
+            session = Session(
+                connection,
+                self._outbox,
+                self._mailbox,
+                subscriptions=self._inbox.subscriptions,
+                delivered=self._count,
+                refused=self._refused,
+                refused_retry_s=self._refused_retry_s,
+            )
+            while not self._stopping.is_set():
+                session.turn(_TURN_S)
+                self._steady()
+                self._inbox.tick()
+                self._tend()
+            self._leave(session)
+        finally:
+            self.connected = False
+            connection.drop()
+
+    def _arrived(self) -> None:
+        self.connected = True
+        self.connections += 1
+        self._short_lived += 1
+        self._steady_at_s = time.monotonic() + _STEADY_S
+        # Of a connection that comes and goes, one line is enough until it holds.
+        if self._short_lived <= _SHORT_LIVED_SAID:
+            self._say_connected()
+
+    def _steady(self) -> None:
+        """A connection has held for a while: the next outage begins with short waits and is said again."""
+        if self._short_lived and time.monotonic() >= self._steady_at_s:
+            self._short_lived = 0
+            self._refusal = ""
+            self._wait_s = self._retry_min_s
+            if self._trouble:
+                self._say_connected()
+
+    def _say_connected(self) -> None:
+        self._trouble = ""
+        log.info(
+            "connected to the broker",
+            broker=self._where,
+            protocol="5" if self._protocol == 5 else "3.1.1",
+            waiting=self._outbox.depth,
+        )
+
+    def _count(self, delivered: int) -> None:
+        self.published += delivered
+
+    def _leave(self, session: Session) -> None:
+        """Drain, keeping a part of the time for the good-bye."""
+        drained_by_s = self._stop_at_s - (self._stop_at_s - time.monotonic()) * _FAREWELL_SHARE
+        while not session.idle and (left_s := drained_by_s - time.monotonic()) > 0:
+            session.turn(left_s)
+        session.farewell(self._last_words(), self._stop_at_s)
+
+    def _troubled(self, trouble: str, hint: str, error: DeliveryError) -> None:
+        """Say once what began; `_say_connected` says that it ended."""
+        self.last_error = error.message
+        if trouble != self._trouble:
+            log.warning(trouble, reason=error.message, hint=hint)
+        self._trouble = trouble
+
+    def _refused(self, reason: str) -> None:
+        self.last_error = f"a message was refused: {reason}"
+        if reason != self._refusal:
+            log.warning("the broker refuses a message", reason=reason, hint=_REFUSED_HINT)
+        self._refusal = reason
+
+    def _rest(self, wait_s: float) -> None:
+        # With jitter, so that many daemons do not come back at once.
+        self._stopping.wait(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+
+    def _tend(self) -> None:
+        if time.monotonic() >= self._tend_at_s:
+            self._outbox.tend(steady_time())
+            self._tend_at_s = time.monotonic() + _TEND_S

@@ -1,0 +1,436 @@
+"""The words we send, as dicts: what happened, and where the alarms stand. Pure; called from any thread.
+
+What others need of payload.py and telemetry.py can be had from here. Each payload has a JSON Schema under
+`schemas/`; the tests hold every message against it, and docs/mqtt.md is made from it. Numbers that are not
+finite are sent as null, because JSON knows no NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any
+
+from echo_stream.core.types import (
+    AlarmEvent,
+    AlarmLevel,
+    AlarmState,
+    BandScore,
+    DriftEvent,
+    Score,
+    SensorEvent,
+)
+
+Payload = dict[str, Any]
+
+SCHEMA_VERSION = 1
+SCHEMAS = (
+    *("event", "alarm", "score", "health", "evidence", "sensor", "drift", "flood"),
+    *("availability", "command", "reply"),
+)
+"""Names of the JSON Schemas that ship with the package."""
+
+
+_BANDS_TOLD = 5
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def timestamp(at: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds: `2026-11-20T08:14:03.120Z`.
+
+    Raises:
+        ValueError: `at` carries no time zone.
+    """
+    if at.tzinfo is None:
+        raise ValueError(f"{at!r} has no time zone")
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def new_event_id(at: datetime) -> str:
+    """A new ULID: 48 bits of milliseconds since 1970, 80 random bits, 26 letters that sort by time.
+
+    Source: github.com/ulid/spec.
+    """
+    milliseconds = int(at.timestamp() * 1000) & (2**48 - 1)
+    number = milliseconds << 80 | secrets.randbits(80)
+    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def schema(name: str) -> Payload:
+    """The JSON Schema (2020-12) of a payload; `name` is one of `SCHEMAS`."""
+    text = resources.files(__package__).joinpath("schemas", f"{name}.json").read_text(encoding="utf-8")
+    loaded: Payload = json.loads(text)
+    return loaded
+
+
+def bands_hz(bands: Sequence[BandScore]) -> list[list[float | None]]:
+    """The bands that carry the score, largest first: [lower Hz, upper Hz, share of all that raise it]."""
+    raising = [band for band in bands if band.contribution > 0]
+    total = sum(band.contribution for band in raising)
+    raising.sort(key=lambda band: band.contribution, reverse=True)
+    return [
+        [number(band.low_hz), number(band.high_hz), number(band.contribution / total)]
+        for band in raising[:_BANDS_TOLD]
+    ]
+
+
+def number(value: float | None) -> float | None:
+    """Six significant digits; None for what JSON cannot say."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.6g}")
+
+
+# The words we send, as dicts: what happened, and where the alarms stand. Pure; called from any thread.
+#
+# What others need of payload.py and telemetry.py can be had from here. Each payload has a JSON Schema under
+# `schemas/`; the tests hold every message against it, and docs/mqtt.md is made from it. Numbers that are not
+# finite are sent as null, because JSON knows no NaN.
+
+__all__ = [
+    "OFFLINE",
+    "ONLINE",
+    "SCHEMAS",
+    "SCHEMA_VERSION",
+    "LevelState",
+    "Payload",
+    "alarm_state",
+    "drift",
+    "event",
+    "evidence",
+    "flood",
+    "health",
+    "new_event_id",
+    "reply",
+    "schema",
+    "score",
+    "sensor",
+    "timestamp",
+]
+
+ONLINE = "online"
+OFFLINE = "offline"
+_PRIORITY = {AlarmLevel.ALARM: "high", AlarmLevel.WARNING: "low"}
+
+
+@dataclass(frozen=True, slots=True)
+class LevelState:
+    """Where one of the two levels of an alarm stands, for the retained state."""
+
+    state: AlarmState = AlarmState.NORMAL
+    active: bool = False
+    since: datetime | None = None
+    """When it came into this state; None where it never left NORMAL."""
+    onset: datetime | None = None
+    """When the condition became true; None where it is not true."""
+    event_id: str | None = None
+    """Of the transition that led here."""
+
+
+def event(
+    event: AlarmEvent,
+    *,
+    node: str,
+    event_id: str,
+    seq: int,
+    ts: datetime,
+    onset_ts: datetime | None,
+    score: Score | None,
+    bank_id: str,
+    bank_sha256: str,
+    coverage_10m: float | None,
+    delayed: bool = False,
+    merged: bool = False,
+    clip: str | None = None,
+    picture: str | None = None,
+    reason: str | None = None,
+) -> Payload:
+    """One transition of one alarm (`.../event`, QoS 1, through the outbox).
+
+    Args:
+        event: What happened, in samples.
+        node: This PC.
+        event_id: From `new_event_id`; what consumers deduplicate on.
+        seq: From `Publisher.next_seq`: counts the events of a machine without a hole.
+        ts: Wall time of `event.at`.
+        onset_ts: Wall time of `event.onset`; None where that is None.
+        score: The score that decided it; None where an operator's command came before the first window.
+        bank_id: Name of the bank of normal sound.
+        bank_sha256: Of the bank's file.
+        coverage_10m: Share of the hops of the last ten minutes that were scored, 0 to 1.
+        delayed: It was held back by an outage; the publisher sets it.
+        merged: It is part of a flood that is announced as one.
+        clip: File name of the recorded sound.
+        picture: File name of the spectrogram.
+        reason: What the cause alone does not say: the sensor's fault, or who commanded it and why.
+    """
+    return {
+        "schema": SCHEMA_VERSION,
+        "event_id": event_id,
+        "seq": seq,
+        "ts": timestamp(ts),
+        "delayed": delayed,
+        "merged": merged,
+        "node": node,
+        "machine": event.machine,
+        "level": event.level.value,
+        "priority": _PRIORITY[event.level],
+        "from": event.before.value,
+        "to": event.after.value,
+        "cause": event.cause,
+        "reason": reason,
+        "active": event.active,
+        "score": number(event.score),
+        "threshold": number(event.threshold),
+        "p_value": number(score.p_value) if score else None,
+        "onset_ts": timestamp(onset_ts) if onset_ts else None,
+        "evidence": {
+            "bands_hz": bands_hz(score.bands) if score else [],
+            "level_delta_db": number(score.level_delta_db) if score else None,
+            "clip": clip,
+            "picture": picture,
+        },
+        "bank": {"id": bank_id, "sha256": bank_sha256},
+        "coverage_10m": number(coverage_10m),
+    }
+
+
+def evidence(
+    *, node: str, machine: str, event_id: str, ts: datetime, clip: str, picture: str | None, folder: str
+) -> Payload:
+    """The recording of an event is complete, post-roll included (`.../evidence`, QoS 1, through the outbox).
+
+    Args:
+        node: This PC.
+        machine: What is watched.
+        event_id: Of the event that the recording belongs to.
+        ts: When it was complete.
+        clip: File name of the sound.
+        picture: File name of the spectrogram; None where none was drawn.
+        folder: Where both lie on the node.
+    """
+    return {
+        "schema": SCHEMA_VERSION,
+        "event_id": event_id,
+        "ts": timestamp(ts),
+        "node": node,
+        "machine": machine,
+        "clip": clip,
+        "picture": picture,
+        "folder": folder,
+    }
+
+
+def sensor(
+    event: SensorEvent, *, node: str, event_id: str, ts: datetime, onset_ts: datetime | None
+) -> Payload:
+    """A microphone or its cable went wrong, or is well again (`.../sensor`, QoS 1, through the outbox)."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "event_id": event_id,
+        "ts": timestamp(ts),
+        "delayed": False,
+        "node": node,
+        "machine": event.machine,
+        "from": event.before and event.before.value,
+        "to": event.after and event.after.value,
+        "active": event.after is not None,
+        "onset_ts": timestamp(onset_ts) if onset_ts else None,
+    }
+
+
+def drift(event: DriftEvent, *, node: str, event_id: str, ts: datetime) -> Payload:
+    """Normal sound is no longer what was fitted, or is again (`.../drift`, QoS 1, through the outbox)."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "event_id": event_id,
+        "ts": timestamp(ts),
+        "delayed": False,
+        "node": node,
+        "machine": event.machine,
+        "active": event.active,
+        "median": number(event.median),
+        "limit": number(event.limit),
+    }
+
+
+def flood(
+    *,
+    node: str,
+    event_id: str,
+    ts: datetime,
+    since: datetime,
+    active: bool,
+    announcements: int,
+    machines: Sequence[str],
+) -> Payload:
+    """Many alarms at once, announced as one (`<root>/<node>/flood`, QoS 1, through the outbox).
+
+    Args:
+        node: This PC.
+        event_id: From `new_event_id`.
+        ts: When.
+        since: When the flood began.
+        active: It has begun; otherwise it is over.
+        announcements: At its beginning those of the last ten minutes, at its end all that were merged.
+        machines: Where.
+    """
+    return {
+        "schema": SCHEMA_VERSION,
+        "event_id": event_id,
+        "ts": timestamp(ts),
+        "delayed": False,
+        "node": node,
+        "since": timestamp(since),
+        "active": active,
+        "announcements": announcements,
+        "machines": list(machines),
+    }
+
+
+def alarm_state(
+    *, node: str, machine: str, name: str, ts: datetime, levels: Mapping[AlarmLevel, LevelState]
+) -> Payload:
+    """Where the alarm of a machine stands, both levels in one (`.../alarm`, QoS 1, retained).
+
+    `state` is that of the level that matters more: the alarm's, or the warning's while the alarm is NORMAL.
+    """
+    alarm = levels.get(AlarmLevel.ALARM, LevelState())
+    warning = levels.get(AlarmLevel.WARNING, LevelState())
+    told = warning if alarm.state is AlarmState.NORMAL else alarm
+    active = [level for level, it in ((AlarmLevel.ALARM, alarm), (AlarmLevel.WARNING, warning)) if it.active]
+    return {
+        "schema": SCHEMA_VERSION,
+        "ts": timestamp(ts),
+        "node": node,
+        "machine": machine,
+        "name": name,
+        "state": told.state.value,
+        "active": bool(active),
+        "level": active[0].value if active else None,
+        "priority": _PRIORITY[active[0]] if active else None,
+        "event_id": told.event_id,
+        "levels": {"alarm": _level(alarm), "warning": _level(warning)},
+    }
+
+
+def _level(it: LevelState) -> Payload:
+    return {
+        "state": it.state.value,
+        "active": it.active,
+        "since": timestamp(it.since) if it.since else None,
+        "onset_ts": timestamp(it.onset) if it.onset else None,
+        "event_id": it.event_id,
+    }
+
+
+# Payloads of how it goes: scores, health, replies to commands. Pure; any thread.
+
+
+def score(
+    score: Score,
+    *,
+    node: str,
+    machine: str,
+    ts: datetime,
+    threshold: float,
+    warning_threshold: float | None = None,
+) -> Payload:
+    """The newest anomaly score (`.../score`, QoS 0, expires; those between two messages are not sent)."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "ts": timestamp(ts),
+        "node": node,
+        "machine": machine,
+        "score": number(score.value),
+        "threshold": number(threshold),
+        "warning_threshold": number(warning_threshold),
+        "p_value": number(score.p_value),
+        "level_dbfs": number(score.level_dbfs),
+        "level_delta_db": number(score.level_delta_db),
+        "condition": score.condition,
+        "bands_hz": bands_hz(score.bands),
+    }
+
+
+def health(
+    *,
+    node: str,
+    machine: str,
+    ts: datetime,
+    capture: str,
+    coverage_10m: float | None,
+    level_dbfs: float | None,
+    overruns: int,
+    lost_samples: int,
+    real_time_factor: float | None,
+    versions: Mapping[str, str],
+    counters: Mapping[str, int] | None = None,
+) -> Payload:
+    """How well a machine is being listened to (`.../health`, QoS 0, retained).
+
+    Args:
+        node: This PC.
+        machine: What is watched.
+        ts: When this was measured.
+        capture: State of the source in a word or a line, such as `listening` or `lost: no such device`.
+        coverage_10m: Share of the hops of the last ten minutes that were scored, 0 to 1.
+        level_dbfs: Level of the newest window.
+        overruns: Times that the ring ran full since the start.
+        lost_samples: Samples that the device should have delivered and did not, since the start.
+        real_time_factor: Time spent on a window through its hop; from 1 on, the PC is too slow.
+        versions: echo-stream, the encoder, and what else helps to tell one installation from another.
+        counters: Further counts since the start, by name.
+    """
+    return {
+        "schema": SCHEMA_VERSION,
+        "ts": timestamp(ts),
+        "node": node,
+        "machine": machine,
+        "capture": capture,
+        "coverage_10m": number(coverage_10m),
+        "level_dbfs": number(level_dbfs),
+        "overruns": overruns,
+        "lost_samples": lost_samples,
+        "real_time_factor": number(real_time_factor),
+        "versions": dict(versions),
+        "counters": dict(counters or {}),
+    }
+
+
+def reply(
+    *,
+    node: str,
+    machine: str,
+    ts: datetime,
+    command: str | None,
+    token: str | None,
+    ok: bool,
+    outcome: str,
+) -> Payload:
+    """What became of a command (`.../reply`, or where its sender waits, QoS 1).
+
+    Args:
+        node: This PC.
+        machine: Whose alarm was meant.
+        ts: When it was decided.
+        command: Its name; None where it could not be read.
+        token: The id that it came with.
+        ok: It was carried out.
+        outcome: What was done, or why not.
+    """
+    return {
+        "schema": SCHEMA_VERSION,
+        "ts": timestamp(ts),
+        "node": node,
+        "machine": machine,
+        "command": command,
+        "id": token,
+        "ok": ok,
+        "outcome": outcome,
+    }

@@ -1,0 +1,1 @@
+"""The pipeline turns sound into events, station by station."""

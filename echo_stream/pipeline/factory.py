@@ -1,0 +1,297 @@
+"""From the configuration to the parts that it describes: the one place of translation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import TYPE_CHECKING, TypeVar
+
+from echo_stream.alarm.alarm import Alarm
+from echo_stream.alarm.calibration import Calibration, Trip, TripLevel
+from echo_stream.alarm.condition import Condition
+from echo_stream.alarm.drift import DriftWatch
+from echo_stream.alarm.sensor import SensorLimits, SensorWatch
+from echo_stream.capture.figures import FLOOR_DBFS
+from echo_stream.capture.source import AudioSource, Shared
+from echo_stream.config.schema import (
+    Config,
+    EchoEncoder,
+    Machine,
+    Microphone,
+    RecordingSource,
+    SimulatedSource,
+)
+from echo_stream.core.errors import BankError
+from echo_stream.core.types import AlarmLevel
+from echo_stream.detect.bank import NormalBank
+from echo_stream.detect.bank_file import accepted_version
+from echo_stream.detect.scorer import Scorer
+from echo_stream.encode.encoder import Encoder, make_encoder
+from echo_stream.evidence.recorder import Evidence
+from echo_stream.evidence.store import Kept
+from echo_stream.mqtt.connection import Broker
+from echo_stream.mqtt.publisher import Publisher
+from echo_stream.pipeline.health import Health
+from echo_stream.pipeline.station import Ear, Station
+
+if TYPE_CHECKING:
+    from echo_stream.encode.echo import EchoDimensions
+
+FoundTrip = TypeVar("FoundTrip", Trip, TripLevel)
+
+DAYS_A_MONTH = 30.0
+REST_S = 2.0  # a machine must sound at rest for so long; less than the on-delay of its alarms
+
+
+def encoder_of(config: Config) -> Encoder:
+    """The one encoder that all machines share.
+
+    Raises:
+        CheckpointError: its weights are missing, damaged or of another size.
+    """
+    settings = config.encoder
+    if not isinstance(settings, EchoEncoder):
+        return make_encoder(settings.kind, window_s=settings.window_s)
+    size: str | EchoDimensions = settings.size
+    if settings.dimensions is not None:
+        from echo_stream.encode import echo  # noqa: PLC0415 - torch is ECHO's alone
+
+        own = settings.dimensions
+        size = echo.EchoDimensions(
+            embed_dim=own.embed_dim,
+            encoder_depth=own.depth,
+            num_heads=own.heads,
+            mlp_ratio=own.mlp_ratio,
+        )
+    return make_encoder(
+        settings.kind,
+        window_s=settings.window_s,
+        weights=settings.weights,
+        size=size,
+        runtime=settings.runtime,
+        precision=settings.precision,
+        cache=config.state_dir / "encoder.json",
+    )
+
+
+def by_device(machines: Iterable[Machine]) -> dict[object, list[Machine]]:
+    """Machines that hear channels of one device stand together: it is opened once for all of them."""
+    together: dict[object, list[Machine]] = {}
+    for machine in machines:
+        source = machine.source
+        device = (source.device, source.sample_rate_hz) if isinstance(source, Microphone) else machine.id
+        together.setdefault(device, []).append(machine)
+    return together
+
+
+def sources_of(machines: Iterable[Machine], *, patient: bool = True) -> dict[str, AudioSource]:
+    """The source of each machine, opened, with the machine's one channel.
+
+    Args:
+        machines: whose.
+        patient: a microphone that is not there, or goes, is waited for; otherwise that is an error.
+
+    Raises:
+        SourceError: there is no such file or channel, or no such device and nobody is patient.
+    """
+    views: dict[str, AudioSource] = {}
+    for together in by_device(machines).values():
+        channels = [getattr(machine.source, "channel", 0) for machine in together]
+        shared = Shared(_open(together[0], max(channels) + 1, patient))
+        for machine, channel in zip(together, channels, strict=True):
+            views[machine.id] = shared.view(channel)
+    return views
+
+
+def _open(machine: Machine, channels: int, patient: bool) -> AudioSource:
+    # Each source is imported where it is chosen: PortAudio is needed by microphones only.
+    source = machine.source
+    if isinstance(source, Microphone):
+        from echo_stream.capture.microphone import Microphone as Device  # noqa: PLC0415
+        from echo_stream.capture.reconnect import Supervised  # noqa: PLC0415
+
+        device, rate = source.device, source.sample_rate_hz
+        if not patient:
+            return Device(device, rate, channels)
+        return Supervised(
+            lambda: Device(device, rate, channels),
+            sample_rate_hz=rate,
+            channels=channels,
+            description=f"microphone {device!r}",
+        )
+    if isinstance(source, RecordingSource):
+        from echo_stream.capture.recording import Recording  # noqa: PLC0415
+
+        return Recording(source.path, pace=source.pace, loop=source.loop)
+    if isinstance(source, SimulatedSource):
+        from echo_stream.capture.simulator import Simulated  # noqa: PLC0415
+
+        return Simulated(
+            source.seed,
+            source.sample_rate_hz,
+            [(fault.start_s, fault.end_s, fault.kind) for fault in source.faults],
+            pace=source.pace,
+            duration_s=source.duration_s,
+            start_s=source.start_s,
+            loop_s=source.loop_s,
+        )
+    from echo_stream.capture.stdin import RawPcm  # noqa: PLC0415
+
+    return RawPcm(source.sample_rate_hz, source.format, source.channels)
+
+
+def bank_of(machine: Machine) -> NormalBank:
+    """The bank that the configuration names.
+
+    Raises:
+        BankError: there is none, or it cannot be read.
+    """
+    if not machine.bank.exists():
+        raise BankError(
+            f"machine {machine.id}: there is no bank {machine.bank}",
+            f"let it learn what is normal: echo-stream fit-normal --machine {machine.id}",
+        )
+    return NormalBank.load(machine.bank)
+
+
+def fitting_bank_of(config: Config, machine: Machine, encoder: Encoder, sample_rate_hz: int) -> NormalBank:
+    """The same, where it fits encoder, rate and window; otherwise a BankMismatch."""
+    bank = bank_of(machine)
+    bank.require(encoder.identity, sample_rate_hz, config.encoder.window_s, config.encoder.hop_s)
+    return bank
+
+
+def trip_levels(machine: Machine, calibration: Calibration) -> dict[AlarmLevel, TripLevel]:
+    """Where the scores of a machine raise a warning and an alarm, for the rates that the user accepts.
+
+    Each with its own on-delay. What lasts longer is rarer, so that the alarm's level could lie below the
+    warning's; it does not, so that there is no alarm without a warning (docs/adr/0012).
+    """
+    return _trips(machine, calibration.trip_level)
+
+
+def _trips(machine: Machine, find: Callable[..., FoundTrip]) -> dict[AlarmLevel, FoundTrip]:
+    alarm = machine.alarm
+    rates_per_month = {
+        AlarmLevel.WARNING: alarm.warnings_per_week * DAYS_A_MONTH / 7,
+        AlarmLevel.ALARM: alarm.false_alarms_per_month,
+    }
+    levels: dict[AlarmLevel, FoundTrip] = {}
+    at_least = -math.inf
+    for level, rate in rates_per_month.items():
+        levels[level] = find(
+            rate,
+            on_delay_s=alarm.on_delays_s[level],
+            off_delay_s=alarm.off_delay_s,
+            dead_band=alarm.dead_band,
+            at_least=at_least,
+        )
+        at_least = levels[level].level
+    return levels
+
+
+def alarms_of(machine: Machine, bank: NormalBank) -> tuple[Alarm, ...]:
+    """The warning and the alarm of a machine, with trip levels from its bank."""
+    calibration = Calibration.from_json(bank.calibration)
+    return tuple(
+        Alarm(
+            machine=machine.id,
+            level=level,
+            sample_rate_hz=bank.sample_rate_hz,
+            trip=trip.level,
+            clear=trip.clear,
+            on_delay_s=machine.alarm.on_delays_s[level],
+            off_delay_s=machine.alarm.off_delay_s,
+            latching=machine.alarm.latching,
+            realarm_s=machine.alarm.realarm_s,
+        )
+        for level, trip in _trips(machine, calibration.trip).items()
+    )
+
+
+def sensor_limits(bank: NormalBank) -> SensorLimits:
+    """What the sensor of the machine must lie outside of to be called broken; without a fit, nothing is."""
+    saved = bank.calibration.get("sensor")
+    return SensorLimits.from_json(saved) if saved else SensorLimits(FLOOR_DBFS, 0.0)
+
+
+def station_of(config: Config, machine: Machine, source: AudioSource, encoder: Encoder) -> Station:
+    """Source, bank and alarms of one machine, put together.
+
+    Raises:
+        BankError: its bank is missing or damaged.
+        BankMismatch: its bank is for another encoder, rate or window.
+    """
+    cut, evidence = config.encoder, config.evidence
+    bank = fitting_bank_of(config, machine, encoder, source.sample_rate_hz)
+    ear = Ear(
+        machine.id,
+        source,
+        cut.window_s,
+        cut.hop_s,
+        keep_s=evidence.pre_roll_s + evidence.post_roll_s + 10.0,
+        live=getattr(machine.source, "pace", "realtime") == "realtime",
+    )
+    return Station(
+        ear=ear,
+        bank=bank,
+        bank_id=accepted_version(machine.bank) or "",
+        scorer=Scorer(bank),
+        alarms=alarms_of(machine, bank),
+        sensor=SensorWatch(machine.id, sample_rate_hz=source.sample_rate_hz, limits=sensor_limits(bank)),
+        drift=DriftWatch(machine.id, sample_rate_hz=source.sample_rate_hz),
+        rest=Condition(0.5, 0.25, on_delay=round(REST_S * source.sample_rate_hz), off_delay=0),
+        health=Health(machine.id, cut.hop_s, monotonic()),
+    )
+
+
+# From the configuration to the parts of delivery: broker, publisher, evidence.
+
+
+def evidence_of(config: Config, on_complete: Callable[[Kept], None]) -> Evidence | None:
+    """What keeps the sound of alarms, not started yet; None where nothing is to be kept."""
+    wanted = config.evidence
+    if not wanted.enabled:
+        return None
+    return Evidence(
+        config.state_dir / "evidence",
+        pre_roll_s=wanted.pre_roll_s,
+        post_roll_s=wanted.post_roll_s,
+        max_mb=wanted.max_mb,
+        max_days=wanted.max_days,
+        min_free_mb=wanted.min_free_mb,
+        on_complete=on_complete,
+    )
+
+
+def broker_of(config: Config) -> Broker:
+    """Where the broker is, and how it lets us in."""
+    mqtt, tls = config.mqtt, config.mqtt.tls
+    return Broker(
+        host=mqtt.host,
+        port=mqtt.port,
+        username=mqtt.username,
+        password_file=mqtt.password_file,
+        tls=tls.on,
+        ca_file=tls.ca_file,
+        cert_file=tls.cert_file,
+        key_file=tls.key_file,
+    )
+
+
+def publisher_of(config: Config) -> Publisher:
+    """The MQTT side, not started yet."""
+    mqtt = config.mqtt
+    return Publisher(
+        broker_of(config),
+        node=config.node,
+        machines={machine.id: machine.title for machine in config.machines},
+        outbox_path=config.state_dir / "outbox.sqlite",
+        topic_root=mqtt.topic_root,
+        protocol=mqtt.protocol,
+        outbox_max_rows=config.outbox.max_rows,
+        outbox_max_age_s=config.outbox.max_days * 86_400,
+        discovery_prefix=mqtt.discovery_prefix,
+        score_interval_s=mqtt.score_interval_s,
+    )

@@ -1,0 +1,131 @@
+"""A station is everything that is one machine's own: windows, bank, scorer, alarms, sensor.
+
+Runs on the pipeline thread. The encoder is shared by all stations and is not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from echo_stream.alarm.alarm import Alarm
+from echo_stream.alarm.condition import Condition
+from echo_stream.alarm.drift import DriftWatch
+from echo_stream.alarm.sensor import SENSOR, SensorFigures, SensorWatch
+from echo_stream.capture.figures import hum_and_rumble, inspect
+from echo_stream.capture.source import AudioSource
+from echo_stream.capture.windows import Slicer
+from echo_stream.core.types import AlarmEvent, AlarmLevel, DriftEvent, Score, SensorEvent, Window
+from echo_stream.detect.bank import NormalBank
+from echo_stream.detect.scorer import Scorer
+from echo_stream.pipeline.health import Health
+
+Scored = tuple[Window, Score]
+Event = AlarmEvent | SensorEvent | DriftEvent
+BEHIND_S = 3.0  # older windows of a live source than this are skipped: the newest win
+PROOF_S = 600.0
+"""A machine that never sounded normal with its bank raises warnings at once but no alarm for so long: most
+likely it is the bank that does not fit (docs/adr/0011)."""
+OFF = "off"
+"""The operating condition of a machine at rest: it raises no alarm."""
+
+
+@dataclass(slots=True)
+class Ear:
+    """A source of one channel, cut into windows."""
+
+    machine: str
+    source: AudioSource
+    window_s: float
+    hop_s: float
+    keep_s: float = 1.0
+    """Sound kept behind the newest window, as evidence."""
+    live: bool = False
+    """The source does not wait for us: take all that came, and where that is too much, the newest."""
+    slicer: Slicer = field(init=False)
+    _lost: int = field(init=False, default=0)
+    _skipped: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        rate = self.source.sample_rate_hz
+        window, hop = round(self.window_s * rate), max(1, round(self.hop_s * rate))
+        keep_s = self.window_s + max(self.keep_s, BEHIND_S + self.hop_s)
+        self.slicer = Slicer(window, hop, keep_samples=round(keep_s * rate))
+
+    def window(self) -> Window | None:
+        """The next window that is complete, or None. Never waits."""
+        while self.live or not self.slicer.pending:
+            block = self.source.read()
+            if block is None:
+                break
+            self.slicer.push(block.samples[:, 0], block.start, block.gap)
+        if self.slicer.pending * self.hop_s > max(BEHIND_S, self.hop_s):
+            self.slicer.skip_to_newest()
+        cut = self.slicer.pop()
+        if cut is None:
+            return None
+        start, samples = cut
+        end = start + len(samples)
+        at = self.source.time_of(end)
+        return Window(self.machine, samples, start, end, self.source.sample_rate_hz, at)
+
+    @property
+    def rested(self) -> bool:
+        """The next window has not been heard yet: to ask again at once is in vain."""
+        return self.live and not self.slicer.pending
+
+    def losses(self) -> tuple[int, int]:
+        """Samples lost and hops skipped since this was last asked."""
+        lost, skipped = self.source.lost_samples, self.slicer.skipped_hops
+        news = lost - self._lost, skipped - self._skipped
+        self._lost, self._skipped = lost, skipped
+        return news
+
+
+@dataclass(slots=True)
+class Station:
+    """Everything that is one machine's own; the encoder is shared."""
+
+    ear: Ear
+    bank: NormalBank
+    bank_id: str
+    scorer: Scorer
+    alarms: tuple[Alarm, ...]
+    sensor: SensorWatch
+    drift: DriftWatch
+    rest: Condition
+    """Whether the machine is at rest; a single window that sounds so is not."""
+    health: Health
+    score: Score | None = None
+    """Of the newest window; not the window itself: its samples take memory."""
+    heard_until: int = 0
+    """Where the newest window ended."""
+    proven: bool = False
+    """The machine has sounded normal with this bank once: the bank fits what is heard."""
+    since: int = 0
+    """Absolute sample index from which this bank is in use."""
+
+    def judge(self, scored: Scored) -> Iterator[Event]:
+        """What the next window changes: at its sensor first, because that suppresses the machine's alarms."""
+        window, score = scored
+        self.score, self.heard_until = score, window.end
+        yield from self.sensor.step(figures_of(window), window.start, window.end)
+        self.rest.step(float(score.condition == OFF), window.start, window.end)
+        reasons = {SENSOR: self.sensor.fault is not None, OFF: self.rest.active}
+        self.proven |= score.value <= min(alarm.clear for alarm in self.alarms)
+        doubted = not self.proven and window.end - self.since < PROOF_S * window.sample_rate_hz
+        for alarm in self.alarms:
+            for reason, holds in reasons.items():
+                yield from (alarm.suppress if holds else alarm.unsuppress)(window.end, reason)
+            if doubted and alarm.level is AlarmLevel.ALARM:
+                continue
+            yield from alarm.step(score.value, window.start, window.end)
+        if not any(alarm.active or alarm.suppressed_by for alarm in self.alarms):
+            yield from self.drift.step(score.value, window.end)
+
+
+def figures_of(window: Window) -> SensorFigures:
+    """What a window says about its sensor."""
+    found = inspect(window.samples)
+    hum, rumble = hum_and_rumble(window.samples, window.sample_rate_hz)
+    return SensorFigures(found.level_dbfs, found.clipped_share, found.dead, found.stuck, hum, rumble)

@@ -1,1 +1,0 @@
-"""How the service is kept: logs, systemd, health."""

@@ -1,0 +1,5 @@
+"""Fixtures of tests/evidence."""
+
+from __future__ import annotations
+
+from tests.mqtt.conftest import broker, listen, logged, publish  # noqa: F401

@@ -1,0 +1,418 @@
+"""Evidence: the right sound, whole files, quotas, a full disk, and what the picture's measurements say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from echo_stream.capture.simulator import FAULT_KINDS, Fault, FaultKind, Scenario, SimulatedMachine
+from echo_stream.capture.windows import Slicer
+from echo_stream.core.files import write_whole
+from echo_stream.core.types import BandScore, Float32
+from echo_stream.evidence.recorder import Evidence, longest
+from echo_stream.evidence.spectrum import (
+    Heard,
+    NormalSpectrum,
+    band_levels_db,
+    deciding_bands,
+    heard,
+    in_words,
+    joined,
+)
+from echo_stream.evidence.store import Kept, document_path, list_events, remove_parts, tidy
+from echo_stream.mqtt.payloads import new_event_id, timestamp
+
+RATE_HZ = 8000
+START = datetime(2026, 11, 20, 8, 0, 0, tzinfo=UTC)
+BANDS = [BandScore(20.0, 1000.0, 0.2), BandScore(1000.0, 2000.0, 2.4), BandScore(2000.0, 4000.0, 0.9)]
+MACHINE = SimulatedMachine(5, RATE_HZ)
+
+
+class Stream:
+    """A machine's sound as the pipeline sees it, and the evidence that listens along."""
+
+    def __init__(self, evidence: Evidence, machine: str = "pump3", keep_s: float = 30.0) -> None:
+        self.evidence = evidence
+        self.machine = machine
+        self.slicer = Slicer(RATE_HZ, RATE_HZ, round(keep_s * RATE_HZ))
+        self.sound = MACHINE.sound(60)
+        self.index = 0
+
+    def time_of(self, index: int) -> datetime:
+        return START + timedelta(seconds=index / RATE_HZ)
+
+    def hear(self, seconds: float, gap_s: float = 0.0) -> None:
+        """So many seconds pass, after a gap."""
+        self.index += round(gap_s * RATE_HZ)
+        for _ in range(round(seconds * 2)):
+            block = self.sound[self.index : self.index + RATE_HZ // 2]
+            self.slicer.push(block, self.index, gap_s > 0)
+            gap_s = 0
+            self.index += len(block)
+            self.evidence.heard(self.machine, self.index, self.time_of(self.index))
+
+    def alarm(self, normal: NormalSpectrum | None = None) -> dict[str, Any]:
+        """An alarm at this moment; its event."""
+        at = self.time_of(self.index)
+        event = {
+            "event_id": new_event_id(at),
+            "machine": self.machine,
+            "ts": timestamp(at),
+            "level": "alarm",
+            "score": 3.5,
+            "threshold": 2.1,
+        }
+        self.evidence.alarm(
+            event,
+            at=self.index,
+            onset=max(0, self.index - 3 * RATE_HZ),
+            sample_rate_hz=RATE_HZ,
+            bands=BANDS,
+            history=self.slicer.history,
+            normal=normal,
+        )
+        return event
+
+
+@contextmanager
+def working(folder: Path, **settings: Any) -> Iterator[tuple[Evidence, list[Kept]]]:
+    """Evidence that works, without much need of a free disk, and what it said was complete."""
+    complete: list[Kept] = []
+    evidence = Evidence(folder, on_complete=complete.append, **{"min_free_mb": 0, **settings})
+    evidence.start()
+    try:
+        yield evidence, complete
+    finally:
+        evidence.stop(10)
+
+
+def wait_for(what: Callable[[], object], timeout_s: float = 60) -> None:
+    until_s = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < until_s, "it did not come about"
+        time.sleep(0.02)
+
+
+def read(kept: Kept) -> tuple[dict[str, Any], Float32]:
+    assert kept.clip is not None
+    samples, rate = soundfile.read(kept.clip, dtype="float32")
+    assert rate == RATE_HZ
+    return json.loads(kept.document.read_text()), samples
+
+
+def test_an_alarm_leaves_sound_document_and_picture(tmp_path: Path) -> None:
+    with working(tmp_path) as (evidence, complete):
+        stream = Stream(evidence)
+        stream.hear(15)
+        event = stream.alarm()
+        names = evidence.names("pump3", stream.time_of(stream.index), event["event_id"])
+        wait_for(lambda: list_events(tmp_path))
+        [early] = list_events(tmp_path)
+        assert not early.complete
+        assert len(read(early)[1]) == 10 * RATE_HZ, "a power cut would leave what was before the alarm"
+        stream.hear(10)
+        wait_for(lambda: complete)
+    [kept] = complete
+    document, samples = read(kept)
+    assert kept.complete
+    assert kept.picture is not None
+    assert (kept.clip and kept.clip.name, kept.picture.name) == names
+    assert kept.picture.read_bytes().startswith(b"\x89PNG")
+    np.testing.assert_allclose(samples, stream.sound[5 * RATE_HZ : 25 * RATE_HZ], atol=1e-6)
+    assert document["event"] == event
+    assert document["clip"]["alarm_s"] == 10
+    assert document["clip"]["onset_s"] == 7
+    assert document["clip"]["start_ts"] == "2026-11-20T08:00:05.000+00:00"
+    assert document["bands_hz"][1] == [1000, 2000, 2.4]
+    assert evidence.kept == 1
+    assert evidence.failed == 0
+    assert sorted(p.suffix for p in (tmp_path / "pump3").iterdir()) == [".flac", ".json", ".png"]
+
+
+def test_shortly_after_the_start_there_is_less_before(tmp_path: Path) -> None:
+    with working(tmp_path, post_roll_s=1) as (evidence, complete):
+        stream = Stream(evidence)
+        stream.hear(4)
+        stream.alarm()
+        stream.hear(1)
+        wait_for(lambda: complete)
+    document, samples = read(complete[0])
+    assert document["clip"]["alarm_s"] == 4
+    np.testing.assert_allclose(samples, stream.sound[: 5 * RATE_HZ], atol=1e-6)
+
+
+def test_sound_never_reaches_over_a_gap(tmp_path: Path) -> None:
+    with working(tmp_path) as (evidence, complete):
+        stream = Stream(evidence, keep_s=60)
+        stream.hear(10)
+        stream.hear(6, gap_s=1)
+        at = stream.index
+        stream.alarm()
+        stream.hear(3)
+        stream.hear(12, gap_s=2)
+        wait_for(lambda: complete)
+    document, samples = read(complete[0])
+    assert document["clip"]["alarm_s"] == pytest.approx(6, abs=0.06)
+    assert document["clip"]["duration_s"] == pytest.approx(9, abs=0.11)
+    before = round(document["clip"]["alarm_s"] * RATE_HZ)
+    np.testing.assert_allclose(samples, stream.sound[at - before : at - before + len(samples)], atol=1e-6)
+
+
+def test_stopping_keeps_what_there_is_and_the_next_start_draws_it(tmp_path: Path) -> None:
+    with working(tmp_path) as (evidence, complete):
+        stream = Stream(evidence)
+        stream.hear(12)
+        stream.alarm()
+        stream.hear(2)
+    [kept] = list_events(tmp_path)
+    assert kept.complete
+    assert read(kept)[0]["clip"]["duration_s"] == 12
+    if kept.picture is None:
+        with working(tmp_path):
+            wait_for(lambda: list_events(tmp_path)[0].picture)
+    assert len(complete) <= 1
+
+
+def test_machines_and_times_are_told_apart(tmp_path: Path) -> None:
+    with working(tmp_path, post_roll_s=0.5) as (evidence, complete):
+        streams = [Stream(evidence, "pump3"), Stream(evidence, "fan1")]
+        for stream in streams:
+            stream.hear(3)
+            stream.alarm()
+        for stream in streams:
+            stream.hear(1)
+        wait_for(lambda: len(complete) == 2)
+    assert [k.machine for k in list_events(tmp_path)] in (["pump3", "fan1"], ["fan1", "pump3"])
+    assert [k.machine for k in list_events(tmp_path, machine="fan1")] == ["fan1"]
+    assert list_events(tmp_path, since=START + timedelta(seconds=4)) == []
+    assert len(list_events(tmp_path, since=START)) == 2
+    assert list_events(tmp_path / "nothing") == []
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a/b", "ü ü", "", "x" * 500, ".hidden"])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    path = document_path(tmp_path, name, START, name)
+    assert path.resolve().parent.parent == tmp_path.resolve()
+    assert not path.name.startswith(".")
+    write_whole(path, b"{}")
+    assert path.read_bytes() == b"{}"
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "m" / "a.json"
+    write_whole(path, b"old")
+    path.with_name(f".a.json.{os.getpid()}.part").mkdir()  # what is in the way cannot be opened
+    with pytest.raises(OSError, match="directory"):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_parts_of_interrupted_writes_go(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / ".x.flac.part").write_bytes(b"half")
+    remove_parts(tmp_path)
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+def some_event(folder: Path, day: int, size: int, machine: str = "m") -> Path:
+    at = START + timedelta(days=day)
+    path = document_path(folder, machine, at, f"E{day}")
+    write_whole(
+        path,
+        json.dumps(
+            {"event": {"event_id": f"E{day}", "machine": machine, "ts": timestamp(at)}, "complete": True}
+        ).encode(),
+    )
+    write_whole(path.with_suffix(".flac"), b"x" * size)
+    return path
+
+
+def test_too_old_and_too_much_goes_oldest_first_and_nothing_else(tmp_path: Path) -> None:
+    for day in range(10):
+        some_event(tmp_path, day, 10_000, machine=f"m{day % 2}")
+    own = tmp_path / "m0" / "notes.txt"
+    own.write_text("of a person")
+    now = START + timedelta(days=9)
+    assert tidy(tmp_path, max_bytes=1e9, max_days=6.5, now=now) == 3
+    assert [k.event_id for k in list_events(tmp_path)] == [f"E{d}" for d in range(3, 10)]
+    assert tidy(tmp_path, max_bytes=45_000, max_days=90, now=now) == 3
+    assert [k.event_id for k in list_events(tmp_path)] == ["E6", "E7", "E8", "E9"]
+    assert sum(1 for _ in tmp_path.glob("*/*.flac")) == 4
+    assert own.exists()
+
+
+def test_the_worker_tidies_by_the_time_of_the_sound(tmp_path: Path) -> None:
+    old = some_event(tmp_path, -100, 1000)
+    recent = some_event(tmp_path, -10, 1000)
+    with working(tmp_path) as (evidence, _):
+        Stream(evidence).hear(0.5)
+        wait_for(lambda: not old.exists())
+    assert recent.exists()
+
+
+def test_a_damaged_document_is_left_out(tmp_path: Path) -> None:
+    good, bad = some_event(tmp_path, 0, 10), some_event(tmp_path, 1, 10)
+    bad.write_text('{"event": ')
+    assert [k.document for k in list_events(tmp_path)] == [good]
+
+
+def test_too_little_free_disk_is_said_once_and_recovers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with working(tmp_path, min_free_mb=1e9, post_roll_s=0.5) as (evidence, complete):
+        stream = Stream(evidence)
+        for _ in range(3):
+            failed = evidence.failed
+            stream.hear(2)
+            stream.alarm()
+            stream.hear(1)
+            while evidence.failed == failed:
+                time.sleep(0.01)
+        assert list_events(tmp_path) == []
+        evidence._min_free_bytes = 0
+        stream.alarm()
+        stream.hear(1)
+        wait_for(lambda: complete)
+    said = capsys.readouterr().out
+    assert said.count("evidence is not kept") == 1
+    assert "MB free" in said
+    assert said.count("evidence is kept again") == 1
+    assert evidence.failed == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_fails_the_evidence_alone(tmp_path: Path) -> None:
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this container may not mount")
+    try:
+        with working(tmp_path, post_roll_s=0.5) as (evidence, complete):
+            stream = Stream(evidence)
+            stream.hear(12)
+            stream.alarm()
+            stream.hear(1)
+            wait_for(lambda: evidence.failed == 1)
+            assert complete == []
+        assert list(tmp_path.glob("*/*")) == [], "nothing half written is left"
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_clip_that_cannot_be_drawn_is_evidence_all_the_same(tmp_path: Path) -> None:
+    with working(tmp_path, pre_roll_s=0.01, post_roll_s=0) as (evidence, complete):
+        stream = Stream(evidence)
+        stream.hear(1)
+        stream.alarm()
+        stream.hear(0.5)
+        wait_for(lambda: complete)
+    assert complete[0].clip is not None
+
+
+def test_an_alarm_without_sound_is_counted(tmp_path: Path) -> None:
+    with working(tmp_path, post_roll_s=0.5) as (evidence, complete):
+        stream = Stream(evidence, keep_s=2)
+        evidence.alarm(
+            {"event_id": "E", "machine": "pump3", "ts": timestamp(START)},
+            at=50 * RATE_HZ,
+            onset=None,
+            sample_rate_hz=RATE_HZ,
+            bands=BANDS,
+            history=stream.slicer.history,
+        )
+        stream.hear(1)
+        evidence.heard("pump3", 60 * RATE_HZ, START)
+        wait_for(lambda: evidence.failed == 1)
+        assert complete == []
+
+
+@pytest.mark.parametrize("there", [0, 100, 777, 8000])
+def test_the_longest_piece_that_is_there_is_taken(there: int) -> None:
+    def history(start: int, end: int) -> Float32 | None:
+        return (
+            np.arange(start, end, dtype=np.float32) if 1000 - there <= start <= end <= 1000 + there else None
+        )
+
+    before, after = longest(history, 1000, -500, 100), longest(history, 1000, 500, 100)
+    expected = min(500, there // 5 * 5)
+    assert len(before) == len(after) == expected
+    if expected:
+        assert before[-1] == 999
+        assert after[0] == 1000
+
+
+def measured(kind: FaultKind) -> Heard:
+    """What the picture of a simulated fault is made of, in the form of an evidence document."""
+    machine = SimulatedMachine(2)
+    rate = machine.sample_rate_hz
+    normal = NormalSpectrum.fit(
+        rate, [band_levels_db(w, rate) for w in machine.sound(60, start_s=600).reshape(30, -1)]
+    )
+    document = {
+        "event": {"machine": "m", "ts": timestamp(START), "level": "alarm", "score": 3.0, "threshold": 2.0},
+        "clip": {"sample_rate_hz": rate, "alarm_s": 12.0, "onset_s": 9.0},
+        "bands_hz": [[b.low_hz, b.high_hz, b.contribution] for b in BANDS],
+        "normal": normal.to_json(),
+    }
+    return heard(document, Scenario(machine, [Fault(kind, 8, 99)]).render(0, 16 * rate))
+
+
+@pytest.mark.parametrize("kind", FAULT_KINDS)
+def test_the_words_of_a_picture_say_where_the_fault_is(kind: FaultKind) -> None:
+    machine = SimulatedMachine(2)
+    where_hz = {"bearing": machine.resonance_hz, "imbalance": machine.shaft_hz, "rattle": machine.rattle_hz}[
+        kind
+    ]
+    it = measured(kind)
+    first = in_words(it).split(";")[0]
+    assert first.startswith("louder by ")
+    numbers = [float(word) for word in first.split() if word.replace(".", "").isdigit()]
+    decibels, low, high = numbers
+    factor = 1000 if "kHz" in first else 1
+    assert low * factor * 0.9 <= where_hz <= high * factor * 1.1
+    assert 3 < decibels < 25
+    assert np.abs(it.present_db - it.normal.median_db)[-4:].max() < 3, "nothing happens at the top"
+
+
+def test_bands_that_carry_the_score_are_marked() -> None:
+    document = {"bands_hz": [[0, 1, 0.2], [1, 2, 2.4], [2, 3, 0.9], [3, 4, -1.0]]}
+    assert deciding_bands(document) == [(1, 2), (2, 3)]
+    assert deciding_bands({"bands_hz": [[0, 1, -0.2]]}) == []
+    assert joined([(2.0, 3.0), (1.0, 2.0), (7.0, 8.0)]) == [(1.0, 3.0), (7.0, 8.0)]
+
+
+def test_a_picture_can_be_drawn_again_from_disk(tmp_path: Path) -> None:
+    with working(tmp_path, post_roll_s=1) as (evidence, complete):
+        stream = Stream(evidence)
+        stream.hear(8)
+        stream.alarm(NormalSpectrum.fit(RATE_HZ, [band_levels_db(stream.sound[: 4 * RATE_HZ], RATE_HZ)]))
+        stream.hear(1)
+        wait_for(lambda: complete)
+    picture = complete[0].picture
+    assert picture is not None
+    first = picture.read_bytes()
+    picture.unlink()
+    subprocess.run(
+        [sys.executable, "-m", "echo_stream.evidence.picture", str(complete[0].document)], check=True
+    )
+    assert picture.read_bytes() == first
+
+
+def test_the_listening_process_never_imports_matplotlib() -> None:
+    heavy = "{'matplotlib', 'soundfile', 'scipy'}"
+    code = f"import sys, echo_stream.evidence.recorder; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,425 @@
+"""fit-normal and `bank extend`: what is refused, left out, taken over, and what is told of it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from echo_stream.capture.simulator import SimulatedMachine
+from echo_stream.config.load import load
+from echo_stream.config.schema import Config, Machine
+from echo_stream.core.errors import BankError, BankMismatch, EchoStreamError, SourceError
+from echo_stream.core.types import AlarmLevel, Enrolled
+from echo_stream.detect.bank import NormalBank
+from echo_stream.encode.spectral import SpectralEncoder
+from echo_stream.fit import archive
+from echo_stream.fit.checks import Verdict, worst
+from echo_stream.fit.fit import extend, fit, own_source, recordings
+from echo_stream.fit.listen import hear_source
+from echo_stream.fit.recorded import held_out_places, in_runs, minutes_of
+from echo_stream.fit.session import MICROPHONE, Enrolment, Session
+from echo_stream.fit.summary import Fitted, number
+from echo_stream.fit.versions import BankVersions
+from tests.support.sounds import ENCODER, HOP_S, RATE_HZ, WINDOW_S, enrol, features, normal
+
+CONFIG = """\
+node: pc7
+state_dir: state
+machines:
+  - id: pump3
+    name: Pump 3
+    source: {kind: simulated, seed: 3, sample_rate_hz: 16000, pace: fast, duration_s: 90}
+    bank: banks/pump3.safetensors
+"""
+PUMP = SimulatedMachine(3, RATE_HZ)
+
+
+def write(folder: Path, name: str, sound: np.ndarray, rate: int = RATE_HZ) -> Path:
+    path = folder / f"{name}.wav"
+    soundfile.write(path, sound, rate)
+    return path
+
+
+def knock(sound: np.ndarray, at_s: float, times_rms: float = 10.0) -> np.ndarray:
+    """The same sound with a knock of 50 ms in it."""
+    sound, t_s = sound.copy(), np.arange(round(0.2 * RATE_HZ)) / RATE_HZ
+    noise = np.random.default_rng(round(at_s)).standard_normal(len(t_s))
+    start = round(at_s * RATE_HZ)
+    sound[start : start + len(t_s)] += np.exp(-t_s / 0.02) * noise * times_rms * sound.std()
+    return sound
+
+
+class Project:
+    """A folder with a configuration of one machine."""
+
+    def __init__(self, folder: Path, text: str = CONFIG) -> None:
+        self.folder = folder
+        (folder / "config.yaml").write_text(text)
+        self.said: list[str] = []
+
+    @property
+    def config(self) -> Config:
+        return load(self.folder / "config.yaml")
+
+    @property
+    def machine(self) -> Machine:
+        return self.config.machines[0]
+
+    @property
+    def versions(self) -> BankVersions:
+        return BankVersions(self.machine.bank)
+
+    def versions_enrolled(self, bank_id: str) -> Sequence[Enrolled]:
+        """What a version learnt."""
+        return Enrolment.load(self.versions.enrolled_of(bank_id), bank_id).enrolled
+
+    def fit(self, *paths: Path, condition: str = "normal", accept: bool = True, **how: bool) -> Fitted:
+        hear = recordings(self.config, self.machine, paths) if paths else None
+        return fit(
+            self.config,
+            self.machine,
+            hear or own_source(self.config, self.machine, 1.0),
+            condition=condition,
+            accept=accept,
+            say=lambda _done, _total, at: self.said.append(at),
+            **how,
+        )
+
+    def extend(self, *paths: Path, condition: str | None = None, accept: bool = False) -> Fitted:
+        hear = recordings(self.config, self.machine, paths)
+        return extend(
+            self.config, self.machine, hear, condition=condition, accept=accept, say=lambda *_: None
+        )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, list[Fitted]]:
+    """A bank that learnt load, then idle, then off."""
+    project = Project(tmp_path_factory.mktemp("states"))
+    slower = SimulatedMachine(3, RATE_HZ, shaft_hz=15.0)
+    sounds = {
+        "load": PUMP.sound(70.0),
+        "idle": 0.4 * slower.sound(70.0),
+        "off": np.zeros(30 * RATE_HZ),
+    }
+    fitted = [project.fit(write(project.folder, s, sounds[s]), condition=s) for s in ("load", "idle", "off")]
+    return project, fitted
+
+
+def refused(raised: pytest.ExceptionInfo[EchoStreamError], said: str, to_do: str) -> None:
+    assert said in raised.value.message
+    assert to_do in raised.value.hint
+
+
+def test_a_knock_is_left_out_and_told(project: Project) -> None:
+    path = write(project.folder, "a", knock(PUMP.sound(90.0), 41.5))
+    fitted = project.fit(path)
+    (left_out,) = fitted.left_out
+    assert left_out.recording == str(path)
+    assert left_out.start_s <= 41.5 <= left_out.end_s
+    assert left_out.end_s - left_out.start_s <= 4
+    assert left_out.score > fitted.levels[AlarmLevel.ALARM].level
+    assert fitted.windows == 89 - 2
+    assert "left out: 0:40 to 0:43, score" in fitted.in_words()
+    bank = NormalBank.load(project.machine.bank)
+    assert bank.n_held_out == fitted.windows
+    assert fitted.to_json()["left_out"][0]["start_s"] == left_out.start_s
+
+
+def test_nothing_is_left_out_where_that_is_asked_for(project: Project) -> None:
+    path = write(project.folder, "a", knock(PUMP.sound(60.0), 30.5))
+    assert project.fit(path, trimmed=False).windows == 59
+
+
+def test_a_machine_that_knocks_is_learnt_with_its_knocks(project: Project) -> None:
+    sound = PUMP.sound(90.0)
+    for at_s in np.arange(4.3, 88, 11):
+        sound = knock(sound, float(at_s))
+    fitted = project.fit(write(project.folder, "a", sound))
+    assert fitted.left_out == ()
+    assert fitted.windows == 89
+
+
+def test_of_an_archive_pieces_are_learnt_and_it_is_said(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passing over sound is no loss of sound, and the picture of what was heard has gaps there."""
+    write(project.folder, "a", np.tile(PUMP.sound(60.0), 15))
+    monkeypatch.setattr(archive, "MOST_WINDOWS", 450)
+    monkeypatch.setattr(archive, "PART_S", 50.0)
+    fitted = project.fit(project.folder / "a.wav")
+    assert fitted.windows == 450
+    findings = {check.name: check for check in fitted.checks}
+    assert findings["Amount"].finding.startswith("450 of 899 windows were taken (0.1 of 0.2 h)")
+    assert findings["Gaps"].finding == "no sound was lost"
+    starts_s = [item.start_s for item in project.versions_enrolled(fitted.bank_id)]
+    assert starts_s[:51] == [*range(50), 100]
+    assert fitted.minutes == pytest.approx(450 / 60, rel=0.05)
+
+
+def test_of_several_recordings_it_is_said_which(project: Project) -> None:
+    sound = PUMP.sound(90.0)
+    paths = [
+        write(project.folder, f"part{i}", part) for i, part in enumerate(np.split(knock(sound, 70.5), 6))
+    ]
+    (left_out,) = project.fit(*paths).left_out
+    assert left_out.recording == str(paths[4])
+    assert 8 <= left_out.start_s <= 10.5
+
+
+@pytest.mark.parametrize(
+    ("made", "said", "to_do"),
+    [
+        (lambda x: x[: 8 * RATE_HZ], "too short: 8 s of sound, 7 windows", "10 min or more is good"),
+        (lambda x: 0 * x, "silent: no window is over -120 dBFS", "check the cable"),
+        (lambda x: np.clip(x * 60, -1, 1), "clipped:", "lower the gain"),
+        (
+            lambda x: x * np.where(np.arange(len(x)) < len(x) / 2, 1, 4),
+            "the level jumped by +12 dB at 0:",
+            "--condition idle, then --condition load",
+        ),
+    ],
+    ids=["short", "silent", "clipped", "jumped"],
+)
+def test_what_is_not_fit_to_be_learnt(project: Project, made, said: str, to_do: str) -> None:  # type: ignore[no-untyped-def]
+    path = write(project.folder, "a", made(PUMP.sound(60.0)))
+    with pytest.raises(SourceError) as raised:
+        project.fit(path)
+    refused(raised, said, to_do)
+    assert str(path) in raised.value.message
+    assert project.versions.ids() == []
+
+
+def test_operating_states_join_one_bank(states: tuple[Project, list[Fitted]]) -> None:
+    project, fitted = states
+    assert [f.conditions for f in fitted] == [("load",), ("idle", "load"), ("idle", "load", "off")]
+    assert [f.windows for f in fitted] == [69, 138, 167]
+    bank = NormalBank.load(project.machine.bank)
+    assert bank.conditions == ("idle", "load", "off")
+    assert [s.id for s in fitted[2].kept_sessions] == ["b1", "b2"]
+    assert "of the operating states" in fitted[2].report.read_text()
+    # The calibration rests on states in which there can be an alarm, the sensor's limits on all.
+    assert sum(len(run) for run in bank.calibration["runs"]) == 138
+    assert bank.calibration["sensor"]["quietest_dbfs"] == -200.0
+
+
+def test_a_state_that_is_fitted_again_replaces_itself(states: tuple[Project, list[Fitted]]) -> None:
+    project, _ = states
+    path = write(project.folder, "idle2", 0.3 * PUMP.sound(40.0, start_s=500))
+    fitted = project.fit(path, condition="idle", accept=False)
+    assert fitted.conditions == ("idle", "load", "off")
+    assert [(s.condition, s.id) for s in fitted.kept_sessions] == [("load", "b1"), ("off", "b3")]
+    assert not fitted.accepted
+    assert project.versions.accepted == "b3"
+
+
+def test_fresh_takes_nothing_over(states: tuple[Project, list[Fitted]]) -> None:
+    project, _ = states
+    assert project.fit(project.folder / "load.wav", accept=False, fresh=True).conditions == ("normal",)
+
+
+def test_another_rate_is_refused(states: tuple[Project, list[Fitted]], tmp_path: Path) -> None:
+    project, _ = states
+    text = CONFIG.replace("16000", "8000").replace("banks/", f"{project.folder}/banks/")
+    path = write(tmp_path, "slow", SimulatedMachine(3, 8000).sound(60.0), 8000)
+    with pytest.raises(SourceError) as raised:
+        Project(tmp_path, text).fit(path, condition="test")
+    refused(raised, "slow.wav: has 8000 Hz, condition 'load' of this bank was learnt at 16000 Hz", "--fresh")
+
+
+def test_another_window_is_refused(states: tuple[Project, list[Fitted]], tmp_path: Path) -> None:
+    project, _ = states
+    text = CONFIG.replace("machines:", "encoder: {kind: spectral, window_s: 1.0, hop_s: 0.5}\nmachines:")
+    other = Project(tmp_path, text.replace("banks/", f"{project.folder}/banks/"))
+    with pytest.raises(BankMismatch) as raised:
+        other.fit(project.folder / "load.wav", condition="test")
+    refused(raised, "window_s: the bank has 2.0, asked for is 1.0", "--fresh")
+
+
+def test_another_microphone_is_refused(project: Project) -> None:
+    """Whatever opens as the machine's source must be the device that the other states were learnt with."""
+    before = Session("idle", MICROPHONE, "microphone 'USB Audio', channel 0", RATE_HZ, "", 9, 1.0, ("a",))
+    now = project.machine.model_copy(
+        update={"source": project.machine.source.model_copy(update={"kind": MICROPHONE})}
+    )
+    with pytest.raises(SourceError) as raised:
+        _hear(project, now, before)
+    refused(raised, "the device changed: now simulated machine 3", "listen with that one")
+    _hear(project, project.machine, before)
+
+
+def _hear(project: Project, machine: Machine, before: Session) -> None:
+    encoder = SpectralEncoder(2.0)
+    how = {"encoder": encoder, "condition": "load", "say": lambda *_: None}
+    hear_source(project.config, machine, 0.1, others=[before], **how)  # type: ignore[arg-type]
+
+
+def test_a_bank_whose_sound_is_gone_is_refused(project: Project) -> None:
+    path = write(project.folder, "a", PUMP.sound(40.0))
+    project.fit(path, condition="load")
+    project.versions.enrolled_of("b1").unlink()
+    with pytest.raises(BankError) as raised:
+        project.fit(path, condition="idle")
+    refused(raised, "b1.enrolled.safetensors", "--fresh")
+    assert project.fit(path, condition="idle", fresh=True).conditions == ("idle",)
+
+
+def test_a_damaged_bank_is_replaced_and_told(project: Project) -> None:
+    project.machine.bank.parent.mkdir()
+    project.machine.bank.write_bytes(b"not a bank")
+    fitted = project.fit(write(project.folder, "a", PUMP.sound(40.0)))
+    assert "cannot be read" not in fitted.conditions
+    assert [c.verdict for c in fitted.checks if c.name == "Bank before"] == [Verdict.FAIR]
+    assert fitted.bank_id == project.versions.accepted
+
+
+def test_extending_is_a_proposal(project: Project) -> None:
+    first = project.fit(write(project.folder, "summer", PUMP.sound(70.0)))
+    filtered = np.convolve(PUMP.sound(60.0, start_s=300), [1, -0.35], mode="same")
+    winter = write(project.folder, "winter", filtered)
+    proposal = project.extend(winter)
+    assert project.versions.accepted == "b1"
+    assert proposal.bank_id == "b2"
+    assert not proposal.accepted
+    assert (first.windows, proposal.windows) == (69, 69 + 59)
+    change = proposal.change
+    assert change is not None
+    assert change.base_id == "b1"
+    assert change.share_over[AlarmLevel.ALARM] > 0.9  # it is another season
+    assert change.raised[AlarmLevel.ALARM] >= 1
+    assert change.levels[AlarmLevel.ALARM].level == first.levels[AlarmLevel.ALARM].level
+    told = proposal.in_words()
+    assert "echo-stream bank accept --machine pump3 b2" in told
+    assert "be sure that the machine was well" in told
+    project.versions.accept("b2", "now")
+    with pytest.raises(BankError, match="is in the bank already"):
+        project.extend(winter)
+    again = project.extend(write(project.folder, "more", PUMP.sound(40.0, start_s=600)), accept=True)
+    assert again.change is not None
+    assert again.change.share_over[AlarmLevel.ALARM] == 0  # it is known
+    assert project.versions.accepted == "b3"
+    assert [s.id for s in again.kept_sessions] == ["b1", "b2"]
+
+
+def test_extending_needs_a_bank_and_a_state_that_it_knows(
+    project: Project, states: tuple[Project, list[Fitted]]
+) -> None:
+    with pytest.raises(BankError, match="there is no bank"):
+        project.extend(project.folder)
+    several, _ = states
+    with pytest.raises(BankError) as raised:
+        several.extend(several.folder / "load.wav")
+    refused(raised, "which operating state is it?", "--condition: idle, load, off")
+    with pytest.raises(BankError) as raised:
+        several.extend(several.folder / "load.wav", condition="full")
+    refused(raised, "no operating state 'full'", "fit-normal --condition full")
+
+
+@pytest.mark.parametrize("strange", [(5, 41), (77, 30), (29, 59), (60, 52)])
+def test_scores_are_told_of_the_windows_that_they_belong_to(strange: tuple[int, int]) -> None:
+    """Windows of several recordings and two states, one strange in each: it has the highest score there."""
+    items = normal(90)
+    for i, offset in zip(strange, (12, -12), strict=True):  # far from each other, too
+        items[i] = features((items[i].window + offset).astype(np.float32))
+    enrolled = [
+        *enrol(items[:30], condition="load", name="z"),
+        *enrol(items[30:60], condition="idle", name="y", recordings=3),
+        *enrol(items[60:], condition="load", name="x"),
+    ]
+    how = {"window_s": WINDOW_S, "hop_s": HOP_S}
+    bank = NormalBank.fit(enrolled, encoder=ENCODER, sample_rate_hz=RATE_HZ, **how)  # type: ignore[arg-type]
+    scores = np.full(90, np.nan)
+    for run, members in zip(bank.held_out, held_out_places(enrolled, **how), strict=True):
+        scores[members] = run
+    idle = np.arange(30, 60)
+    assert np.isfinite(scores).all()
+    assert idle[np.argmax(scores[idle])] == strange[1]
+    scores[idle] = -np.inf
+    assert np.argmax(scores) == strange[0]
+
+
+def test_runs_and_minutes() -> None:
+    enrolled = [item for item in enrol(normal(12), recordings=2) if item.start_s != 2.0]
+    assert [len(run) for run in in_runs(enrolled, np.arange(10.0), HOP_S)] == [2, 3, 2, 3]
+    assert minutes_of(enrolled, WINDOW_S) * 60 == 7 + 7
+    assert minutes_of([], WINDOW_S) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.25, "0.25"), (1.0, "1"), (42.3, "42"), (423.0, "420"), (12_345, "12000")]
+)
+def test_numbers_for_people(value: float, words: str) -> None:
+    assert number(value) == words
+
+
+def test_listening_shows_a_live_level(project: Project) -> None:
+    """On a real terminal: a bar, the level, and the machine's own words at the end."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "echo_stream", "fit-normal", "-m", "pump3", "--minutes", "1"],
+        cwd=project.folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert process.stdout is not None
+    told = process.stdout.read().decode()
+    process.stdout.close()
+    assert process.wait(60) == 0
+    text = shown.decode(errors="replace")
+    assert "listening" in text
+    assert "█" in text
+    assert "dBFS" in text
+    assert "pump3: bank b1 fitted on 59 windows" in told
+
+
+def test_progress_says_what_is_at_hand(project: Project) -> None:
+    fitted = project.fit()
+    assert any("dBFS" in at for at in project.said)
+    assert project.said[-1] == "writing the report"
+    assert fitted.session.source == "simulated"
+    assert abs(datetime.fromisoformat(fitted.session.heard_at) - datetime.now(UTC)).total_seconds() < 600
+
+
+def test_real_machines(project: Project, recordings_folder: Path) -> None:
+    """Undisturbed recordings are learnt whole; a knock in one is found."""
+    fan = recordings_folder / "streams" / "fan_sensiml_enroll_normal_120s.flac"
+    fitted = project.fit(fan, condition="fan")
+    assert fitted.left_out == ()
+    assert worst([c for c in fitted.checks if c.name in {"Clipping", "Steadiness", "Sound"}]) == Verdict.GOOD
+    sound, _ = soundfile.read(fan)
+    path = write(project.folder, "knocked", knock(sound, 80.5))
+    (left_out,) = project.fit(path, condition="fan").left_out
+    assert left_out.start_s <= 80.5 <= left_out.end_s
+
+
+@pytest.fixture
+def recordings_folder(request: pytest.FixtureRequest) -> Path:
+    """`recordings` of conftest.py, under a name that this module does not use itself."""
+    folder: Path = request.getfixturevalue("recordings")
+    return folder

@@ -1,0 +1,139 @@
+"""How the broker lets us in, or does not: passwords and TLS, with a real mosquitto."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from echo_stream.mqtt.publisher import Publisher
+from tests.support.broker import make_pki, mosquitto
+
+from .conftest import wait_until
+
+Publish = Callable[..., Publisher]
+Logged = list[MutableMapping[str, Any]]
+
+# paho leaves the socket of a failed TLS handshake to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:.*ssl.SSLSocket.*:pytest.PytestUnraisableExceptionWarning")
+
+
+def refused(logged: Logged) -> list[MutableMapping[str, Any]]:
+    return [line for line in logged if line["event"] == "the broker refuses us"]
+
+
+def secret(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "secret"
+    path.write_text(text + "\n")
+    return path
+
+
+@pytest.mark.parametrize("protocol", [3, 5])
+def test_right_password(tmp_path: Path, publish: Publish, protocol: int) -> None:
+    with mosquitto(tmp_path, users={"echo": "s3cret"}) as broker:
+        publisher = publish(
+            broker, protocol=protocol, username="echo", password_file=secret(tmp_path, "s3cret")
+        )
+        wait_until(lambda: publisher.connected, "connected")
+
+
+@pytest.mark.parametrize("protocol", [3, 5])
+def test_wrong_password_is_one_line_and_a_slow_retry_until_it_is_right(
+    tmp_path: Path, publish: Publish, logged: Logged, protocol: int
+) -> None:
+    with mosquitto(tmp_path, users={"echo": "s3cret"}) as broker:
+        path = secret(tmp_path, "wrong")
+        publisher = publish(
+            broker, protocol=protocol, username="echo", password_file=path, refused_retry_s=0.1
+        )
+        wait_until(lambda: broker.log.count("not authorised") >= 4, "it keeps asking")
+        assert len(logged) == 1, "one clear line"
+        assert refused(logged)
+        assert "password" in logged[0]["hint"]
+        assert "s3cret" not in str(logged)
+        assert "wrong" not in str(logged)
+        assert not publisher.connected
+        path.write_text("s3cret\n")
+        wait_until(lambda: publisher.connected, "the file is read anew")
+    assert [line["event"] for line in logged][:2] == ["the broker refuses us", "connected to the broker"]
+
+
+def test_a_password_file_that_is_missing_is_said_and_stops_nothing(
+    tmp_path: Path, publish: Publish, logged: Logged
+) -> None:
+    with mosquitto(tmp_path, users={"echo": "s3cret"}) as broker:
+        publisher = publish(broker, username="echo", password_file=tmp_path / "none", refused_retry_s=0.1)
+        wait_until(lambda: refused(logged), "said")
+        assert str(tmp_path / "none") in refused(logged)[0]["reason"]
+        secret(tmp_path, "s3cret").rename(tmp_path / "none")
+        wait_until(lambda: publisher.connected, "connected")
+
+
+@pytest.mark.parametrize("protocol", [3, 5])
+def test_tls_with_the_right_authority(tmp_path: Path, publish: Publish, protocol: int) -> None:
+    with mosquitto(tmp_path, tls=True) as broker:
+        publisher = publish(broker, protocol=protocol, tls=True, ca_file=broker.pki.ca)
+        wait_until(lambda: publisher.connected, "connected")
+        assert publisher.stop(5.0)
+
+
+@pytest.mark.parametrize("other", [True, False], ids=["another authority", "the system's authorities"])
+def test_tls_with_a_wrong_authority_is_refused_by_us(
+    tmp_path: Path, publish: Publish, logged: Logged, other: bool
+) -> None:
+    with mosquitto(tmp_path, tls=True) as broker:
+        publisher = publish(
+            broker, tls=True, ca_file=broker.pki.other_ca if other else None, refused_retry_s=0.1
+        )
+        wait_until(lambda: broker.log.count("New connection") >= 4, "it keeps trying")
+        assert len(logged) == 1
+        assert "certificate" in refused(logged)[0]["reason"]
+        assert "ca_file" in refused(logged)[0]["hint"]
+        assert not publisher.connected
+
+
+def test_a_certificate_for_another_host_is_refused_by_us(
+    tmp_path: Path, publish: Publish, logged: Logged
+) -> None:
+    with mosquitto(tmp_path, tls=True, listen_on="127.0.0.2") as broker:
+        publish(broker, tls=True, ca_file=broker.pki.ca)
+        wait_until(lambda: refused(logged), "said")
+        assert "127.0.0.2" in refused(logged)[0]["reason"]
+
+
+def test_tls_with_a_client_certificate(tmp_path: Path, publish: Publish) -> None:
+    with mosquitto(tmp_path, tls=True, client_certs=True) as broker:
+        pki = broker.pki
+        publisher = publish(
+            broker, tls=True, ca_file=pki.ca, cert_file=pki.client_cert, key_file=pki.client_key
+        )
+        wait_until(lambda: publisher.connected, "connected")
+
+
+def test_tls_without_the_client_certificate_that_the_broker_wants(
+    tmp_path: Path, publish: Publish, logged: Logged
+) -> None:
+    with mosquitto(tmp_path, tls=True, client_certs=True) as broker:
+        publisher = publish(broker, tls=True, ca_file=broker.pki.ca, refused_retry_s=0.1)
+        wait_until(lambda: broker.log.count("New connection") >= 4, "it keeps trying")
+        assert not publisher.connected
+        # TLS 1.3 tells the client only after its own handshake: an alert, or just the end of the connection.
+        assert "cert_file" in logged[0]["hint"]
+
+
+def test_files_that_are_no_certificates(tmp_path: Path, publish: Publish, logged: Logged) -> None:
+    garbage = tmp_path / "garbage.pem"
+    garbage.write_text("not a certificate")
+    with mosquitto(tmp_path, tls=True) as broker:
+        publish(broker, tls=True, ca_file=garbage)
+        wait_until(lambda: refused(logged), "said")
+        assert "cannot be read" in refused(logged)[0]["reason"]
+
+
+def test_tls_where_the_broker_speaks_none(tmp_path: Path, publish: Publish, logged: Logged) -> None:
+    with mosquitto(tmp_path) as broker:
+        publisher = publish(broker, tls=True, ca_file=make_pki().ca)
+        wait_until(lambda: logged, "said")
+        assert not publisher.connected

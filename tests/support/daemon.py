@@ -1,0 +1,114 @@
+"""The real daemon as a subprocess, and what a real subscriber hears of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+class Subscriber:
+    """Everything that is published under `echo-stream/`, in order."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.heard: list[tuple[str, Any]] = []
+        self._client = Client(CallbackAPIVersion.VERSION2)
+        self._client.on_connect = lambda client, *_: client.subscribe("echo-stream/#", qos=1)
+        self._client.on_message = self._on_message
+        self._client.connect(host, port)
+        self._client.loop_start()
+
+    def _on_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
+        text = message.payload.decode()
+        self.heard.append((message.topic, json.loads(text) if text.startswith("{") else text))
+
+    def of(self, what: str, machine: str | None = None) -> list[Any]:
+        """Payloads of topics that end in `what`."""
+        end = f"{machine}/{what}" if machine else what
+        return [payload for topic, payload in list(self.heard) if topic.endswith(f"/{end}")]
+
+    @property
+    def events(self) -> list[Any]:
+        """Events, each once: a killed daemon or broker may deliver one twice."""
+        return list({event["event_id"]: event for event in self.of("event")}.values())
+
+    def publish(self, topic: str, payload: dict[str, Any]) -> None:
+        """QoS 1, not retained."""
+        self._client.publish(topic, json.dumps(payload), qos=1)
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@contextlib.contextmanager
+def subscriber(host: str, port: int) -> Iterator[Subscriber]:
+    listening = Subscriber(host, port)
+    try:
+        yield listening
+    finally:
+        listening.close()
+
+
+def wait_for(what: Callable[[], Any], timeout_s: float, said: str) -> Any:
+    """The first true value of `what()`."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {timeout_s} s: {said}")
+
+
+def run(folder: Path, *words: str) -> str:
+    """An echo-stream command that must succeed; its standard output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "echo_stream", *words],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextlib.contextmanager
+def daemon(folder: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """`echo-stream run` in a folder with a config.yaml; its log is in folder/log."""
+    with (folder / "log").open("a") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "echo_stream", "run"],
+            cwd=folder,
+            env={**ENVIRONMENT, **environment},
+            stderr=log,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def terminate(process: subprocess.Popen[str]) -> tuple[int, float]:
+    """SIGTERM; exit code and seconds until the end."""
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code = process.wait(timeout=15)
+    return code, time.monotonic() - began

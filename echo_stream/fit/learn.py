@@ -13,16 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 import echo_stream
-from echo_stream.alarm.calibration import Calibration, TripLevel
+from echo_stream.alarm.calibration import GOOD_ENOUGH, Calibration, TripLevel
 from echo_stream.alarm.sensor import SensorLimits
 from echo_stream.config.schema import Config, Machine
+from echo_stream.core.errors import SourceError
+from echo_stream.core.text import in_words
 from echo_stream.core.types import AlarmLevel, Enrolled
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
-from echo_stream.fit.checks import OFF, Check, check_devices, check_enrolment, check_levels, refuse_bad
+from echo_stream.fit.checks import OFF, Check, Verdict, check_enrolment
 from echo_stream.fit.recorded import Heard, held_out_places, minutes_of
-from echo_stream.fit.session import PROVENANCE, Enrolment, LeftOut, Session, to_provenance
+from echo_stream.fit.session import MICROPHONE, PROVENANCE, Enrolment, LeftOut, Session, to_provenance
+from echo_stream.fit.summary import number
 from echo_stream.fit.trimming import Outlier, Trimming, keep_all, trim
 from echo_stream.pipeline.factory import trip_levels
 
@@ -250,4 +253,83 @@ def _session(
         by=person(),
         on=platform.node(),
         software_version=echo_stream.__version__,
+    )
+
+
+# Checks of a fit that need more than the sound: other sessions, and the levels that came out.
+
+WEAK = 50.0
+"""An alarm level of so many spreads of normal sound: real and simulated faults scored from 40 to 300."""
+
+
+def refuse_bad(what: str, checks: Sequence[Check]) -> None:
+    """Raise where one of the checks is bad.
+
+    Args:
+        what: The recordings or the device.
+        checks: All that were done.
+
+    Raises:
+        SourceError: all that is wrong, with what to do.
+    """
+    bad = [check for check in checks if check.verdict == Verdict.BAD]
+    if bad:
+        raise SourceError(
+            f"{what}: {'; '.join(check.finding for check in bad)}",
+            "\n  ".join(check.advice for check in bad),
+        )
+
+
+def check_devices(heard: Heard, kept: Sequence[Enrolment]) -> list[Check]:
+    """Recordings do not say which microphone made them."""
+    other = next((each.session for each in kept if each.session.source != heard.source), None)
+    if other is None or MICROPHONE not in {other.source, heard.source}:
+        return []
+    return [
+        Check(
+            "Device",
+            Verdict.FAIR,
+            f"condition {other.condition!r} was learnt from {other.device}, this one from {heard.device}",
+            "make sure that it is the same microphone in the same place with the same gain",
+        )
+    ]
+
+
+def check_levels(alarm: TripLevel) -> list[Check]:
+    """What the alarm level can notice, and what it promises."""
+    return [_sensitivity(alarm), _promise(alarm)]
+
+
+def _sensitivity(alarm: TripLevel) -> Check:
+    name = "Sensitivity"
+    if alarm.level <= WEAK:
+        return Check(name, Verdict.GOOD, f"an alarm needs a score of {alarm.level:.1f}")
+    found = f"an alarm needs a score of {alarm.level:.1f}: only a strong change is noticed"
+    if alarm.persistence_hops < alarm.on_delay_hops:
+        return Check(
+            name,
+            Verdict.FAIR,
+            f"{found}. The recordings are too short to show how soon an odd moment passes",
+            "learn from recordings of half a minute or more, or let it listen by itself (--minutes)",
+        )
+    return Check(
+        name,
+        Verdict.FAIR,
+        found,
+        "now and then this normal sound is far from its usual self: see the highest dots in the report. Is "
+        "that another operating state? Then enrol it by itself (--condition). Otherwise listen for longer",
+    )
+
+
+def _promise(alarm: TripLevel) -> Check:
+    name = "Promise"
+    most = f"with 95 % certainty at most {number(alarm.upper95_per_month)} false alarms a month"
+    if alarm.minutes_needed <= 0:
+        return Check(name, Verdict.GOOD, most)
+    return Check(
+        name,
+        Verdict.FAIR,
+        f"{most}: so little sound cannot promise more",
+        f"{in_words(alarm.minutes_needed * 60)} more of normal sound would bring that to at most "
+        f"{GOOD_ENOUGH * alarm.asked_per_month:.0f}",
     )

@@ -66,7 +66,7 @@ def test_state_directory(tmp_path: Path) -> None:
 def test_what_a_stranger_may_not_open(tmp_path: Path) -> None:
     (tmp_path / "pcmC1D0c").touch(0o600)
     code = (
-        "import os, sys; from pathlib import Path; from echo_stream.service import doctor\n"
+        "import os, sys; from pathlib import Path; from echo_stream.cli import doctor\n"
         "os.chdir(sys.argv[1]); os.chmod('.', 0o755); os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "print(doctor.state_directory(Path('.')).finding)\nprint(doctor.audio_access(Path('.')).advice)"
     )

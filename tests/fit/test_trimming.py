@@ -100,7 +100,7 @@ def test_sound_without_any_variation() -> None:
 
 
 def test_many_windows_are_compared_with_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("echo_stream.detect.trimming.REFERENCES", 100)
+    monkeypatch.setattr("echo_stream.fit.trimming.REFERENCES", 100)
     assert trimmed(knocked(600, 300)) == [("rec0.wav", 300, 303)]
 
 

@@ -10,7 +10,7 @@ from echo_stream.alarm.calibration import Calibration, TripLevel
 from echo_stream.alarm.condition import Condition, hops_in
 from echo_stream.config.schema import AlarmSettings, Machine
 from echo_stream.core.types import AlarmLevel
-from echo_stream.fit.checks import check_levels
+from echo_stream.fit.learn import check_levels
 from echo_stream.pipeline.factory import trip_levels
 
 HOP_S, WINDOW_S = 1.0, 2.0

@@ -7,6 +7,7 @@ EchoStreamError                 exit code 1
 │   └── BankMismatch            78: a sound bank, but for another encoder, rate or window
 ├── SourceError                 no sound: device, file or stream; the daemon retries it
 ├── EncoderError                a window that cannot be encoded (not finite, too short)
+├── MissingExtra                a library that comes with an extra which is not installed
 ├── CommandRefused              an operator's command that the alarm's state does not allow
 └── DeliveryError               broker or outbox; never reaches the pipeline
 """
@@ -52,6 +53,24 @@ class SourceError(EchoStreamError):
 
 class EncoderError(EchoStreamError):
     """A window cannot be encoded: samples are not finite, or too few for one patch."""
+
+
+class MissingExtra(EchoStreamError):
+    """A library is not installed, because the extra that brings it was not asked for.
+
+    Raised where the library would be imported, instead of ModuleNotFoundError.
+
+    Args:
+        what: What needs it, as the subject of a sentence: `ECHO by OpenVINO`.
+        extra: Name of the extra in pyproject.toml.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs libraries that are not installed",
+            f"install them beside echo-stream: pip install 'echo-stream[{extra}]'",
+        )
+        self.extra = extra
 
 
 class CommandRefused(EchoStreamError):

@@ -28,8 +28,9 @@ GOOD_S = 300.0
 """Less normal sound than this has not met all that the machine does."""
 CLIPPED_WINDOW = 1e-4
 """Share of samples at full scale from which a window counts as clipped: 3 of 32,000 is chance, 30 is not."""
-CLIPPED_WINDOWS = 0.05
-"""More clipped windows than this, and the bank would learn the distortion."""
+CLIPPED_SAMPLES = 0.01
+"""Clipping a larger share of all samples teaches the distortion: in Gaussian noise its products lie 37 dB
+below the sound at 0.15 %, 28 dB at 1 % and 19 dB at 5 % (computed)."""
 STEP_DB = 6.0
 """A level that changes by so much and stays is another operating state; loads of one gearbox: up to 3."""
 STEP_STAYS_S = 10.0
@@ -151,10 +152,10 @@ def check_clipping(clipped_share: Float64) -> Check:
     samples = float(np.mean(clipped_share))
     found = f"{_percent(samples)} of the samples are at full scale, in {_percent(windows)} of the windows"
     advice = "lower the gain of the input until the loudest sound stays below full scale, and listen again"
-    if windows > CLIPPED_WINDOWS:
+    if samples > CLIPPED_SAMPLES:
         return Check("Clipping", Verdict.BAD, f"clipped: {found}", advice)
     if windows > 0:
-        return Check("Clipping", Verdict.FAIR, f"clipped now and then: {found}", advice)
+        return Check("Clipping", Verdict.FAIR, f"a little is clipped, and is learnt: {found}", advice)
     return Check("Clipping", Verdict.GOOD, "no sample reaches full scale")
 
 

@@ -111,7 +111,7 @@ class Station:
         self.score, self.heard_until = score, window.end
         yield from self.sensor.step(figures_of(window), window.start, window.end)
         self.rest.step(float(score.condition == OFF), window.start, window.end)
-        reasons = {SENSOR: self.sensor.fault is not None, OFF: self.rest.active}
+        reasons = {SENSOR: self.sensor.masks_machine, OFF: self.rest.active}
         self.proven |= score.value <= min(alarm.clear for alarm in self.alarms)
         doubted = not self.proven and window.end - self.since < PROOF_S * window.sample_rate_hz
         for alarm in self.alarms:

@@ -101,7 +101,7 @@ def test_a_sensor_fault_suppresses_the_alarm_before_it_trips() -> None:
         figures = SensorFigures(-200.0, dead=True) if broken else WELL
         start, end = i * HOP, i * HOP + WINDOW
         watch.step(figures, start, end)
-        seen += alarm.suppress(end, SENSOR) if watch.fault else alarm.unsuppress(end, SENSOR)
+        seen += alarm.suppress(end, SENSOR) if watch.masks_machine else alarm.unsuppress(end, SENSOR)
         seen += alarm.step(80.0 if broken else 0.0, start, end)
     assert [e.after for e in seen] == [AlarmState.SUPPRESSED, AlarmState.NORMAL]
 
@@ -167,3 +167,33 @@ def test_a_loose_contact_rumbles() -> None:
 def test_silence_and_a_short_window_have_no_spectrum() -> None:
     assert hum_and_rumble(np.zeros(WINDOW, np.float32), RATE) == (0.0, 0.0)
     assert hum_and_rumble(tone(50.0, 0.1)[: RATE // 4], RATE)[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("figures", "masked"),
+    [
+        (SensorFigures(-200.0, dead=True), True),
+        (SensorFigures(-35.0, stuck=True), True),
+        (SensorFigures(3.0), False),  # 31 dB over normal: the machine may be breaking
+        (SensorFigures(-53.0), False),  # far too quiet, and that is all that is known
+        (SensorFigures(-4.0, clipped_share=0.4), False),  # 24 dB louder and clipped: both are possible
+        (SensorFigures(-20.0, clipped_share=0.4), True),  # the gain was turned up
+        (SensorFigures(-30.0, hum_share=0.97), True),  # the rest is at -45: the machine is not there
+        (SensorFigures(-10.0, hum_share=0.97), False),  # the rest is at -25: the machine hums, and is there
+        (SensorFigures(-40.0, rumble_share=0.95), False),
+    ],
+)
+def test_only_a_fault_that_explains_the_score_masks_the_machine(figures: SensorFigures, masked: bool) -> None:
+    watch = make()
+    events = play(watch, [WELL] * 3 + [figures] * 5)
+    assert [event.before for event in events] == [None], "each of them is said"
+    assert watch.masks_machine is masked
+    restored = make()
+    restored.restore(json.loads(json.dumps(watch.snapshot())))
+    assert restored.masks_machine is masked
+
+
+def test_a_snapshot_of_an_earlier_version_masks_as_it_did() -> None:
+    watch = make()
+    watch.restore({"active": ["dead"]})
+    assert watch.masks_machine

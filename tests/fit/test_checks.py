@@ -69,7 +69,13 @@ def test_silence_is_refused_unless_the_machine_is_off() -> None:
 
 @pytest.mark.parametrize(
     ("share", "windows", "verdict"),
-    [(0.0, 600, Verdict.GOOD), (3e-5, 600, Verdict.GOOD), (1e-3, 5, Verdict.FAIR), (1e-3, 60, Verdict.BAD)],
+    [
+        (0.0, 600, Verdict.GOOD),
+        (3e-5, 600, Verdict.GOOD),
+        (1e-3, 5, Verdict.FAIR),
+        (1.5e-3, 600, Verdict.FAIR),
+        (0.02, 600, Verdict.BAD),
+    ],
 )
 def test_clipping(share: float, windows: int, verdict: Verdict) -> None:
     clipped = np.where(np.arange(N) < windows, share, 0.0)

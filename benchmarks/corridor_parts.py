@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.encode import alternate, windows_of
+from benchmarks.looped import loop_simulated_sources
 from benchmarks.plant import Machines, Settings, bank_path, plant, prepare
 from echo_stream.cli.bench import of_size
 from echo_stream.config.load import load
@@ -118,6 +119,7 @@ def _run_metered() -> None:
     """The daemon of the folder where this is called."""
     from echo_stream.daemon import daemon  # noqa: PLC0415 - only the child is a daemon
 
+    loop_simulated_sources()
     vars(daemon)["encoder_of"] = lambda config: Metered(encoder_of(config), Path(FIGURES))
     daemon.run_daemon()
 

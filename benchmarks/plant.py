@@ -21,6 +21,7 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 from safetensors.torch import save_file
 
+from benchmarks.looped import LOOP_S
 from benchmarks.soak_scene import UNIT_SETS
 from echo_stream.cli.bench import of_size
 from echo_stream.daemon.status import ask
@@ -30,7 +31,7 @@ from tests.support.broker import MosquittoBroker, mosquitto
 from tests.support.daemon import ENVIRONMENT, wait_for
 
 QUIET_BROKER = "log_type none\nsys_interval 1"
-LOOP_S, APART_S = 30, 0.37
+APART_S = 0.37
 FITTED_S, BANK_WINDOWS = 120, 600
 """A bank is fitted on two minutes and made as large as one of ten: what it costs depends on its size."""
 ENCODERS = ("spectral", "echo-tiny", "echo-small")
@@ -112,10 +113,10 @@ class Settings:
     precision: str = "auto"
     extra: str = ""
     """Further lines for the configuration."""
-    source: str = f"loop_s: {LOOP_S}"
+    source: str = "pace: realtime"
     """Further keys of every machine's source."""
     alarm: str = "{}"
-    daemon: tuple[str, ...] = (sys.executable, "-m", "echo_stream", "run")
+    daemon: tuple[str, ...] = (sys.executable, "-m", "benchmarks.looped")
     environment: dict[str, str] = field(default_factory=lambda: dict(UNIT_SETS))
     """What the daemon gets beside what this process has: as the systemd unit."""
 

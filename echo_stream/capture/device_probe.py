@@ -1,4 +1,4 @@
-"""The device probe is the child process that devices.py asks: it lists the inputs or tries to open one."""
+"""The device probe lists the inputs, or tries to open one, in a child process of its own (see devices.py)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def main(arguments: list[str]) -> object:
 
 
 def _try(pcm: str, sample_rate_hz: int, counts: list[int]) -> dict[str, object]:
-    told: dict[str, object] = {}
+    refused: dict[str, object] = {}
     for channels in dict.fromkeys(counts):
         try:
             stream = Stream(pcm, sample_rate_hz, channels, on_audio=lambda *_: None, on_end=lambda: None)
         except Refused as error:
-            told = told or {"code": error.code, "why": str(error)}
+            refused = refused or {"code": error.code, "why": str(error)}
         else:
             stream.close()
             return {"opened": channels}
-    return told
+    return refused
 
 
 if __name__ == "__main__":

@@ -1,4 +1,9 @@
-"""Which microphones there are, and what each is called for good. Pure but for /proc and /sys; any thread."""
+"""Devices are the microphones of this PC, each with a name that stays the same over restarts.
+
+PortAudio knows only what was there when it was initialised, prints to standard error what it does not like,
+and hangs with a sound server that hangs. Therefore a child process lists and opens devices (device_probe.py):
+it is always fresh, can be silenced and can be killed. Any thread.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +26,9 @@ from echo_stream.core.errors import SourceError
 DEFAULTS = ("default", "sysdefault")  # whatever the sound system picks: only for those who ask for it
 CARD = re.compile(r"^(?P<label>.*?)(?: -)? \(hw:(?P<card>\d+),(?P<device>\d+)\)$")
 NUMBERED = re.compile(r"^\d+$|hw:\d", re.IGNORECASE)
+PROBE_TIMEOUT_S = 8.0
+FRESH_S = 1.0  # several microphones that went together are listed together
+_probe_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +132,7 @@ def _hint(device: str, inputs: Sequence[Input]) -> str:
     ) + f"There are: {', '.join(map(repr, every))}."
 
 
-# Which microphones there are now: asks a short-lived child process (device_probe.py).
-#
-# PortAudio sees only what was there when it was initialised, prints to standard error what it does not like,
-# and hangs with a sound server that hangs. A child process is always fresh, can be silenced and can be
-# killed.
-
-TIMEOUT_S = 8.0
-FRESH_S = 1.0  # several microphones that went together are looked for together
-_looking = threading.Lock()
-_seen: tuple[float, list[Input] | SourceError] | None = None
+_last_probe: tuple[float, list[Input] | SourceError] | None = None
 
 
 def list_inputs() -> list[Input]:
@@ -142,19 +141,19 @@ def list_inputs() -> list[Input]:
     Raises:
         SourceError: PortAudio is not installed, or the sound system does not answer.
     """
-    global _seen  # noqa: PLW0603 - one process, one sound system
-    with _looking:
-        if _seen is None or time.monotonic() - _seen[0] > FRESH_S:
+    global _last_probe  # noqa: PLW0603 - one process, one sound system
+    with _probe_lock:
+        if _last_probe is None or time.monotonic() - _last_probe[0] > FRESH_S:
             try:
-                seen: list[Input] | SourceError = [
-                    Input(**{**told, "names": tuple(told["names"])}) for told in _ask()
+                answer: list[Input] | SourceError = [
+                    Input(**{**row, "names": tuple(row["names"])}) for row in _probe()
                 ]
             except SourceError as error:
-                seen = error
-            _seen = (time.monotonic(), seen)
-        if isinstance(_seen[1], SourceError):
-            raise SourceError(_seen[1].message, _seen[1].hint)
-        return _seen[1]
+                answer = error
+            _last_probe = (time.monotonic(), answer)
+        if isinstance(_last_probe[1], SourceError):
+            raise SourceError(_last_probe[1].message, _last_probe[1].hint)
+        return _last_probe[1]
 
 
 def find(device: str, sample_rate_hz: int, channels: int) -> tuple[Input, int]:
@@ -165,26 +164,26 @@ def find(device: str, sample_rate_hz: int, channels: int) -> tuple[Input, int]:
     """
     found = find_input(device, list_inputs())
     counts = (channels, max(channels, found.channels))  # a card may have no stream of less than all channels
-    told = _ask(found.pcm, str(sample_rate_hz), *map(str, counts))[0]
-    if "opened" in told:
-        return found, told["opened"]
-    why = told["why"]
+    result = _probe(found.pcm, str(sample_rate_hz), *map(str, counts))[0]
+    if "opened" in result:
+        return found, result["opened"]
+    why = result["why"]
     what = f"microphone {found.write!r} cannot be opened at {sample_rate_hz} Hz, {channels} channel(s): {why}"
-    if told["code"] == BAD_RATE:
+    if result["code"] == BAD_RATE:
         raise SourceError(what, f"Its own rate is {found.sample_rate_hz} Hz: set sample_rate_hz to it.")
-    if told["code"] == BAD_CHANNELS or channels > found.channels:
+    if result["code"] == BAD_CHANNELS or channels > found.channels:
         raise SourceError(what, f"It has {found.channels} channels, counted from 0.")
     raise SourceError(what, "Is it plugged in? Does another program hold it? See: fuser -v /dev/snd/*")
 
 
-def _ask(*arguments: str) -> list[dict[str, Any]]:
+def _probe(*arguments: str) -> list[dict[str, Any]]:
     command = [sys.executable, "-P", "-m", "echo_stream.capture.device_probe", *arguments]
     path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     try:
-        answer = subprocess.run(
+        process = subprocess.run(
             command,
             capture_output=True,
-            timeout=TIMEOUT_S,
+            timeout=PROBE_TIMEOUT_S,
             check=False,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
             start_new_session=True,  # a terminal's Ctrl-C is not for it
@@ -195,17 +194,17 @@ def _ask(*arguments: str) -> list[dict[str, Any]]:
         ) from error
     except subprocess.TimeoutExpired as error:
         raise SourceError(
-            f"the sound system does not answer within {TIMEOUT_S:.0f} s",
+            f"the sound system does not answer within {PROBE_TIMEOUT_S:.0f} s",
             "The sound server (PulseAudio, PipeWire) or a driver hangs: restart it.",
         ) from error
     try:
-        told = json.loads(answer.stdout)
+        reply = json.loads(process.stdout)
     except ValueError as error:
-        last = answer.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        last = process.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise SourceError(
-            f"looking for microphones failed with exit code {answer.returncode}: {last}",
+            f"looking for microphones failed with exit code {process.returncode}: {last}",
             "Try: echo-stream devices",
         ) from error
-    if isinstance(told, dict):
-        raise SourceError(told["message"], told["hint"])
-    return list(told)
+    if isinstance(reply, dict):
+        raise SourceError(reply["message"], reply["hint"])
+    return list(reply)

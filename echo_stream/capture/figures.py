@@ -1,8 +1,11 @@
-"""How much of a window is mains hum or rumble: the spectra of broken cables. Pure; pipeline thread."""
+"""Signal figures show whether a window's sensor works: level, clipping, dead, stuck, hum, rumble.
+
+A broken cable or an overdriven input changes these before any feature is computed. Pure functions; they run
+on the pipeline thread.
+"""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -10,16 +13,24 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from echo_stream.core.level import FULL_SCALE, level_dbfs
 from echo_stream.core.types import Float32
 
-FLOOR_DBFS = -200.0
-FULL_SCALE = 0.9995  # int16 reaches 32767 / 32768 at most; the last half per mille counts as clipped
 STUCK_SHARE = 0.5
+MAINS_HZ = (50.0, 60.0)
+HARMONICS = 20
+HUM_WIDTH_HZ = 2.0
+"""To either side of a harmonic: mains wanders by 0.2 Hz, a Hann window of 1 s spreads a line over 2 Hz."""
+RUMBLE_BELOW_HZ = 20.0
+LOW_RATE_HZ = 4000.0
+"""Of the means of neighbouring samples: the last harmonic, 1200 Hz, is well below half of it."""
+TAKEN_S = 2.0
+"""Only the last so many seconds of a window count for hum and rumble."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sanity:
-    """What one window says about its sensor."""
+class SignalFigures:
+    """Figures of one window that show the state of its sensor."""
 
     level_dbfs: float
     """20 log10 of the root mean square after the mean was taken away; never below -200."""
@@ -35,8 +46,8 @@ class Sanity:
     """Mean, full scale is -1 to 1."""
 
 
-def inspect(samples: Float32) -> Sanity:
-    """Check one window `samples` (n,), n >= 1, full scale -1 to 1."""
+def signal_figures(samples: Float32) -> SignalFigures:
+    """The figures of one window `samples` (n,), n >= 1, full scale -1 to 1."""
     low, high = float(samples.min()), float(samples.max())  # NaN where there is one
     finite = bool(np.isfinite(low) and np.isfinite(high))
     if not finite:
@@ -44,7 +55,7 @@ def inspect(samples: Float32) -> Sanity:
     clips = not finite or max(-low, high) >= FULL_SCALE
     clipped = np.count_nonzero(np.abs(samples) >= FULL_SCALE) if clips else 0
     run = _longest_run(samples)
-    return Sanity(
+    return SignalFigures(
         level_dbfs=level_dbfs(samples),
         clipped_share=float(clipped) / len(samples),
         dead=run == len(samples),
@@ -52,14 +63,6 @@ def inspect(samples: Float32) -> Sanity:
         finite=finite,
         dc_offset=float(np.mean(samples, dtype=np.float64)),
     )
-
-
-def level_dbfs(samples: Float32) -> float:
-    """Level of `samples` (n,) without their mean, in dB relative to full scale; never below -200."""
-    centred = samples.astype(np.float64)
-    centred -= centred.mean()
-    power = float(np.square(centred, out=centred).mean())
-    return max(FLOOR_DBFS, 10.0 * math.log10(power)) if power > 0.0 else FLOOR_DBFS
 
 
 def _longest_run(samples: Float32) -> int:
@@ -70,20 +73,6 @@ def _longest_run(samples: Float32) -> int:
     changes = np.flatnonzero(samples[1:] != samples[:-1])
     edges = np.concatenate([[-1], changes, [len(samples) - 1]])
     return int(np.diff(edges).max())
-
-
-# How much of a window is mains hum or rumble: the spectra of broken cables. Pure; pipeline thread.
-
-MAINS_HZ = (50.0, 60.0)
-HARMONICS = 20
-HUM_WIDTH_HZ = 2.0
-"""To either side of a harmonic: mains wanders by 0.2 Hz, and a Hann window of 1 s spreads a line over 2
-Hz."""
-RUMBLE_BELOW_HZ = 20.0
-LOW_RATE_HZ = 4000.0
-"""Of the means of neighbouring samples: the last harmonic, 1200 Hz, is well below half of it."""
-TAKEN_S = 2.0
-"""No more than the last so many seconds of a window are looked at."""
 
 
 def hum_and_rumble(samples: Float32, sample_rate_hz: int) -> tuple[float, float]:

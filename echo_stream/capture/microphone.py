@@ -1,6 +1,7 @@
-"""A microphone. PortAudio's callback thread fills the ring and nothing else; the rest is the reader's thread.
+"""A microphone is one PortAudio stream: the callback fills a ring, the pipeline thread reads it.
 
-Where a sound server stands between, one more thread asks it whether it still feeds this from the same source.
+The callback does nothing else, because it must never wait. Where a sound server stands between, one more
+thread checks the routing: the server moves a stream to another source without a word when its own goes.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ from typing import Any
 from echo_stream.capture.devices import find
 from echo_stream.capture.portaudio import Refused, Stream
 from echo_stream.capture.ring import Ring
-from echo_stream.capture.source import Anchor
+from echo_stream.capture.source import Anchor, UnsupervisedSource
 from echo_stream.core.errors import SourceError
 from echo_stream.core.types import AudioBlock, Float32
 
-TIMEOUT_S = 2.0
+RING_S = 10.0
+ROUTING_CHECK_S = 3.0
+PACTL_TIMEOUT_S = 2.0
+_routing_lock = threading.Lock()
 
 
-def fed_from() -> dict[int, str]:
-    """This process's recording streams: the server's number of each, and the name of the source it hears.
+def stream_routing() -> dict[int, str]:
+    """This process's recording streams: the server's number of each, and the name of its source.
 
-    Empty where there is no such server, no `pactl`, or no answer: then a move cannot be noticed.
+    Empty where there is no such server, no `pactl`, or no answer: then a change cannot be noticed.
     """
-    streams = _ask("source-outputs")
+    streams = _pactl("source-outputs")
     mine = {
         stream["index"]: stream["source"]
         for stream in streams
@@ -37,29 +41,19 @@ def fed_from() -> dict[int, str]:
     }
     if not mine:
         return {}
-    names = {source["index"]: source["name"] for source in _ask("sources")}
+    names = {source["index"]: source["name"] for source in _pactl("sources")}
     return {stream: names[source] for stream, source in mine.items() if source in names}
 
 
-def _ask(what: str) -> list[dict[str, Any]]:
+def _pactl(what: str) -> list[dict[str, Any]]:
     try:
         answer = subprocess.run(
-            ["pactl", "--format=json", "list", what], capture_output=True, timeout=TIMEOUT_S, check=True
+            ["pactl", "--format=json", "list", what], capture_output=True, timeout=PACTL_TIMEOUT_S, check=True
         )
-        told = json.loads(answer.stdout)
+        listed = json.loads(answer.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return []
-    return told if isinstance(told, list) else []
-
-
-# A microphone. PortAudio's callback thread fills the ring and nothing else; the rest is the reader's thread.
-#
-# Where a sound server stands between, one more thread asks it whether it still feeds this from the same
-# source.
-
-RING_S = 10.0
-WATCH_S = 3.0
-_placing = threading.Lock()
+    return listed if isinstance(listed, list) else []
 
 
 def boot_clock() -> float:
@@ -67,12 +61,12 @@ def boot_clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class Inlet:
-    """Where PortAudio's callback puts sound: a ring, and when it came."""
+class CaptureBuffer:
+    """The capture buffer takes what PortAudio's callback brings: a ring, and when the last of it came."""
 
     def __init__(self, sample_rate_hz: int, channels: int, clock: Callable[[], float]) -> None:
         self.ring = Ring(round(RING_S * sample_rate_hz), channels)
-        self.heard = (clock(), 0)
+        self.last_callback = (clock(), 0)
         """When the last callback came, on `clock`, and the index after it; at first the start, and 0."""
         self._rate = sample_rate_hz
         self._channels = channels
@@ -82,19 +76,17 @@ class Inlet:
         """The callback: keep the first channels of `samples` (n, channels or more)."""
         now_s = self._clock()
         if overflow:  # PortAudio does not say how much: what passed since the last callback, less what came
-            self.ring.mark_gap(round((now_s - self.heard[0]) * self._rate) - len(samples))
+            self.ring.mark_gap(round((now_s - self.last_callback[0]) * self._rate) - len(samples))
         self.ring.write(samples[:, : self._channels])
-        self.heard = (now_s, self.ring.next_index)
+        self.last_callback = (now_s, self.ring.next_index)
 
     def restart(self) -> None:
-        """The stream is opened only now; nothing was heard yet."""
-        self.heard = (self._clock(), 0)
+        """The stream opens only now; no callback came yet."""
+        self.last_callback = (self._clock(), 0)
 
 
-class Microphone:
-    """An AudioSource that listens to one device, with all of the channels that anybody needs of it."""
-
-    ended = False
+class Microphone(UnsupervisedSource):
+    """An AudioSource of one device, with all channels that any machine needs of it."""
 
     def __init__(
         self, device: str, sample_rate_hz: int, channels: int = 1, clock: Callable[[], float] = boot_clock
@@ -113,7 +105,7 @@ class Microphone:
         self.sample_rate_hz = sample_rate_hz
         self.channels = channels
         self._clock = clock
-        self._inlet = Inlet(sample_rate_hz, channels, clock)
+        self._buffer = CaptureBuffer(sample_rate_hz, channels, clock)
         self._anchor: Anchor | None = None
         self.input, opened = find(device, sample_rate_hz, channels)
         self.description = f"microphone {self.input.write!r}"
@@ -123,38 +115,38 @@ class Microphone:
         self._stream: Stream | None = self._open(opened)
 
     @property
-    def heard(self) -> tuple[float, int]:
+    def last_callback(self) -> tuple[float, int]:
         """When the last callback came, on `clock`, and the index after it; at first the start, and 0."""
-        return self._inlet.heard
+        return self._buffer.last_callback
 
     @property
     def lost_samples(self) -> int:
         """Samples lost to overflows that PortAudio reported, and to a reader that did not keep up."""
-        return self._inlet.ring.lost_samples
+        return self._buffer.ring.lost_samples
 
     def read(self) -> AudioBlock | None:
-        """What was heard since the last read.
+        """What came since the last read.
 
         Raises:
             SourceError: the device failed, and all it delivered has been read.
         """
-        block = self._inlet.ring.read()
+        block = self._buffer.ring.read()
         if block is None:
             if self.failure is not None:
                 raise SourceError(f"{self.description}: {self.failure}", "Was it unplugged?")
             return None
         if self._anchor is None:
-            heard_s, index = self.heard
-            utc = datetime.now(UTC) - timedelta(seconds=self._clock() - heard_s)
+            came_s, index = self.last_callback
+            utc = datetime.now(UTC) - timedelta(seconds=self._clock() - came_s)
             self._anchor = Anchor(index, utc, self.sample_rate_hz)
         return block
 
     def time_of(self, index: int) -> datetime:
-        """UTC of an absolute sample index: what was newest at the first read had just been heard."""
+        """UTC of an absolute sample index: the newest sample of the first read had just come."""
         return (self._anchor or Anchor.now(0, self.sample_rate_hz)).time_of(index)
 
     def close(self) -> None:
-        """Stop listening. Hangs for as long as a frozen sound server does."""
+        """Close the stream. Hangs for as long as a frozen sound server does."""
         self._closed.set()
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -164,31 +156,31 @@ class Microphone:
         try:
             if not self.input.resamples:
                 return self._start(channels)
-            with _placing:  # the stream that the sound server has afterwards and not before is this one
-                before = fed_from()
+            with _routing_lock:  # the stream that the sound server has afterwards and not before is this one
+                before = stream_routing()
                 stream = self._start(channels)
-                placed = {number: name for number, name in fed_from().items() if number not in before}
+                added = {number: name for number, name in stream_routing().items() if number not in before}
         except Refused as error:
             raise SourceError(
                 f"{self.description} cannot be opened: {error}", "It was there just now."
             ) from error
-        if len(placed) == 1:
-            threading.Thread(target=self._watch, args=placed.popitem(), daemon=True).start()
+        if len(added) == 1:
+            threading.Thread(target=self._check_routing, args=added.popitem(), daemon=True).start()
         return stream
 
     def _start(self, channels: int) -> Stream:
-        self._inlet.restart()
+        self._buffer.restart()
         return Stream(
-            self.input.pcm, self.sample_rate_hz, channels, on_audio=self._inlet.on_audio, on_end=self._on_end
+            self.input.pcm, self.sample_rate_hz, channels, on_audio=self._buffer.on_audio, on_end=self._on_end
         )
 
     def _on_end(self) -> None:
         self.failure = self.failure or "the device stopped"
 
-    def _watch(self, stream: int, source: str) -> None:
-        """A sound server moves a stream to another source without a word when its own goes."""
-        while not self._closed.wait(WATCH_S):
-            now = fed_from().get(stream, source)
+    def _check_routing(self, stream: int, source: str) -> None:
+        """Fails the stream as soon as the sound server feeds it from another source."""
+        while not self._closed.wait(ROUTING_CHECK_S):
+            now = stream_routing().get(stream, source)
             if now != source:
-                self.failure = f"the sound server moved it from {source} to {now}"
+                self.failure = f"the sound server connected it to another source: from {source} to {now}"
                 return

@@ -1,8 +1,9 @@
-"""The little of PortAudio that is needed; only here is sounddevice imported. Callbacks run on its thread.
+"""PortAudio opens input streams by ALSA name; only this module imports sounddevice.
 
-Streams are opened by ALSA name (PaAlsaStreamInfo), not by PortAudio's device number: its list is that of the
+The name (PaAlsaStreamInfo) replaces PortAudio's device number: its list is that of the
 moment when it was initialised, and renewing it kills every open stream. So another microphone that comes or
 goes disturbs none that runs. sounddevice's own streams know device numbers only; hence its C functions here.
+Callbacks run on PortAudio's thread.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ BAD_RATE = -9997  # paInvalidSampleRate
 BAD_CHANNELS = -9998  # paInvalidChannelCount
 COMPLETE = 1  # paComplete: a callback that wants to be the last
 LEAVING_S = 0.5
-_one_at_a_time = threading.Lock()
+_open_close_lock = threading.Lock()
 _running: set[Stream] = set()
 _leaving = threading.Event()
 
@@ -155,9 +156,9 @@ def _leave() -> None:
 @contextmanager
 def _exclusive() -> Iterator[None]:
     """PortAudio's lists are not made for two threads; but one that hangs must not keep the others waiting."""
-    held = _one_at_a_time.acquire(timeout=5.0)
+    held = _open_close_lock.acquire(timeout=5.0)
     try:
         yield
     finally:
         if held:
-            _one_at_a_time.release()
+            _open_close_lock.release()

@@ -1,6 +1,8 @@
-"""A microphone that may go and come back. read() runs on the pipeline thread.
+"""A supervised source waits for a microphone, notices its loss and reopens it, and never raises for it.
 
-Opening and closing may hang with the sound server: each runs on a thread of its own that nobody waits for.
+The steps: an open in the background, a check that callbacks come, a check that they come at the right rate,
+and after a loss the next open with backoff. Opening and closing may hang with the sound server, therefore
+each runs on a thread of its own that nobody waits for; all else runs on the pipeline thread.
 """
 
 from __future__ import annotations
@@ -10,14 +12,23 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Protocol
 
 from echo_stream.capture.microphone import boot_clock
-from echo_stream.capture.source import Anchor, AudioSource
+from echo_stream.capture.source import Anchor, AudioSource, SourceState
 from echo_stream.core.errors import SourceError
 from echo_stream.core.types import AudioBlock
 
-SPAN_S = 3.0
+SILENT_S = 2.0  # lost: so long without a callback
+GRACE_S = 3.0  # or so long without the first
+POLL_S = 1.0  # a poll that comes later was held up with all of this process: no more of it counts as silence
+RETRY_S = (1.0, 5.0)  # the next open of a device that is not there or does not open: first, and at most
+FLAP_S = (1.0, 60.0)  # the next open of one that opens but does not last
+STEADY_S = 60.0  # so long running, and it counts as lasting
+CLOSE_S = 1.0  # close() waits as long for the sound server
+HANGING = 3  # so many streams that do not close, and no more are opened
+REANCHOR_S = 0.02
+SPAN_S = 3.0  # the rate check takes the shortest delay of each span
 STALL_S = 0.5  # longer without a callback, and a backlog may be on its way
 STEP_S = 0.25  # bursts of callbacks vary by a tenth of a second
 RATE_SPANS = 10  # 30 s
@@ -25,13 +36,16 @@ RATE_TOLERANCE = 0.01
 FEW_STEPS = 2  # so many steps in 30 s are losses; more are a wrong rate
 
 
-class Pace:
-    """Watches one stream from its first callback."""
+class RateCheck:
+    """The rate check compares the samples of one stream with the clock, from its first callback.
+
+    It finds samples that are missing without a word from the device, and a device whose rate is wrong.
+    """
 
     def __init__(self, sample_rate_hz: int) -> None:
         self._rate = sample_rate_hz
         self._began_s = 0.0
-        self._heard_s: float | None = None
+        self._came_s: float | None = None
         self._least_s = float("inf")
         self._delays_s: deque[float] = deque(maxlen=RATE_SPANS + 1)
 
@@ -50,28 +64,25 @@ class Pace:
         lost_s = sum(steps_s) if len(steps_s) <= FEW_STEPS else 0.0
         return (lost_s - sum(growth_s)) / (RATE_SPANS * SPAN_S)
 
-    def note(self, heard_s: float, index: int) -> int:
-        """Take in that the samples before `index` were there at `heard_s`; returns how many are missing."""
-        if self._heard_s is None or heard_s - self._heard_s > STALL_S:
-            self._began_s = heard_s
-        self._heard_s = heard_s
-        self._least_s = min(self._least_s, heard_s - index / self._rate)
-        if heard_s - self._began_s < SPAN_S:
+    def note(self, came_s: float, index: int) -> int:
+        """Take in that the samples before `index` were there at `came_s`; returns how many are missing."""
+        if self._came_s is None or came_s - self._came_s > STALL_S:
+            self._began_s = came_s
+        self._came_s = came_s
+        self._least_s = min(self._least_s, came_s - index / self._rate)
+        if came_s - self._began_s < SPAN_S:
             return 0
         step_s = self._least_s - self._delays_s[-1] if self._delays_s else 0.0
         self._delays_s.append(self._least_s)
-        self._began_s, self._least_s = heard_s, float("inf")
+        self._began_s, self._least_s = came_s, float("inf")
         return round(step_s * self._rate) if step_s > STEP_S else 0
 
 
-# Opens a device on a thread of its own, because that may hang with the sound server; nobody waits for it.
-
-
-class Live(AudioSource, Protocol):
-    """What can be supervised: a source that tells when it last heard something."""
+class DeviceSource(AudioSource, Protocol):
+    """A source that can be supervised: it tells when its last callback came."""
 
     @property
-    def heard(self) -> tuple[float, int]:
+    def last_callback(self) -> tuple[float, int]:
         """When the last samples came, on the supervisor's clock, and the index after them."""
         ...
 
@@ -81,12 +92,12 @@ class Live(AudioSource, Protocol):
         ...
 
 
-class Opening:
-    """One attempt. It ends when the sound server answers, goes on, or dies."""
+class BackgroundOpen:
+    """A background open is one attempt on its own thread; it is done when the sound server has answered."""
 
-    def __init__(self, open_source: Callable[[], Live]) -> None:
+    def __init__(self, open_source: Callable[[], DeviceSource]) -> None:
         self.done = False
-        self.source: Live | None = None
+        self.source: DeviceSource | None = None
         """What was opened, once done; None where that failed."""
         self.error = SourceError("opening failed", "See the traceback.")
         """Why it failed, where it did."""
@@ -96,7 +107,7 @@ class Opening:
         in_background(self._attempt)
 
     def cancel(self) -> None:
-        """Nobody wants the source any more: it is closed, now or when it is open."""
+        """Close the source, now or as soon as it is open."""
         with self._lock:
             self._cancelled = True
             unwanted = self.source if self.done else None
@@ -123,33 +134,16 @@ def in_background(work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-# A microphone that may go and come back. read() runs on the pipeline thread.
-#
-# Opening and closing may hang with the sound server: each runs on a thread of its own that nobody waits for.
-
-SILENT_S = 2.0  # lost: so long without a callback
-GRACE_S = 3.0  # or so long without the first
-POLL_S = 1.0  # a poll that comes later was held up, with all of this process: no more of it counts as silence
-RETRY_S = (1.0, 5.0)  # looking for a device that is not there, or does not open: first, and at most
-FLAP_S = (1.0, 60.0)  # reopening one that opens but does not last
-STEADY_S = 60.0  # so long heard, and it counts as lasting
-CLOSE_S = 1.0  # close() waits as long for the sound server
-HANGING = 3  # so many streams that do not close, and no more are opened
-REANCHOR_S = 0.02
-
-State = Literal["waiting", "running", "lost"]
-
-
 def utc_now() -> datetime:
     """The time of day, which may jump."""
     return datetime.now(UTC)
 
 
-class Supervised:
-    """An AudioSource that never raises for a lost device: it goes on looking for it, for ever.
+class SupervisedSource:
+    """An AudioSource that never raises for a lost device: it tries to open it again, for ever.
 
     The absolute index runs on over a loss by the time that passed, on a clock that counts suspend too; the
-    first block afterwards says gap. Lost means: the device stopped; it was moved to another source by the
+    first block afterwards says gap. Lost means: the device stopped; it was connected to another source by the
     sound server; no callback for 2 s (3 s at first); or a rate more than 1 % off over 30 s.
     """
 
@@ -157,7 +151,7 @@ class Supervised:
 
     def __init__(
         self,
-        open_source: Callable[[], Live],
+        open_source: Callable[[], DeviceSource],
         *,
         sample_rate_hz: int,
         channels: int,
@@ -165,7 +159,7 @@ class Supervised:
         clock: Callable[[], float] = boot_clock,
         utc_now: Callable[[], datetime] = utc_now,
     ) -> None:
-        """Start to look for the device; returns at once.
+        """Begin to open the device; returns at once.
 
         Args:
             open_source: opens it, or raises SourceError; called on a thread of its own.
@@ -178,56 +172,56 @@ class Supervised:
         self.sample_rate_hz = sample_rate_hz
         self.channels = channels
         self.description = description
-        self.state: State = "waiting"
-        """`waiting` until it is heard for the first time, then `running` or `lost`."""
+        self.state: SourceState = "waiting"
+        """`waiting` until its first sound, then `running` or `lost`."""
         self.last_error: SourceError | None = None
         """Why it is not running; None while it is."""
         self.lost_since: datetime | None = None
         """UTC of the last sample, while it is lost."""
         self.losses = 0
-        """How often it was lost; with `state` it tells who polls now and then of every loss and return."""
+        """How often it was lost; `state` alone would hide a loss and return between two polls."""
         self._open_source = open_source
         self._clock = clock
         self._utc_now = utc_now
-        self._live: Live | None = None
+        self._device: DeviceSource | None = None
         self._open_at_s = clock()
         self._retry_s, self._flap_s = RETRY_S[0], FLAP_S[0]
         self._closing: list[threading.Thread] = []
         self._polled_s = clock()
         self._quiet_s = 0.0
-        self._pace = Pace(sample_rate_hz)
+        self._rate_check = RateCheck(sample_rate_hz)
         self._running_since_s = 0.0
-        self._offset = 0  # absolute index less the live source's
+        self._offset = 0  # absolute index less the device's own
         self._end = 0  # absolute index after the last block
         self._end_s: float | None = None  # when that was, on the clock
         self._lost = 0  # of sources that are closed, and of the time between
         self._anchor: Anchor | None = None
-        self._opening: Opening | None = Opening(open_source)
+        self._background_open: BackgroundOpen | None = BackgroundOpen(open_source)
 
     @property
     def lost_samples(self) -> int:
-        """Reported by the device, overwritten, missing by the clock, and not heard between loss and return.
+        """Reported by the device, overwritten, missing by the clock, and between loss and return.
 
         A loss that still lasts is counted when it is over.
         """
-        return self._lost + (self._live.lost_samples if self._live is not None else 0)
+        return self._lost + (self._device.lost_samples if self._device is not None else 0)
 
     def read(self) -> AudioBlock | None:
-        """What was heard since the last read; None while there is nothing, for whatever reason."""
+        """What came since the last read; None while there is nothing, for whatever reason."""
         now_s = self._clock()
         passed_s, self._polled_s = min(now_s - self._polled_s, POLL_S), now_s
-        live = self._live or self._collect(now_s)
-        if live is None:
+        device = self._device or self._collect(now_s)
+        if device is None:
             return None
         try:
-            block = live.read()
+            block = device.read()
         except SourceError as error:
             self._lose(error)
             return None
-        heard_s, index = live.heard  # after the block, so that it never tells of less
+        came_s, index = device.last_callback  # after the block, so that it never tells of less
         if block is not None:
             self._quiet_s = 0.0
-            return self._deliver(block, heard_s, index)
+            return self._deliver(block, came_s, index)
         self._quiet_s += passed_s
         if problem := self._problem(index):
             self._lose(
@@ -242,65 +236,61 @@ class Supervised:
     def close(self) -> None:
         """Give the device back; waits a second at most for a sound server that hangs."""
         self.ended = True
-        live, self._live = self._live, None
-        if self._opening is not None:
-            self._opening.cancel()
-        if live is not None:
-            in_background(live.close).join(CLOSE_S)
+        device, self._device = self._device, None
+        if self._background_open is not None:
+            self._background_open.cancel()
+        if device is not None:
+            in_background(device.close).join(CLOSE_S)
 
-    # ---- heard -----------------------------------------------------------------------------------------
-
-    def _deliver(self, block: AudioBlock, heard_s: float, index: int) -> AudioBlock:
+    def _deliver(self, block: AudioBlock, came_s: float, index: int) -> AudioBlock:
         rate = self.sample_rate_hz
         gap = block.gap
         if self.state != "running":
             if self._end_s is not None:
-                started_s = heard_s - (index - block.start) / rate
+                started_s = came_s - (index - block.start) / rate
                 jump = max(1, block.start, round((started_s - self._end_s) * rate))
                 self._offset = self._end + jump - block.start
                 self._lost += jump - block.start  # what went before the block, the source counts itself
                 gap = True
             self.state, self.last_error, self.lost_since = "running", None, None
-            self._running_since_s = heard_s
+            self._running_since_s = came_s
             self._retry_s = RETRY_S[0]
-        missing = self._pace.note(heard_s, index)
+        missing = self._rate_check.note(came_s, index)
         if missing:
             self._offset += missing
             self._lost += missing
             gap = True
         start = block.start + self._offset
         self._end = start + len(block.samples)
-        self._end_s = heard_s - (index + self._offset - self._end) / rate
+        self._end_s = came_s - (index + self._offset - self._end) / rate
         self._re_anchor()
         return AudioBlock(block.samples, start, gap)
 
     def _re_anchor(self) -> None:
         """Follow the time of day where it jumps (NTP, suspend) and the drift of the device's rate."""
-        sounded_s = (self._end - self._offset) / self.sample_rate_hz + self._pace.delay_s
+        sounded_s = (self._end - self._offset) / self.sample_rate_hz + self._rate_check.delay_s
         utc = self._utc_now() - timedelta(seconds=self._clock() - sounded_s)
         if self._anchor is None or abs((self._anchor.time_of(self._end) - utc).total_seconds()) > REANCHOR_S:
             self._anchor = Anchor(self._end, utc, self.sample_rate_hz)
-
-    # ---- lost ------------------------------------------------------------------------------------------
 
     def _problem(self, index: int) -> str | None:
         limit_s = SILENT_S if index else GRACE_S
         if self._quiet_s > limit_s:
             return f"no sound came for {limit_s:.0f} s"
-        error = self._pace.rate_error
+        error = self._rate_check.rate_error
         if abs(error) > RATE_TOLERANCE:
             return f"delivers {error:+.1%} against {self.sample_rate_hz} Hz"
         return None
 
     def _lose(self, error: SourceError) -> None:
-        live, self._live = self._live, None
+        device, self._device = self._device, None
         now_s = self._clock()
         self.last_error = error.with_traceback(None)  # whose frames would hold the device and its ring
-        self._pace = Pace(self.sample_rate_hz)
+        self._rate_check = RateCheck(self.sample_rate_hz)
         self._quiet_s = 0.0
-        if live is not None:
-            self._lost += live.lost_samples
-            self._closing.append(in_background(live.close))
+        if device is not None:
+            self._lost += device.lost_samples
+            self._closing.append(in_background(device.close))
         if self.state != "running":
             self._retry(now_s)
             return
@@ -316,18 +306,18 @@ class Supervised:
         self._open_at_s = now_s + self._retry_s
         self._retry_s = min(2 * self._retry_s, RETRY_S[1])
 
-    def _collect(self, now_s: float) -> Live | None:
-        """The source that was opened meanwhile, if one was; starts the next attempt when it is due."""
-        opening = self._opening
-        if opening is None:
+    def _collect(self, now_s: float) -> DeviceSource | None:
+        """The device, where it was opened meanwhile; starts the next attempt when it is due."""
+        attempt = self._background_open
+        if attempt is None:
             self._closing = [thread for thread in self._closing if thread.is_alive()]
             if now_s >= self._open_at_s and len(self._closing) < HANGING:
-                self._opening = Opening(self._open_source)
+                self._background_open = BackgroundOpen(self._open_source)
             return None
-        if not opening.done:
+        if not attempt.done:
             return None
-        self._opening, self._live = None, opening.source
-        if opening.source is None:
-            self.last_error = opening.error
+        self._background_open, self._device = None, attempt.source
+        if attempt.source is None:
+            self.last_error = attempt.error
             self._retry(now_s)
-        return self._live
+        return self._device

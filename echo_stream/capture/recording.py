@@ -1,4 +1,7 @@
-"""Sound from files, streamed from disk, at real-time pace or faster. Runs on its reader's thread."""
+"""A recording delivers the sound of a file, streamed from disk, at real-time pace or faster.
+
+Runs on its reader's thread.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Literal
 import numpy as np
 import soundfile
 
-from echo_stream.capture.source import Anchor
+from echo_stream.capture.source import Anchor, UnsupervisedSource
 from echo_stream.core.errors import SourceError
 from echo_stream.core.types import AudioBlock, Float32
 
@@ -75,7 +78,7 @@ class _Straight(soundfile.SoundFile):  # type: ignore[misc]
         return False
 
 
-class Recording:
+class Recording(UnsupervisedSource):
     """An AudioSource that plays a file: WAV, FLAC, MP3, OGG and what else libsndfile reads.
 
     With `loop` it never ends: the index grows on, and no gap is marked at the seam, because no sample is

@@ -1,4 +1,4 @@
-"""Where the real-time side hands samples to the pipeline: one writer (PortAudio's callback), one reader.
+"""The ring passes samples from one writer (PortAudio's callback) to one reader (the pipeline).
 
 No lock: a callback must never wait. The writer claims slots before it overwrites them and publishes them
 afterwards; the reader copies first and then throws away whatever was claimed while it copied.

@@ -19,7 +19,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from echo_stream.capture.source import Anchor
+from echo_stream.capture.source import Anchor, UnsupervisedSource
 from echo_stream.core.types import AudioBlock, Float32
 
 _Float64 = NDArray[np.float64]
@@ -321,7 +321,7 @@ _SEAM_S: Final = 0.05
 """Over which the end of a loop fades into its beginning."""
 
 
-class Simulated:
+class Simulated(UnsupervisedSource):
     """An AudioSource of one channel; nothing is ever lost, a reader that is late catches up."""
 
     channels: Final = 1
@@ -366,6 +366,7 @@ class Simulated:
         self._length = None if duration_s is None else round(duration_s * sample_rate_hz)
         self._realtime = pace == "realtime"
         self._position = 0
+        self.ended = self._length == 0
         self._anchor = Anchor.now(0, sample_rate_hz)
         self._begun_s = time.monotonic()
         log.info(
@@ -374,11 +375,6 @@ class Simulated:
             at=self._anchor.utc.isoformat(),
             faults=[f"{kind} {begin_s:g} to {end_s:g} s" for begin_s, end_s, kind in faults],
         )
-
-    @property
-    def ended(self) -> bool:
-        """The whole duration was read."""
-        return self._length is not None and self._position >= self._length
 
     def read(self) -> AudioBlock | None:
         """The sound that is due and was not read yet, at most half a second of it; None if there is none."""
@@ -394,6 +390,7 @@ class Simulated:
                 return None
         start = self._position
         self._position += n
+        self.ended = self._position == self._length
         return AudioBlock(self._render(self._offset + start, n)[:, None], start)
 
     def time_of(self, index: int) -> datetime:

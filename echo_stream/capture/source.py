@@ -1,16 +1,24 @@
-"""One source heard by several machines, each its own channel. All views are polled by the pipeline thread."""
+"""An audio source delivers sound in blocks; what several machines use is opened once and shared.
+
+Recordings, microphones, standard input and the simulator all keep to the protocol AudioSource, so that
+neither the pipeline nor the status needs to know which of them it has. All methods run on one thread.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from echo_stream.core.errors import SourceError
 from echo_stream.core.types import AudioBlock
+
+SourceState = Literal["waiting", "running", "lost", "ended"]
+"""`waiting`: a device that has not delivered yet; `lost`: one that stopped; `ended`: nothing will come."""
+KEEP_S = 10.0  # what a channel's reader may leave unread: as much as a microphone's ring holds
 
 
 @runtime_checkable
@@ -40,6 +48,16 @@ class AudioSource(Protocol):
     @property
     def ended(self) -> bool:
         """Exhausted: read() will return None for ever. A microphone never ends."""
+        ...
+
+    @property
+    def state(self) -> SourceState:
+        """Whether sound comes."""
+        ...
+
+    @property
+    def last_error(self) -> SourceError | None:
+        """Why no sound comes, in state `waiting` or `lost`; None where it does or no reason is known."""
         ...
 
     @property
@@ -82,17 +100,24 @@ class Anchor:
         return self.utc + timedelta(seconds=(index - self.index) / self.sample_rate_hz)
 
 
-# One source heard by several machines, each its own channel. All views are polled by the pipeline thread.
+class UnsupervisedSource:
+    """Base of sources that deliver or raise: nobody waits for them, so `ended` gives their state."""
 
-KEEP_S = 10.0  # as much as a microphone's ring
+    ended = False
+    last_error: SourceError | None = None
+
+    @property
+    def state(self) -> SourceState:
+        """`running` until it has ended."""
+        return "ended" if self.ended else "running"
 
 
-class Shared:
-    """Holds a source that is opened once, and hands out views of its channels."""
+class SharedSource:
+    """A source that is opened once and handed out channel by channel."""
 
     def __init__(self, source: AudioSource) -> None:
         self.source = source
-        self._views: list[_View] = []
+        self._views: list[_ChannelView] = []
 
     def view(self, channel: int) -> AudioSource:
         """An AudioSource of one channel (from 0). The source is closed with the last of its views.
@@ -104,7 +129,7 @@ class Shared:
         if not 0 <= channel < channels:
             expected = "channel 0" if channels == 1 else f"channel 0 to {channels - 1}"
             raise SourceError(f"{self.source.description}: no channel {channel}", f"Expected {expected}.")
-        view = _View(self, channel)
+        view = _ChannelView(self, channel)
         self._views.append(view)
         return view
 
@@ -115,21 +140,23 @@ class Shared:
             for view in self._views:
                 view.take(block)
 
-    def drop(self, view: _View) -> None:
-        """Forget a view; close the source with the last."""
+    def drop(self, view: _ChannelView) -> None:
+        """Remove a view; the source is closed with the last."""
         if view in self._views:
             self._views.remove(view)
             if not self._views:
                 self.source.close()
 
 
-class _View:
-    """One channel. What its reader leaves for longer than KEEP_S is lost, the oldest first."""
+class _ChannelView:
+    """An AudioSource of one channel of a shared source.
+
+    What its reader leaves for longer than KEEP_S is lost, the oldest first.
+    """
 
     channels = 1
 
-    def __init__(self, shared: Shared, channel: int) -> None:
-        self.source = shared.source  # whoever wants to know how the device is
+    def __init__(self, shared: SharedSource, channel: int) -> None:
         self._shared = shared
         self._channel = channel
         self._blocks: deque[AudioBlock] = deque()
@@ -141,6 +168,14 @@ class _View:
     @property
     def ended(self) -> bool:
         return not self._blocks and self._shared.source.ended
+
+    @property
+    def state(self) -> SourceState:
+        return "running" if self._blocks else self._shared.source.state
+
+    @property
+    def last_error(self) -> SourceError | None:
+        return self._shared.source.last_error
 
     @property
     def lost_samples(self) -> int:

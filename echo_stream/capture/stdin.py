@@ -1,4 +1,7 @@
-"""Raw PCM from a pipe, as in `arecord -t raw | echo-stream`. Runs on its reader's thread."""
+"""The standard input source reads PCM from a pipe, as in `arecord -t raw | echo-stream run`.
+
+Runs on its reader's thread.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from datetime import datetime
 
 import numpy as np
 
-from echo_stream.capture.source import Anchor
+from echo_stream.capture.source import Anchor, UnsupervisedSource
 from echo_stream.core.errors import SourceError
 from echo_stream.core.types import AudioBlock, Float32
 
@@ -16,7 +19,7 @@ SAMPLE_BYTES = {"s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4}
 MAX_READ_BYTES = 1 << 20  # a second of 5 channels at 48 kHz and 4 bytes; the pipe itself keeps the rest
 
 
-class RawPcm:
+class RawPcm(UnsupervisedSource):
     """An AudioSource that reads interleaved little-endian PCM from a file descriptor.
 
     Nothing is lost: what is not read yet waits in the pipe, and holds the writer up when that is full. The

@@ -1,4 +1,7 @@
-"""Blocks in, windows out, on a grid of absolute sample indices. Runs on the pipeline thread; has no clock."""
+"""The slicer cuts blocks into windows, on a grid of absolute sample indices.
+
+Runs on the pipeline thread; has no clock.
+"""
 
 from __future__ import annotations
 

@@ -158,5 +158,5 @@ def _require_fitting(config: Config, machine: Machine, bank_id: str) -> None:
 
     bank = NormalBank.load(BankVersions(machine.bank).path_of(bank_id))
     cut = config.encoder
-    rate = getattr(machine.source, "sample_rate_hz", bank.sample_rate_hz)
+    rate = machine.source.fixed_rate_hz or bank.sample_rate_hz
     bank.require(encoder_of(config).identity, rate, cut.window_s, cut.hop_s)

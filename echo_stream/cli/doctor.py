@@ -23,6 +23,7 @@ import numpy as np
 from echo_stream.cli.mqtt_check import check
 from echo_stream.config.schema import Config, Machine, Microphone
 from echo_stream.core.errors import DeliveryError, EchoStreamError
+from echo_stream.core.level import FULL_SCALE
 from echo_stream.core.types import AudioBlock, Float32, Window
 from echo_stream.mqtt.topics import Topics
 from echo_stream.pipeline.factory import broker_of, encoder_of, sources_of
@@ -30,7 +31,6 @@ from echo_stream.pipeline.loop import WAIT_S
 
 _RATE_TOLERANCE = 0.01
 """Beyond it capture calls a device lost."""
-_CLIPPED = 0.999
 """Of full scale; 16-bit converters end at 32767 / 32768."""
 _QUIET_DBFS = -75.0
 """Near the noise floor of a 16-bit converter and a cheap preamplifier."""
@@ -205,7 +205,7 @@ def _level(machine: str, samples: Float32) -> Check:
 
 def _clipping(machine: str, samples: Float32) -> Check:
     name = f"clipping of {machine}"
-    clipped = int(np.count_nonzero(np.abs(samples) >= _CLIPPED))
+    clipped = int(np.count_nonzero(np.abs(samples) >= FULL_SCALE))
     if clipped:
         advice = "lower the gain (alsamixer, F4) until peaks stay under -6 dBFS; then fit anew"
         return Check(name, Verdict.FAIL, f"{clipped} of {samples.size} samples at full scale", advice)
@@ -248,7 +248,7 @@ def examine(config: Config) -> Iterator[Check]:
 def _real_time_factor(config: Config) -> float:
     """Seconds of work for a second of one machine's sound; the median of some windows."""
     encoder, cut = encoder_of(config), config.encoder
-    rate = max((getattr(m.source, "sample_rate_hz", 0) for m in config.machines), default=0) or USUAL_RATE_HZ
+    rate = max((m.source.fixed_rate_hz or 0 for m in config.machines), default=0) or USUAL_RATE_HZ
     samples = np.random.default_rng(0).uniform(-0.1, 0.1, round(rate * cut.window_s)).astype(np.float32)
     window = Window("doctor", samples, 0, len(samples), rate, datetime.now(UTC))
     spent_s = []
@@ -287,6 +287,6 @@ def _listen(machine: Machine) -> Heard:
             first_s = first_s if blocks else last_s
             blocks.append(block)
     samples = np.concatenate([block.samples[:, 0] for block in blocks]) if blocks else np.zeros(0, np.float32)
-    live = getattr(machine.source, "pace", "realtime") == "realtime" and last_s - first_s > LISTEN_S / 2
+    live = machine.source.realtime and last_s - first_s > LISTEN_S / 2
     measured_hz = (len(samples) - len(blocks[0].samples)) / (last_s - first_s) if live else None
     return Heard(samples, rate, measured_hz)

@@ -1,7 +1,7 @@
-"""The configuration as a person writes it: every field with its unit, bounds and meaning.
+"""The schema defines the configuration as a person writes it: every field with its unit, bounds and meaning.
 
-Only daemon, calibrate, evaluate and cli see these classes; a stage takes plain arguments.
-`configfile.load` reads them from YAML with the line of every mistake.
+Only pipeline.factory, daemon, fit and cli see these classes; a stage takes plain arguments. `config.load`
+reads them from YAML with the line of every mistake.
 """
 
 from __future__ import annotations
@@ -111,33 +111,61 @@ class Mqtt(Model):
     score_interval_s: float = Field(1.0, ge=0.1, le=60, description="at most one score message in this time")
 
 
-class Microphone(Model):
+class SourceSettings(Model):
+    """Base of all sources: what can be asked of each, whatever its kind."""
+
+    channel: Channel = Field(0, description="which channel of the source, counted from 0")
+
+    @property
+    def realtime(self) -> bool:
+        """Sound comes as time goes by, whether it is read or not."""
+        return True
+
+    @property
+    def fixed_rate_hz(self) -> int | None:
+        """The sample rate that the configuration sets; None where the source itself says it."""
+        return None
+
+
+class Microphone(SourceSettings):
     """A device that PortAudio knows."""
 
     kind: Literal["microphone"]
     device: str = Field(min_length=1, description="name as `echo-stream devices` prints it, or a part of it")
-    channel: Channel = 0
     sample_rate_hz: SampleRate = 48_000
 
+    @property
+    def fixed_rate_hz(self) -> int:
+        """The rate with which the device is opened."""
+        return self.sample_rate_hz
 
-class RecordingSource(Model):
+
+class RecordingSource(SourceSettings):
     """A file instead of a microphone."""
 
     kind: Literal["recording"]
     path: Path = Field(description="WAV, FLAC, MP3, OGG, ...")
-    channel: Channel = 0
     pace: Literal["realtime", "fast"] = Field("realtime", description="as recorded, or as fast as possible")
     loop: bool = Field(False, description="begin anew at its end, for ever")
 
+    @property
+    def realtime(self) -> bool:
+        """Not at full speed."""
+        return self.pace == "realtime"
 
-class StdinSource(Model):
+
+class StdinSource(SourceSettings):
     """Raw PCM on standard input, as `arecord -t raw` writes it."""
 
     kind: Literal["stdin"]
     sample_rate_hz: SampleRate
     format: Literal["s16le", "s24le", "s32le", "f32le"] = "s16le"
     channels: int = Field(1, ge=1, le=256)
-    channel: Channel = 0
+
+    @property
+    def fixed_rate_hz(self) -> int:
+        """The rate of the samples on standard input."""
+        return self.sample_rate_hz
 
 
 class SimulatedFault(Model):
@@ -148,7 +176,7 @@ class SimulatedFault(Model):
     end_s: float = Field(gt=0)
 
 
-class SimulatedSource(Model):
+class SimulatedSource(SourceSettings):
     """The built-in simulator: to try everything without a microphone."""
 
     kind: Literal["simulated"]
@@ -157,16 +185,17 @@ class SimulatedSource(Model):
     pace: Literal["realtime", "fast"] = "realtime"
     duration_s: float | None = Field(None, gt=0, description="null: for ever")
     start_s: float = Field(0.0, ge=0, description="where in the machine's life the stream begins")
-    loop_s: float | None = Field(
-        None, ge=1, le=600, description="its life is its first so many seconds over and over: cheap, for many"
-    )
     faults: tuple[SimulatedFault, ...] = ()
 
-    @model_validator(mode="after")
-    def _no_faults_in_a_loop(self) -> SimulatedSource:
-        if self.loop_s is not None and self.faults:
-            raise ValueError("loop_s and faults do not go together: a loop is computed once, without faults")
-        return self
+    @property
+    def realtime(self) -> bool:
+        """Not at full speed."""
+        return self.pace == "realtime"
+
+    @property
+    def fixed_rate_hz(self) -> int:
+        """The rate at which the sound is computed."""
+        return self.sample_rate_hz
 
 
 Source = Annotated[Microphone | RecordingSource | StdinSource | SimulatedSource, Field(discriminator="kind")]

@@ -1,4 +1,4 @@
-"""Writing files so that a power cut leaves the old one or the new one, never a part. Any thread."""
+"""Files are written so that a power cut leaves the old one or the new one, never a part. Any thread."""
 
 from __future__ import annotations
 

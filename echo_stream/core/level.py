@@ -1,4 +1,4 @@
-"""How loud a window is, and whether it can be encoded at all; for every encoder. Runs in the pipeline."""
+"""Level and full scale are defined here once, for sensors, encoders and reports."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from echo_stream.core.errors import EncoderError
 from echo_stream.core.types import Float32, Window
 
 FLOOR_DBFS = -200.0
+FULL_SCALE = 0.9995
+"""Samples of at least this magnitude are clipped: int16 reaches 32767 / 32768 at most."""
 
 
 def level_dbfs(samples: Float32) -> float:

@@ -8,7 +8,6 @@ from typing import Any
 import structlog
 
 from echo_stream.daemon.events import Announcer
-from echo_stream.daemon.status import capture_of, reason_of
 from echo_stream.daemon.systemd import Notifier
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.pipeline.station import Station
@@ -71,8 +70,8 @@ class Vigil:
         self._captures.pop(machine, None)
 
     def _look_at_capture(self, machine: str, station: Station) -> None:
-        capture, before = capture_of(station), self._captures.get(machine)
-        reason = reason_of(station)
+        capture, before = station.ear.source.state, self._captures.get(machine)
+        reason = station.ear.source.last_error
         opening = capture == "waiting" and reason is None  # takes a second or two with PortAudio
         if capture == before or opening:
             return

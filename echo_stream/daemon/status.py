@@ -27,8 +27,6 @@ from typing import Any
 import structlog
 
 from echo_stream import __version__
-from echo_stream.capture.reconnect import Supervised
-from echo_stream.capture.source import AudioSource
 from echo_stream.config.schema import Config
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.mqtt.publisher import Publisher
@@ -216,29 +214,8 @@ def overview(
     }
 
 
-def capture_of(station: Station) -> str:
-    """How the machine's source is: waiting (never heard yet), running, lost, or ended."""
-    source = station.ear.source
-    if source.ended:
-        return "ended"
-    device = _device(station)
-    return device.state if isinstance(device, Supervised) else "running"
-
-
-def reason_of(station: Station) -> EchoStreamError | None:
-    """Why there is no sound; None where there is."""
-    device = _device(station)
-    return device.last_error if isinstance(device, Supervised) else None
-
-
-def _device(station: Station) -> AudioSource:
-    """What a view of one channel belongs to."""
-    source = station.ear.source
-    return getattr(source, "source", source)
-
-
 def _machine(station: Station, now_s: float) -> dict[str, Any]:
-    capture = capture_of(station)
+    capture = station.ear.source.state
     return {
         **station.health.snapshot(now_s),
         "listening": capture == "running",

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from echo_stream.capture.recording import Recording
-from echo_stream.capture.source import AudioSource, Shared
+from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.core.errors import SourceError
 from echo_stream.core.files import write_whole
 from echo_stream.encode.encoder import Encoder
@@ -126,7 +126,7 @@ def source_of(part: Part) -> AudioSource:
     recording = Recording(part.path, pace="fast")
     if part.first:
         recording.skip(part.first * part.hop_samples)
-    return Shared(recording).view(min(part.channel, recording.channels - 1))
+    return SharedSource(recording).view(min(part.channel, recording.channels - 1))
 
 
 def too_short(path: Path, window_s: float) -> SourceError:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from echo_stream.capture.recording import Recording, find_recordings
-from echo_stream.capture.source import AudioSource, Shared
+from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.errors import SourceError
 from echo_stream.core.types import Enrolled, Window
@@ -61,7 +61,7 @@ def hear_recordings(
         with closing(Recording(file, pace="fast")) as recording:
             rate = recording.sample_rate_hz
         _check_rate(machine, file, rate, others)
-    cut, channel = config.encoder, getattr(machine.source, "channel", 0)
+    cut, channel = config.encoder, machine.source.channel
     parts = [
         part
         for file in files
@@ -145,7 +145,7 @@ def hear_source(
 def recording_of(machine: Machine, file: Path) -> AudioSource:
     """A file, as fast as possible, with the machine's channel; of a file of one channel, that one."""
     recording = Recording(file, pace="fast")
-    return Shared(recording).view(min(getattr(machine.source, "channel", 0), recording.channels - 1))
+    return SharedSource(recording).view(min(machine.source.channel, recording.channels - 1))
 
 
 def cut(config: Config, machine: Machine, source: AudioSource) -> Iterator[Window]:
@@ -205,7 +205,7 @@ def _refuse_silence(stretch: Stretch, condition: str) -> None:
 
 
 def _check_rate(machine: Machine, file: Path, sample_rate_hz: int, others: Sequence[Session]) -> None:
-    expected = getattr(machine.source, "sample_rate_hz", sample_rate_hz)
+    expected = machine.source.fixed_rate_hz or sample_rate_hz
     if sample_rate_hz != expected:
         raise SourceError(
             f"{file}: has {sample_rate_hz} Hz, machine {machine.id} listens at {expected} Hz",

@@ -12,8 +12,7 @@ from echo_stream.alarm.calibration import Calibration, Trip, TripLevel
 from echo_stream.alarm.condition import Condition
 from echo_stream.alarm.drift import DriftWatch
 from echo_stream.alarm.sensor import SensorLimits, SensorWatch
-from echo_stream.capture.figures import FLOOR_DBFS
-from echo_stream.capture.source import AudioSource, Shared
+from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.config.schema import (
     Config,
     EchoEncoder,
@@ -23,6 +22,7 @@ from echo_stream.config.schema import (
     SimulatedSource,
 )
 from echo_stream.core.errors import BankError
+from echo_stream.core.level import FLOOR_DBFS
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.bank_file import accepted_version
@@ -97,8 +97,8 @@ def sources_of(machines: Iterable[Machine], *, patient: bool = True) -> dict[str
     """
     views: dict[str, AudioSource] = {}
     for together in by_device(machines).values():
-        channels = [getattr(machine.source, "channel", 0) for machine in together]
-        shared = Shared(_open(together[0], max(channels) + 1, patient))
+        channels = [machine.source.channel for machine in together]
+        shared = SharedSource(_open(together[0], max(channels) + 1, patient))
         for machine, channel in zip(together, channels, strict=True):
             views[machine.id] = shared.view(channel)
     return views
@@ -109,12 +109,12 @@ def _open(machine: Machine, channels: int, patient: bool) -> AudioSource:
     source = machine.source
     if isinstance(source, Microphone):
         from echo_stream.capture.microphone import Microphone as Device  # noqa: PLC0415
-        from echo_stream.capture.reconnect import Supervised  # noqa: PLC0415
+        from echo_stream.capture.reconnect import SupervisedSource  # noqa: PLC0415
 
         device, rate = source.device, source.sample_rate_hz
         if not patient:
             return Device(device, rate, channels)
-        return Supervised(
+        return SupervisedSource(
             lambda: Device(device, rate, channels),
             sample_rate_hz=rate,
             channels=channels,
@@ -134,7 +134,6 @@ def _open(machine: Machine, channels: int, patient: bool) -> AudioSource:
             pace=source.pace,
             duration_s=source.duration_s,
             start_s=source.start_s,
-            loop_s=source.loop_s,
         )
     from echo_stream.capture.stdin import RawPcm  # noqa: PLC0415
 
@@ -231,7 +230,7 @@ def station_of(config: Config, machine: Machine, source: AudioSource, encoder: E
         cut.window_s,
         cut.hop_s,
         keep_s=evidence.pre_roll_s + evidence.post_roll_s + 10.0,
-        live=getattr(machine.source, "pace", "realtime") == "realtime",
+        live=machine.source.realtime,
     )
     return Station(
         ear=ear,

@@ -12,7 +12,7 @@ from echo_stream.alarm.alarm import Alarm
 from echo_stream.alarm.condition import Condition
 from echo_stream.alarm.drift import DriftWatch
 from echo_stream.alarm.sensor import SENSOR, SensorFigures, SensorWatch
-from echo_stream.capture.figures import hum_and_rumble, inspect
+from echo_stream.capture.figures import hum_and_rumble, signal_figures
 from echo_stream.capture.source import AudioSource
 from echo_stream.capture.windows import Slicer
 from echo_stream.core.types import AlarmEvent, AlarmLevel, DriftEvent, Score, SensorEvent, Window
@@ -126,6 +126,6 @@ class Station:
 
 def figures_of(window: Window) -> SensorFigures:
     """What a window says about its sensor."""
-    found = inspect(window.samples)
+    found = signal_figures(window.samples)
     hum, rumble = hum_and_rumble(window.samples, window.sample_rate_hz)
     return SensorFigures(found.level_dbfs, found.clipped_share, found.dead, found.stuck, hum, rumble)

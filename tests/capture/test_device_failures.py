@@ -177,7 +177,7 @@ def test_moved_to_another_source_is_noticed_and_the_other_loses_nothing(
     seen: dict[str, Future[Seen]],
 ) -> None:
     got = seen["moved"].result()
-    assert got["lost"]["error"].endswith("moved it from mic.monitor to other.monitor")
+    assert got["lost"]["error"].endswith("connected it to another source: from mic.monitor to other.monitor")
     assert got["noticed_s"] < 8
     assert got["back_s"] < 10
     (gap_s,) = got["ears"][0]["gaps_s"]

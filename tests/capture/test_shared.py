@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from echo_stream.capture.recording import Recording
-from echo_stream.capture.source import AudioSource, Shared
+from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.core.errors import SourceError
 from echo_stream.core.types import Float32
 
@@ -31,7 +31,7 @@ def play(views: list[AudioSource]) -> list[Float32]:
 
 
 def test_every_view_hears_all_of_its_channel(source: Recording, noise: Float32) -> None:
-    shared = Shared(source)
+    shared = SharedSource(source)
     views = [shared.view(0), shared.view(1), shared.view(0)]
     for heard, channel in zip(play(views), (0, 1, 0), strict=True):
         assert np.array_equal(heard[:, 0], noise[:, channel])
@@ -42,7 +42,7 @@ def test_a_view_that_nobody_reads_holds_up_no_other_and_its_loss_is_counted(
     write_recording: Callable[..., Path], noise: Float32
 ) -> None:
     source = Recording(write_recording(noise), pace="fast", loop=True, block_s=1.0)
-    shared = Shared(source)
+    shared = SharedSource(source)
     busy, idle = shared.view(0), shared.view(1)
     end = 0
     while end < 8000 * 60:
@@ -61,7 +61,7 @@ def test_a_view_that_nobody_reads_holds_up_no_other_and_its_loss_is_counted(
 
 
 def test_the_source_closes_with_the_last_view(source: Recording) -> None:
-    shared = Shared(source)
+    shared = SharedSource(source)
     first, second = shared.view(0), shared.view(1)
     first.close()
     first.close()
@@ -74,5 +74,5 @@ def test_the_source_closes_with_the_last_view(source: Recording) -> None:
 @pytest.mark.parametrize("channel", [-1, 2])
 def test_no_such_channel(source: Recording, channel: int) -> None:
     with pytest.raises(SourceError, match=f"no channel {channel}") as error:
-        Shared(source).view(channel)
+        SharedSource(source).view(channel)
     assert "0 to 1" in error.value.hint

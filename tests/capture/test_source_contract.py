@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from echo_stream.capture.recording import Recording
-from echo_stream.capture.source import AudioSource, Shared
+from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.capture.stdin import RawPcm
 from echo_stream.core.types import Float32
 from tests.support.listening import ROOT
@@ -97,19 +97,19 @@ def test_stdin(fed_pipe: int) -> None:
 
 
 def test_view_of_one_channel(sound: Path) -> None:
-    keeps_the_contract(Shared(Recording(sound, pace="fast")).view(1), 10)
+    keeps_the_contract(SharedSource(Recording(sound, pace="fast")).view(1), 10)
 
 
 MICROPHONES = """
 from functools import partial
 from echo_stream.capture.microphone import Microphone
-from echo_stream.capture.source import Shared
-from echo_stream.capture.reconnect import Supervised
+from echo_stream.capture.source import SharedSource
+from echo_stream.capture.reconnect import SupervisedSource
 from tests.capture.test_source_contract import keeps_the_contract
 open_source = partial(Microphone, "mic", 48000, 2)
-supervised = Supervised(open_source, sample_rate_hz=48000, channels=2, description="mic")
+supervised = SupervisedSource(open_source, sample_rate_hz=48000, channels=2, description="mic")
 keeps_the_contract(open_source(), 2.0)
-keeps_the_contract(Shared(supervised).view(1), 2.0)
+keeps_the_contract(SharedSource(supervised).view(1), 2.0)
 """
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from echo_stream.capture.microphone import Microphone, boot_clock
-from echo_stream.capture.reconnect import Supervised
+from echo_stream.capture.reconnect import SupervisedSource
 
 
 def tell(**what: Any) -> None:
@@ -31,7 +31,7 @@ class Ear:
 
     def __init__(self, number: int, device: str, rate: int, channels: int) -> None:
         self.number = number
-        self.source = Supervised(
+        self.source = SupervisedSource(
             partial(Microphone, device, rate, channels),
             sample_rate_hz=rate,
             channels=channels,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from echo_stream.capture.figures import inspect, level_dbfs
+from echo_stream.capture.figures import signal_figures
+from echo_stream.core.level import level_dbfs
 from echo_stream.core.types import Float32
 
 
@@ -17,48 +18,48 @@ def sine(amplitude: float, offset: float = 0.0) -> Float32:
 @pytest.mark.parametrize("amplitude", [1.0, 0.1, 1e-4])
 @pytest.mark.parametrize("offset", [0.0, 0.5])
 def test_level_of_a_sine_is_that_without_its_offset(amplitude: float, offset: float) -> None:
-    told = inspect(sine(amplitude, offset))
-    assert told.level_dbfs == pytest.approx(20 * np.log10(amplitude / np.sqrt(2)), abs=0.01)
-    assert told.dc_offset == pytest.approx(offset, abs=1e-6)
-    assert (told.dead, told.stuck, told.finite) == (False, False, True)
+    found = signal_figures(sine(amplitude, offset))
+    assert found.level_dbfs == pytest.approx(20 * np.log10(amplitude / np.sqrt(2)), abs=0.01)
+    assert found.dc_offset == pytest.approx(offset, abs=1e-6)
+    assert (found.dead, found.stuck, found.finite) == (False, False, True)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25, 1.0])
 def test_no_change_is_dead(value: float) -> None:
-    told = inspect(np.full(8000, value, np.float32))
-    assert (told.dead, told.stuck, told.level_dbfs) == (True, False, -200.0)
-    assert told.clipped_share == float(value == 1.0)
+    found = signal_figures(np.full(8000, value, np.float32))
+    assert (found.dead, found.stuck, found.level_dbfs) == (True, False, -200.0)
+    assert found.clipped_share == float(value == 1.0)
 
 
 def test_one_value_for_half_of_the_window_is_stuck() -> None:
     window = sine(0.1)
     window[2000:6001] = window[2000]
-    assert inspect(window).stuck
+    assert signal_figures(window).stuck
     window[4000] = 0.9
-    assert not inspect(window).stuck
+    assert not signal_figures(window).stuck
 
 
 def test_one_value_again_and_again_is_not_stuck() -> None:
     quiet = np.tile(np.array([0, 1, 0, -1], np.float32) / np.float32(2**15), 2000)
-    assert not inspect(quiet.astype(np.float32)).stuck
+    assert not signal_figures(quiet.astype(np.float32)).stuck
 
 
 def test_clipping_is_a_share() -> None:
     clipped = np.clip(sine(2.0), -1.0, 32767 / 32768).astype(np.float32)
-    assert inspect(clipped).clipped_share == pytest.approx(2 / 3, abs=0.01)
-    assert inspect(sine(0.99)).clipped_share == 0.0
+    assert signal_figures(clipped).clipped_share == pytest.approx(2 / 3, abs=0.01)
+    assert signal_figures(sine(0.99)).clipped_share == 0.0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_not_finite_is_said_and_nothing_else_breaks(bad: float) -> None:
     window = sine(0.1)
     window[7] = bad
-    told = inspect(window)
-    assert not told.finite
-    assert told.level_dbfs == pytest.approx(-23.0, abs=0.1)
-    assert np.isfinite([told.clipped_share, told.dc_offset]).all()
+    found = signal_figures(window)
+    assert not found.finite
+    assert found.level_dbfs == pytest.approx(-23.0, abs=0.1)
+    assert np.isfinite([found.clipped_share, found.dc_offset]).all()
 
 
 def test_one_sample() -> None:
-    assert inspect(np.zeros(1, np.float32)).dead
+    assert signal_figures(np.zeros(1, np.float32)).dead
     assert level_dbfs(np.zeros(1, np.float32)) == -200.0

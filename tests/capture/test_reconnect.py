@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from echo_stream.capture.reconnect import Supervised
+from echo_stream.capture.reconnect import SupervisedSource
+from echo_stream.capture.source import SourceState
 from echo_stream.core.errors import SourceError
 from echo_stream.core.types import AudioBlock
 
@@ -48,20 +49,22 @@ class Device:
     channels = 1
     description = "device"
     ended = False
+    state: SourceState = "running"
+    last_error = None
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.failure: str | None = None
         self.lost_samples = 0
-        self.heard = (world.now_s, 0)
+        self.last_callback = (world.now_s, 0)
         self._blocks: list[AudioBlock] = []
         self._expected = 0
 
     def deliver(self, n: int, lost: int = 0) -> None:
-        start = self.heard[1] + lost
+        start = self.last_callback[1] + lost
         self.lost_samples += lost
         self._blocks.append(AudioBlock(np.zeros((n, 1), np.float32), start, lost > 0))
-        self.heard = (self._world.now_s, start + n)
+        self.last_callback = (self._world.now_s, start + n)
 
     def read(self) -> AudioBlock | None:
         if self._blocks:
@@ -83,7 +86,7 @@ class Run:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.source = Supervised(
+        self.source = SupervisedSource(
             world.open,
             sample_rate_hz=RATE,
             channels=1,
@@ -97,7 +100,7 @@ class Run:
 
     def settle(self) -> None:
         """Let an attempt that can end do so: threads run in real time."""
-        opening = self.source._opening
+        opening = self.source._background_open
         deadline = time.monotonic() + 10
         while opening and not opening.done and self.world.opening.is_set() and time.monotonic() < deadline:
             time.sleep(0.0005)
@@ -114,14 +117,14 @@ class Run:
         for _ in range(round(seconds / step_s)):
             self.world.now_s += step_s
             self.world.utc += timedelta(seconds=step_s)
-            live = self.source._live
+            live = self.source._device
             if sound and isinstance(live, Device) and live.failure is None:
                 live.deliver(round(step_s * RATE))
             self.poll()
 
     def fail(self, why: str) -> None:
         """The device breaks, and that is noticed."""
-        live = self.source._live
+        live = self.source._device
         assert isinstance(live, Device)
         live.failure = why
         self.pass_time(0.05)
@@ -129,7 +132,7 @@ class Run:
 
     def until_open(self) -> None:
         """Until it is open again, and silent."""
-        while self.source._live is None:
+        while self.source._device is None:
             self.pass_time(0.05, sound=False)
 
     def until_back(self) -> float:
@@ -255,8 +258,8 @@ def test_a_jump_of_the_time_of_day_moves_times_and_nothing_else(run: Run, jump_s
 def test_a_wrong_rate_is_a_loss(run: Run) -> None:
     for _ in range(700):
         run.world.now_s += 0.05
-        if isinstance(run.source._live, Device):
-            run.source._live.deliver(49)
+        if isinstance(run.source._device, Device):
+            run.source._device.deliver(49)
         run.poll()
     assert run.source.losses == 1
     assert run.wrong == ["device: delivers -2.0% against 1000 Hz"]
@@ -313,7 +316,7 @@ def test_closing_that_hangs_holds_nothing_up_but_is_not_piled_up(run: Run) -> No
     assert run.until_back() < 1
 
 
-def test_opening_that_hangs_holds_nothing_up(run: Run) -> None:
+def test_background_open_that_hangs_holds_nothing_up(run: Run) -> None:
     run.pass_time(5)
     assert run.world.live is not None
     run.world.opening.clear()

@@ -1,0 +1,224 @@
+"""The history: minute rows out of windows, and a store that outlives crashes, full disks and wrong clocks."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from echo_stream.history import store as store_module
+from echo_stream.history.minutes import MinuteRow, MinuteSummary, WindowFigures
+from echo_stream.history.store import HistoryStore, prune, read_history, rows_to_csv
+
+NOON_S = 1_790_000_040  # the 20th second of a minute
+LEVELS = {"warning": 2.0, "alarm": 4.0}
+
+
+def window(at_s: float, score: float = 0.0, state: str = "normal") -> WindowFigures:
+    return WindowFigures(at_s, score, -30.0, state, (800.0, 1200.0) if score > 2 else None)
+
+
+def row(minute: int, machine: str = "pump3") -> MinuteRow:
+    return MinuteRow(machine, minute * 60, 60, 0.25, 5.125, 0.5, 0.05, -31.4, "load", 1.0, (800.0, 1200.0))
+
+
+def write(path: Path, rows: list[MinuteRow], **settings: float) -> HistoryStore:
+    store = HistoryStore(path, max_days=settings.get("max_days", 400))
+    for each in rows:
+        store.put(each)
+    store.start()
+    store.stop(10.0)
+    return store
+
+
+def test_a_minute_becomes_one_row() -> None:
+    summary = MinuteSummary("pump3", hop_s=1.0)
+    first_s = NOON_S // 60 * 60
+    rows = [
+        summary.add(
+            window(first_s + i, score=5.0 if i < 6 else 1.0, state="idle" if i < 10 else "load"), LEVELS
+        )
+        for i in range(61)
+    ]
+    assert rows[:60] == [None] * 60
+    made = rows[60]
+    assert made == MinuteRow("pump3", first_s, 60, 1.0, 5.0, 0.1, 0.1, -30.0, "load", 1.0, (800.0, 1200.0))
+    assert len(summary.recent()) == 61
+
+
+def test_missing_windows_are_missing_coverage() -> None:
+    summary = MinuteSummary("pump3", hop_s=1.0)
+    for i in range(0, 60, 2):
+        summary.add(window(NOON_S // 60 * 60 + i), LEVELS)
+    made = summary.close(LEVELS)
+    assert made is not None
+    assert made.coverage == 0.5
+    assert summary.close(LEVELS) is None
+
+
+def test_rows_come_back_as_they_were_put(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "history.sqlite"
+    rows = [row(28_000_000 + i) for i in range(100)]
+    store = write(path, [*rows, row(28_000_000, "fan1"), replace(rows[3], band_hz=None, minute_s=6)])
+    assert store.counters.written == 102
+    assert read_history(path, "pump3", since_s=28_000_000 * 60) == rows
+    assert read_history(path, "pump3", since_s=0)[0].band_hz is None
+    assert read_history(path, "pump3", since_s=28_000_010 * 60, until_s=28_000_020 * 60) == rows[10:20]
+    assert read_history(path, "fan1", since_s=0) == [row(28_000_000, "fan1")]
+    assert read_history(path, "nobody", since_s=0) == []
+    lines = list(rows_to_csv(rows))
+    assert len(lines) == 101
+    assert all(line.count(",") == lines[0].count(",") for line in lines)
+
+
+def test_without_a_file_there_is_no_history(tmp_path: Path) -> None:
+    assert read_history(tmp_path / "none.sqlite", "pump3", since_s=0) == []
+
+
+def test_the_oldest_rows_go_and_a_wrong_clock_deletes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    write(path, [row(28_000_000 + i) for i in range(200)])
+    write(path, [row(28_000_000 + 525_600)])  # a clock that is a year ahead
+    assert len(read_history(path, "pump3", since_s=0)) == 201
+    with sqlite3.connect(path) as database:
+        (machine,) = database.execute("SELECT id FROM names WHERE name = 'pump3'").fetchone()
+        assert prune(database, machine, 1000) == 0
+        assert prune(database, machine, 101) == 100
+    database.close()
+    assert read_history(path, "pump3", since_s=0)[0] == row(28_000_100)
+
+
+def test_old_rows_are_pruned_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "WRITE_EVERY_S", 0.01)
+    path = tmp_path / "history.sqlite"
+    store = HistoryStore(path, max_days=10 / 1440)
+    store.start()
+    for i in range(60):
+        store.put(row(28_000_000 + i))
+        time.sleep(0.02)
+    store.stop(10.0)
+    kept = read_history(path, "pump3", since_s=0)
+    assert 10 <= len(kept) <= 30
+    assert kept[-1] == row(28_000_059)
+
+
+def test_a_disk_that_refuses_costs_history_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "WRITE_EVERY_S", 0.01)
+    monkeypatch.setattr(store_module, "MOST_WAITING", 50)
+    folder = tmp_path / "state"
+    folder.write_text("in the way of the folder")
+    store = HistoryStore(folder / "history.sqlite", max_days=400)
+    store.start()
+    for i in range(60):
+        store.put(row(28_000_000 + i))
+    deadline_s = time.monotonic() + 30
+    while store.counters.last_error is None and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    counters = store.counters
+    assert counters.last_error is not None
+    assert (counters.dropped, counters.waiting) == (10, 50)
+    folder.unlink()
+    while store.counters.waiting and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    store.stop(10.0)
+    assert store.counters.last_error is None
+    assert len(read_history(folder / "history.sqlite", "pump3", since_s=0)) == 50
+
+
+def test_a_row_that_cannot_be_kept_holds_up_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    bad = [replace(row(1), score_max=float("nan")), replace(row(2), operating_state="\ud800")]
+    store = write(path, [*bad, row(3)])
+    assert (store.counters.written, store.counters.dropped, store.counters.last_error) == (1, 2, None)
+    assert read_history(path, "pump3", since_s=0) == [row(3)]
+
+
+def test_an_unforeseen_exception_ends_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "WRITE_EVERY_S", 0.01)
+    failures: list[Exception] = []
+    path = tmp_path / "history.sqlite"
+    store = HistoryStore(path, max_days=400, on_failure=failures.append)
+    store.put("not a row")  # type: ignore[arg-type]
+    store.start()
+    deadline_s = time.monotonic() + 30
+    while not failures and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert isinstance(failures[0], AttributeError)
+    assert store.counters.last_error is not None
+    store.stop(10.0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_file_is_set_aside_or_read(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "history.sqlite"
+    write(path, [row(28_000_000 + i) for i in range(500)])
+    generator = random.Random(seed)
+    data = bytearray(path.read_bytes())
+    for _ in range(50):
+        data[generator.randrange(len(data) if seed % 2 else 100)] ^= 1 << generator.randrange(8)
+    path.write_bytes(data)
+    failures: list[Exception] = []
+    store = HistoryStore(path, max_days=400, on_failure=failures.append)
+    store.put(row(29_000_000))
+    store.start()
+    store.stop(10.0)
+    assert failures == []
+    aside = path.with_name("history.sqlite.corrupt-1")
+    try:
+        kept = read_history(path, "pump3", since_s=29_000_000 * 60)
+    except sqlite3.DatabaseError:  # a damaged page that writing did not touch
+        kept = [row(29_000_000)]
+    assert aside.exists() or store.counters.last_error or kept == [row(29_000_000)]
+
+
+def test_a_newer_version_is_kept_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    write(path, [row(1)])
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 9")
+    database.close()
+    before = path.read_bytes()
+    store = write(path, [row(2)])
+    assert "newer version" in (store.counters.last_error or "")
+    assert path.read_bytes() == before
+
+
+def test_killed_it_keeps_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    script = f"""
+import time
+from pathlib import Path
+from echo_stream.history import store as store_module
+from tests.history.test_history import row
+store_module.WRITE_EVERY_S = 0.01
+store = store_module.HistoryStore(Path({str(path)!r}), max_days=400)
+store.start()
+minute = 28_000_000
+while True:
+    store.put(row(minute)); minute += 1
+    print(store.counters.written, flush=True)
+    time.sleep(0.001)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    written = 0
+    for line in process.stdout:
+        written = int(line)
+        if written > 200:
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    kept = read_history(path, "pump3", since_s=0)
+    assert len(kept) >= written
+    assert kept == [row(28_000_000 + i) for i in range(len(kept))]

@@ -68,7 +68,7 @@ class Rig:
         self._bank = folder / f"{machine}.safetensors"
         self._folder = folder
         config, settings = self._configuration(machine, sound)
-        fit_from_recordings(config, settings, normal, condition="normal", accept=True, say=_quiet)
+        fit_from_recordings(config, settings, normal, condition="normal", accept=True, progress=_quiet)
         self.machine, self.alarm = settings.id, settings.alarm
         self.window_s, self.hop_s = config.encoder.window_s, config.encoder.hop_s
         bank = bank_of(settings)

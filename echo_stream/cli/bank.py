@@ -125,7 +125,7 @@ def extend(
     recordings: RecordingsOption = None,
     minutes: MinutesOption = 10.0,
     condition: Annotated[
-        str | None, typer.Option(help="operating state that is heard; needed where the bank has several")
+        str | None, typer.Option(help="operating state of the machine; needed where the bank has several")
     ] = None,
     trim: TrimOption = True,
     resume: ResumeOption = None,
@@ -144,8 +144,8 @@ def extend(
     settings = read_config(config)
     which = pick(settings, machine)
     paths = [*(recordings or []), *(more or [])]
-    with progress("fitting" if paths else "listening") as say:
-        how: dict[str, Any] = {"condition": condition, "accept": accept, "say": say, "trimmed": trim}
+    with progress("fitting" if paths else "listening") as report:
+        how: dict[str, Any] = {"condition": condition, "accept": accept, "progress": report, "trimmed": trim}
         fitted = extend_bank(settings, which, sound(settings, which, paths, minutes, resume), **how)
     tell(fitted, as_json=as_json)
 

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from echo_stream.capture.recording import Recording, find_recordings
 from echo_stream.core.errors import SourceError
+from echo_stream.core.text import Progress
 from echo_stream.core.types import Enrolled
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.archive import Part, most_windows, parts_of, spread
-from echo_stream.fit.archive_jobs import Encoded, Say, encode_parts
+from echo_stream.fit.archive_jobs import Encoded, encode_parts
 
 MAX_FPR = 0.1
 
@@ -114,7 +115,7 @@ def evaluate(
     *,
     window_s: float,
     hop_s: float,
-    say: Say = lambda *_: None,
+    progress: Progress = lambda *_: None,
     resume: Path | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def evaluate(
         encoder: for all of them.
         window_s: length of a window.
         hop_s: between the starts of two.
-        say: told how far it is.
+        progress: called with seconds done, seconds in all, and a text.
         resume: folder that keeps what is finished, to go on after an interruption.
         workers: processes that encode; None: one a core, where that is worth it.
 
@@ -144,7 +145,7 @@ def evaluate(
     """
     machines = _machines(folder, encoder, window_s, hop_s)
     parts = [part for machine in machines for _, part in (*machine.learnt, *machine.asked)]
-    encoded = encode_parts(parts, encoder, say=say, resume=resume, workers=workers)
+    encoded = encode_parts(parts, encoder, progress=progress, resume=resume, workers=workers)
     with closing(encoded):
         found = [_judged(machine, encoder, encoded) for machine in machines]
     return {"machines": found, **overall(found)}
@@ -225,9 +226,9 @@ def _fitting_window(clips: Sequence[Clip], window_s: float, hop_s: float) -> tup
 def _judged(machine: _Machine, encoder: Encoder, encoded: Iterator[Encoded]) -> dict[str, Any]:
     """Fit one machine and score its test clips."""
     enrolled: list[Enrolled] = []
-    for (clip, _), heard in zip(machine.learnt, encoded, strict=False):  # the test clips come after them
+    for (clip, _), found in zip(machine.learnt, encoded, strict=False):  # the test clips come after them
         offset_s = machine.offsets_s[clip.path]
-        enrolled += [Enrolled(f, clip.recording, offset_s + start_s) for start_s, f in heard.windows]
+        enrolled += [Enrolled(f, clip.recording, offset_s + start_s) for start_s, f in found.windows]
     bank = NormalBank.fit(
         enrolled,
         encoder=encoder.identity,
@@ -236,8 +237,8 @@ def _judged(machine: _Machine, encoder: Encoder, encoded: Iterator[Encoded]) -> 
         hop_s=machine.hop_s,
     )
     scorer, values = Scorer(bank), dict[Path, list[float]]()
-    for (clip, _), heard in zip(machine.asked, encoded, strict=False):
-        scores = scorer.score([features for _, features in heard.windows])
+    for (clip, _), found in zip(machine.asked, encoded, strict=False):
+        scores = scorer.score([features for _, features in found.windows])
         values.setdefault(clip.path, []).extend(score.value for score in scores)
     return _rated(machine, [float(np.mean(values[clip.path])) for clip in machine.test])
 

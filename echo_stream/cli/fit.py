@@ -21,7 +21,7 @@ from echo_stream.cli.common import (
 
 if TYPE_CHECKING:
     from echo_stream.config.schema import Config, Machine
-    from echo_stream.fit.fit import Hear
+    from echo_stream.fit.fit import Acquire
     from echo_stream.fit.summary import Fitted
 
 MoreRecordings = Annotated[list[Path] | None, typer.Argument(help="further recordings", metavar="[PATH]...")]
@@ -50,7 +50,7 @@ def fit_normal(
     recordings: RecordingsOption = None,
     minutes: MinutesOption = 10.0,
     condition: Annotated[
-        str, typer.Option(help="operating state that is heard, such as idle, load or off")
+        str, typer.Option(help="operating state of the machine, such as idle, load or off")
     ] = "normal",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="forget the other operating states of the bank in use")
@@ -73,14 +73,14 @@ def fit_normal(
     settings = read_config(config)
     which = pick(settings, machine)
     paths = [*(recordings or []), *(more or [])]
-    with progress("fitting" if paths else "listening") as say:
+    with progress("fitting" if paths else "listening") as report:
         fitted = fit(
             settings,
             which,
             sound(settings, which, paths, minutes, resume),
             condition=condition,
             accept=accept,
-            say=say,
+            progress=report,
             trimmed=trim,
             fresh=fresh,
         )
@@ -101,14 +101,16 @@ def score(
         print_json(line)
 
 
-def sound(config: Config, machine: Machine, paths: list[Path], minutes: float, resume: Path | None) -> Hear:
+def sound(
+    config: Config, machine: Machine, paths: list[Path], minutes: float, resume: Path | None
+) -> Acquire:
     """Recordings where some are named, otherwise the machine's own source."""
     from echo_stream.fit.fit import own_source
-    from echo_stream.fit.listen import hear_recordings
+    from echo_stream.fit.listen import read_recordings
 
     if not paths:
         return own_source(config, machine, minutes)
-    return partial(hear_recordings, config, machine, paths, resume=resume)
+    return partial(read_recordings, config, machine, paths, resume=resume)
 
 
 def tell(fitted: Fitted, *, as_json: bool) -> None:
@@ -116,4 +118,4 @@ def tell(fitted: Fitted, *, as_json: bool) -> None:
     if as_json:
         print_json(fitted.to_json())
     else:
-        print(fitted.in_words())
+        print(fitted.to_text())

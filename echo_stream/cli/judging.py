@@ -39,9 +39,14 @@ def evaluate(
     quiet()
     settings = read_config_or_defaults(config)
     cut = settings.encoder
-    with progress("evaluating") as say:
+    with progress("evaluating") as report:
         found = evaluate_folder(
-            folder, encoder_of(settings), window_s=cut.window_s, hop_s=cut.hop_s, say=say, resume=resume
+            folder,
+            encoder_of(settings),
+            window_s=cut.window_s,
+            hop_s=cut.hop_s,
+            progress=report,
+            resume=resume,
         )
     if as_json:
         print_json(found)

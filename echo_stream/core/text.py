@@ -1,6 +1,11 @@
-"""Times as people say them, for findings and reports. Pure; any thread."""
+"""Text for people: times and lengths, and the callback that reports progress. Pure; any thread."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[float, float, str], None]
+"""How far it is: done and total in one unit, and a short text."""
 
 
 def clock(seconds: float) -> str:
@@ -8,7 +13,7 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def in_words(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """A length of time for people: 45 s, 2 min, 1 min 52 s, 3.2 h."""
     whole = round(seconds)
     if whole < 100:

@@ -210,7 +210,7 @@ class Announcer:
         """The newest score of a machine, as telemetry."""
         window, score = scored
         if self.evidence:
-            self.evidence.heard(window.machine, window.end, window.captured_at)
+            self.evidence.on_samples_buffered(window.machine, window.end, window.captured_at)
         trips = {alarm.level: alarm.trip for alarm in station.alarms}
         payload = messages.score(
             score,

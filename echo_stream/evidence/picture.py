@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from echo_stream.evidence.spectrum import Float64, Heard, deciding_bands, heard, in_words, joined, smoothed_db
+from echo_stream.evidence.spectrum import (
+    AlarmSpectrum,
+    Float64,
+    change_text,
+    deciding_bands,
+    joined,
+    measure_alarm,
+    smoothed_db,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +38,7 @@ _LEAST_CHANGE_DB, _MOST_CHANGE_DB = 10.0, 30.0
 """Where the colours of the change end; in between, at what all but 1 % stay under."""
 
 
-def alarm_figure(it: Heard) -> Figure:
+def alarm_figure(it: AlarmSpectrum) -> Figure:
     """Four fields on one axis of frequency: sound and its change over time, spectrum and score."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - a second to import, and only where one draws
 
@@ -42,7 +50,7 @@ def alarm_figure(it: Heard) -> Figure:
     change_db = smoothed_db(it) - it.normal.median_db
     most_db = np.clip(np.quantile(np.abs(change_db), 0.99), _LEAST_CHANGE_DB, _MOST_CHANGE_DB)
     change = _over_time(grid[1, 0], it, change_db, cmap="RdBu_r", vmin=-most_db, vmax=most_db)
-    grid[0, 0].set_title("What was heard", loc="left")
+    grid[0, 0].set_title("Sound", loc="left")
     grid[1, 0].set_title(f"Change from {it.normal_is}: red is louder, blue quieter", loc="left")
     grid[1, 0].set_xlabel("seconds from the alarm")
     figure.colorbar(sound, ax=grid[0, 0], label="level in a twelfth of an octave (dBFS)", pad=0.01)
@@ -52,15 +60,15 @@ def alarm_figure(it: Heard) -> Figure:
     return figure
 
 
-def _title(it: Heard) -> str:
+def _title(it: AlarmSpectrum) -> str:
     event = it.document["event"]
     name, at = event["machine"], event["ts"][:19].replace("T", " ")
     line = f"{name}: {event['level']} at {at} UTC, score {event['score']:.2f} over {event['threshold']:.2f}"
-    words = in_words(it)
+    words = change_text(it)
     return f"{line}\n{words[0].upper()}{words[1:]}"
 
 
-def _over_time(axes: Axes, it: Heard, values_db: Float64, **colours: Any) -> Any:
+def _over_time(axes: Axes, it: AlarmSpectrum, values_db: Float64, **colours: Any) -> Any:
     half_s = (it.times_s[1] - it.times_s[0]) / 2 if len(it.times_s) > 1 else 0.5
     time_edges_s = np.append(it.times_s - half_s, it.times_s[-1] + half_s)
     mesh = axes.pcolormesh(time_edges_s, it.edges_hz, values_db.T, rasterized=True, **colours)
@@ -84,7 +92,7 @@ def _over_time(axes: Axes, it: Heard, values_db: Float64, **colours: Any) -> Any
     return mesh
 
 
-def _mark_deciding(axes: Axes, it: Heard) -> None:
+def _mark_deciding(axes: Axes, it: AlarmSpectrum) -> None:
     """A green block at the right edge of the bands that carry the score, and lines along their edges."""
     for low_hz, high_hz in joined(deciding_bands(it.document)):
         low_high_hz = max(low_hz, it.edges_hz[0]), high_hz
@@ -93,7 +101,7 @@ def _mark_deciding(axes: Axes, it: Heard) -> None:
         axes.fill_between([0.988, 1], *low_high_hz, transform=at_edge, color=DECIDING, lw=0)
 
 
-def _spectra(axes: Axes, it: Heard) -> None:
+def _spectra(axes: Axes, it: AlarmSpectrum) -> None:
     centres_hz = np.sqrt(it.edges_hz[1:] * it.edges_hz[:-1])
     normal = it.normal
     axes.fill_betweenx(
@@ -110,7 +118,7 @@ def _spectra(axes: Axes, it: Heard) -> None:
     axes.tick_params(labelleft=True)
 
 
-def _shares(axes: Axes, it: Heard) -> None:
+def _shares(axes: Axes, it: AlarmSpectrum) -> None:
     """What each band adds to the score, as bars that are as high as the band is wide."""
     marked = set(deciding_bands(it.document))
     for low_hz, high_hz, share in it.document["bands_hz"]:
@@ -146,7 +154,7 @@ def draw(document_path: Path) -> Path:
     samples, _ = soundfile.read(document_path.with_name(document["clip"]["file"]), dtype="float32")
     path = document_path.with_suffix(".png")
     part = path.with_name(f".{path.name}.part")
-    alarm_figure(heard(document, samples)).savefig(part, format="png")
+    alarm_figure(measure_alarm(document, samples)).savefig(part, format="png")
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)

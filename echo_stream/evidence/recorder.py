@@ -1,8 +1,9 @@
-"""What was heard at each alarm, kept on disk: sound before and after, document, picture. A worker of its own.
+"""The recorder keeps the sound around each alarm on disk, with a document and a picture. A worker of its own.
 
-The pipeline thread only copies samples out of memory (`alarm`, `heard`); the worker encodes, writes, tidies
-and has the picture drawn by a short-lived process of low priority, so that neither matplotlib's computing nor
-its memory is felt where sound is scored. What fails here is said once and counted, and never stops scoring.
+The pipeline thread only copies samples out of memory (`alarm`, `on_samples_buffered`); the worker encodes,
+writes, tidies and has the picture drawn by a short-lived process of low priority, so that neither
+matplotlib's computing nor its memory is felt where sound is scored. What fails here is logged once and
+counted, and never stops scoring.
 """
 
 from __future__ import annotations
@@ -106,13 +107,6 @@ def flac(samples: Float32, rate: int) -> bytes:
     return data.getvalue()
 
 
-# What was heard at each alarm, kept on disk: sound before and after, document, picture. A worker of its own.
-#
-# The pipeline thread only copies samples out of memory (`alarm`, `heard`); the worker encodes, writes, tidies
-# and has the picture drawn by a short-lived process of low priority, so that neither matplotlib's
-# computing nor
-# its memory is felt where sound is scored. What fails here is said once and counted, and never stops scoring.
-
 log = structlog.get_logger()
 
 _QUEUE: Final = 16
@@ -206,7 +200,7 @@ class Evidence:
         self._waiting.append(job)
         self._put(job)  # a power cut leaves at least this
 
-    def heard(self, machine: str, index: int, captured_at: datetime) -> None:
+    def on_samples_buffered(self, machine: str, index: int, captured_at: datetime) -> None:
         """The machine's sound up to `index` is in memory. Pipeline thread, once a window."""
         for job in [job for job in self._waiting if job.event["machine"] == machine]:
             if index >= job.at + round(self._post_roll_s * job.rate):

@@ -122,7 +122,7 @@ _DECIDES: Final = 1 / 3
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class AlarmSpectrum:
     """What a picture is made of, all times in seconds from the alarm."""
 
     document: Mapping[str, Any]
@@ -140,7 +140,7 @@ class Heard:
     onset_s: float
 
 
-def heard(document: Mapping[str, Any], samples: Float32) -> Heard:
+def measure_alarm(document: Mapping[str, Any], samples: Float32) -> AlarmSpectrum:
     """Measure what the picture shows; document as evidence writes it, samples (n,) of its clip."""
     clip = document["clip"]
     rate, alarm_s = clip["sample_rate_hz"], clip["alarm_s"]
@@ -156,7 +156,7 @@ def heard(document: Mapping[str, Any], samples: Float32) -> Heard:
             before, normal_is = samples, "the whole clip"
         pieces = np.array_split(before, max(1, len(before) // rate))
         normal = NormalSpectrum.fit(rate, [band_levels_db(piece, rate) for piece in pieces])
-    return Heard(
+    return AlarmSpectrum(
         document=document,
         edges_hz=band_edges_hz(rate),
         times_s=np.arange(len(levels)) * hop_s + FRAME_S / 2 - alarm_s,
@@ -168,7 +168,7 @@ def heard(document: Mapping[str, Any], samples: Float32) -> Heard:
     )
 
 
-def smoothed_db(it: Heard) -> Float64:
+def smoothed_db(it: AlarmSpectrum) -> Float64:
     """Levels (frames, bands) averaged over time, longer in narrow bands: chance shall not colour them."""
     hop_s = float(np.diff(it.times_s).mean()) if len(it.times_s) > 1 else 1.0
     power = np.pad(10 ** (it.levels_db / 10), ((1, 0), (0, 0))).cumsum(axis=0)
@@ -199,7 +199,7 @@ def joined(bands: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return spans
 
 
-def in_words(it: Heard) -> str:
+def change_text(it: AlarmSpectrum) -> str:
     """The greatest change outside the normal range, such as `louder by 7 dB at 2.3 to 2.6 kHz`."""
     beyond_db = np.maximum(it.present_db - it.normal.high_db, 0) - np.maximum(
         it.normal.low_db - it.present_db, 0

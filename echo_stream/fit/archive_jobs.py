@@ -24,23 +24,24 @@ import numpy as np
 import echo_stream
 from echo_stream.alarm.sensor import SensorFigures
 from echo_stream.core.errors import EncoderError
+from echo_stream.core.text import Progress
 from echo_stream.core.types import Features, Window
 from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.archive import Part, Tensors, keep, kept, place, source_of, too_short
-from echo_stream.fit.recorded import COLUMN_S, Seen, look_at
+from echo_stream.fit.recorded import COLUMN_S, SpectrogramSlice, look_at
 from echo_stream.pipeline.loop import features_of, windows_of
 from echo_stream.pipeline.station import figures_of
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A part that was heard."""
+    """A part with its features."""
 
     windows: list[tuple[float, Features]]
     """Start in seconds of each, and its features."""
     figures: list[SensorFigures]
     """Of each window, where details were asked for."""
-    seen: list[Seen]
+    slices: list[SpectrogramSlice]
     """The same."""
 
     @classmethod
@@ -57,39 +58,39 @@ class Encoded:
             SensorFigures(level, clipped, bool(dead), bool(stuck), hum, rumble)
             for level, clipped, dead, stuck, hum, rumble in tensors["figures"].tolist()
         ]
-        seen = [
-            Seen(start_s, end_s, columns, mean)
+        slices = [
+            SpectrogramSlice(start_s, end_s, columns, mean)
             for (start_s, end_s), columns, mean in zip(
                 tensors["seen_s"].tolist(), tensors["seen_columns"], tensors["seen_mean"], strict=True
             )
         ]
-        return cls(windows, figures, seen)
+        return cls(windows, figures, slices)
 
 
-def encode(part: Part, encoder: Encoder, heard: Callable[[float], None]) -> Tensors:
+def encode(part: Part, encoder: Encoder, advance: Callable[[float], None]) -> Tensors:
     """All windows of a part.
 
     Args:
         part: which.
         encoder: makes the features.
-        heard: told of each piece of sound that is done, in seconds; may raise, to end the work.
+        advance: called with the seconds of each piece of sound that is done; may raise, to end the work.
 
     Raises:
         SourceError: the recording cannot be read, or is shorter than a window.
         EncoderError: a window cannot be encoded.
     """
     figures: list[SensorFigures] = []
-    seen: list[Seen] = []
+    slices: list[SpectrogramSlice] = []
     look_s = min(max(part.hop_s, COLUMN_S), part.window_s)
 
     def cut() -> Iterator[Window]:
         with closing(source_of(part)) as source:
             windows = windows_of(source, window_s=part.window_s, hop_s=part.hop_s)
             for window in windows if part.last else islice(windows, part.windows):
-                heard(part.hop_s)
+                advance(part.hop_s)
                 if part.details:
                     figures.append(figures_of(window))
-                    look_at(window, seen, look_s)
+                    look_at(window, slices, look_s)
                 yield window
 
     found = [(w.start / w.sample_rate_hz, features) for w, features in features_of(encoder, cut())]
@@ -104,9 +105,9 @@ def encode(part: Part, encoder: Encoder, heard: Callable[[float], None]) -> Tens
     }
     if part.details:
         tensors["figures"] = np.array([astuple(each) for each in figures], np.float64)
-        tensors["seen_s"] = np.array([(each.start_s, each.end_s) for each in seen])
-        tensors["seen_columns"] = np.stack([each.columns_db for each in seen])
-        tensors["seen_mean"] = np.stack([each.mean_db for each in seen])
+        tensors["seen_s"] = np.array([(each.start_s, each.end_s) for each in slices])
+        tensors["seen_columns"] = np.stack([each.columns_db for each in slices])
+        tensors["seen_mean"] = np.stack([each.mean_db for each in slices])
     # safetensors writes memory as it lies, and numpy stacks in the order of what it is given.
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 
@@ -121,17 +122,12 @@ OWN_THREADS = ("echo",)
 """Kinds of encoder that use all cores by themselves."""
 _POLL_S = 0.2
 
-Say = Callable[[float, float, str], None]
-"""How far it is: seconds of sound done and in all, and in words."""
-Tell = Callable[[float], None]
-"""How many seconds of sound are done."""
-
 
 def encode_parts(
     parts: Sequence[Part],
     encoder: Encoder,
     *,
-    say: Say = lambda *_: None,
+    progress: Progress = lambda *_: None,
     resume: Path | None = None,
     workers: int | None = None,
 ) -> Generator[Encoded]:
@@ -140,7 +136,7 @@ def encode_parts(
     Args:
         parts: what to encode.
         encoder: for all of them; sent to the workers, unless it uses all cores by itself.
-        say: told how far it is.
+        progress: called with seconds done, seconds in all, and a text.
         resume: folder that keeps finished parts, and has those of an interrupted run.
         workers: processes; None: one a core where that is worth it.
 
@@ -154,7 +150,7 @@ def encode_parts(
     def tell(done_s: float) -> None:
         whole = files - sum(count > 0 for count in path_parts.values())
         at = f"{whole} of {files} recordings, {done_s / 3600:.1f} of {total_s / 3600:.1f} h"
-        say(min(done_s, total_s), total_s, at)
+        progress(min(done_s, total_s), total_s, at)
 
     if workers is None:
         alone = encoder.identity.kind in OWN_THREADS or total_s < ALONE_S
@@ -168,20 +164,22 @@ def encode_parts(
         yield Encoded.of(tensors)
 
 
-def _alone(parts: Sequence[Part], encoder: Encoder, resume: Path | None, tell: Tell) -> Iterator[Tensors]:
+def _alone(
+    parts: Sequence[Part], encoder: Encoder, resume: Path | None, tell: Callable[[float], None]
+) -> Iterator[Tensors]:
     done_s = 0.0
 
-    def heard(seconds: float) -> None:
+    def advance(seconds: float) -> None:
         nonlocal done_s
         done_s += seconds
         tell(done_s)
 
     for part in parts:
-        yield _Desk(encoder, resume, heard).part(part)
+        yield _Worker(encoder, resume, advance).part(part)
 
 
 def _in_workers(
-    parts: Sequence[Part], encoder: Encoder, resume: Path | None, workers: int, tell: Tell
+    parts: Sequence[Part], encoder: Encoder, resume: Path | None, workers: int, tell: Callable[[float], None]
 ) -> Iterator[Tensors]:
     # Spawned, not forked: a fork copies locks that another thread holds.
     processes = multiprocessing.get_context("spawn")
@@ -215,22 +213,22 @@ class _Stopped(Exception):
     """Nobody wants the rest."""
 
 
-_desk: _Desk
+_worker: _Worker
 
 
 def _begin(encoder: Encoder, resume: Path | None, done_s: Any, stop: Any) -> None:
     """What a worker does first."""
-    global _desk  # noqa: PLW0603 - a pool hands a worker's state to its work in no other way
+    global _worker  # noqa: PLW0603 - a pool hands a worker's state to its work in no other way
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of us: the caller says what comes of it
     threading.Thread(target=_end_with_caller, daemon=True).start()
 
-    def heard(seconds: float) -> None:
+    def advance(seconds: float) -> None:
         if stop.is_set():
             raise _Stopped
         with done_s.get_lock():
             done_s.value += seconds
 
-    _desk = _Desk(encoder, resume, heard)
+    _worker = _Worker(encoder, resume, advance)
 
 
 def _end_with_caller() -> None:
@@ -242,26 +240,26 @@ def _end_with_caller() -> None:
 
 
 def _work(part: Part) -> Tensors:
-    return _desk.part(part)
+    return _worker.part(part)
 
 
 @dataclass(frozen=True, slots=True)
-class _Desk:
-    """Where a process does its work, part by part."""
+class _Worker:
+    """Encodes part by part in one process."""
 
     encoder: Encoder
     resume: Path | None
-    heard: Tell
-    """Told of each piece of sound that is done; may raise, to end the work."""
+    advance: Callable[[float], None]
+    """Called with the seconds of each piece of sound that is done; may raise, to end the work."""
 
     def part(self, part: Part) -> Tensors:
         """What was kept of it, or what is computed now."""
         path = None if self.resume is None else place(self.resume, self._about(part))
         known = None if path is None else kept(path)
         if known is not None:
-            self.heard(part.seconds)
+            self.advance(part.seconds)
             return known
-        tensors = encode(part, self.encoder, self.heard)
+        tensors = encode(part, self.encoder, self.advance)
         if path is not None:
             keep(path, tensors)
         return tensors

@@ -1,4 +1,4 @@
-"""Is what was heard fit to be learnt as normal? Pure checks of an enrolment; fit time only.
+"""Checks decide whether recorded sound is fit to be learnt as normal. Pure; fit time only.
 
 Each check ends in one word that a traffic light can show, a finding with its figure, and what to do about it.
 A bad one means: learn nothing from this.
@@ -13,7 +13,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_stream.core.text import clock, in_words
+from echo_stream.core.text import clock, duration_text
 from echo_stream.fit.trimming import Trimming
 
 Float64 = NDArray[np.float64]
@@ -84,7 +84,7 @@ def worst(checks: Sequence[Check]) -> Verdict:
 def check_enrolment(
     signals: Sequence[Signal], trimming: Trimming, *, condition: str, window_s: float, hop_s: float
 ) -> list[Check]:
-    """All checks of what was heard in one operating state, in the order in which they are told.
+    """All checks of the sound of one operating state, in the order of the report.
 
     Args:
         signals: One of each recording; their windows in a row are those that `trimming` counts.
@@ -111,14 +111,14 @@ def check_length(signals: Sequence[Signal], *, window_s: float, hop_s: float) ->
     """Is it enough to learn from?"""
     windows = sum(map(len, signals))
     heard_s = sum((len(signal) - 1) * hop_s + window_s for signal in signals if len(signal))
-    finding = f"{in_words(heard_s)} of sound, {windows} windows"
+    finding = f"{duration_text(heard_s)} of sound, {windows} windows"
     if windows < FEWEST_WINDOWS:
         least_s = (FEWEST_WINDOWS - 1) * hop_s + window_s
         return Check(
             "Length",
             Verdict.BAD,
             f"too short: {finding}",
-            f"at least {in_words(least_s)} is needed, 10 min or more is good",
+            f"at least {duration_text(least_s)} is needed, 10 min or more is good",
         )
     if heard_s < GOOD_S:
         return Check(
@@ -193,7 +193,7 @@ def check_gaps(signals: Sequence[Signal], *, hop_s: float) -> Check:
     if lost <= 0:
         return Check("Gaps", Verdict.GOOD, "no sound was lost")
     share = lost / expected
-    found = f"{_percent(share)} of the sound was lost on its way ({in_words(lost * hop_s)})"
+    found = f"{_percent(share)} of the sound was lost on its way ({duration_text(lost * hop_s)})"
     verdict = Verdict.FAIR if share > LOST_SHARE else Verdict.GOOD
     return Check("Gaps", verdict, found, "see `echo-stream doctor`: USB cable, hub, power saving, a slow PC")
 
@@ -201,9 +201,9 @@ def check_gaps(signals: Sequence[Signal], *, hop_s: float) -> Check:
 def check_disturbances(trimming: Trimming) -> Check:
     """What was left out, and what stood out and was kept nevertheless."""
     name = "Disturbances"
-    if trimming.spared:
+    if trimming.kept_outliers:
         where = ", ".join(
-            f"{clock(s.start_s)} to {clock(s.end_s)} of {s.recording}" for s in trimming.spared[:3]
+            f"{clock(s.start_s)} to {clock(s.end_s)} of {s.recording}" for s in trimming.kept_outliers[:3]
         )
         return Check(
             name,
@@ -213,9 +213,11 @@ def check_disturbances(trimming: Trimming) -> Check:
         )
     if not trimming.trimmed:
         return Check(name, Verdict.GOOD, "nothing stood out; nothing was left out")
-    left_out_s = sum(stretch.end_s - stretch.start_s for stretch in trimming.trimmed)
+    left_out_s = sum(outlier.end_s - outlier.start_s for outlier in trimming.trimmed)
     count = len(trimming.trimmed)
-    finding = f"{count} short {'sound' if count == 1 else 'sounds'} left out, {in_words(left_out_s)} in all"
+    finding = (
+        f"{count} short {'sound' if count == 1 else 'sounds'} left out, {duration_text(left_out_s)} in all"
+    )
     return Check(name, Verdict.GOOD, finding)
 
 

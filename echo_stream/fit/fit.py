@@ -14,13 +14,14 @@ from echo_stream.alarm.calibration import Calibration, TripLevel
 from echo_stream.alarm.condition import hops_in, rises
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.errors import BankError, BankMismatch
+from echo_stream.core.text import Progress
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.checks import Check, Verdict
 from echo_stream.fit.learn import Learnt, learn, now, person
-from echo_stream.fit.listen import Say, hear_recordings, hear_source
-from echo_stream.fit.recorded import Heard, in_runs
+from echo_stream.fit.listen import read_recordings, record_source
+from echo_stream.fit.recorded import Recordings, in_runs
 from echo_stream.fit.report import write_report
 from echo_stream.fit.session import Enrolment, Session, from_provenance
 from echo_stream.fit.summary import Change, Fitted
@@ -30,41 +31,54 @@ from echo_stream.pipeline.factory import encoder_of, trip_levels
 FRESH = "begin anew with --fresh, and enrol every operating state"
 
 
-class Hear(Protocol):
+class Acquire(Protocol):
     """Where the sound comes from: recordings, or the machine's own source."""
 
-    def __call__(self, *, encoder: Encoder, condition: str, others: Sequence[Session], say: Say) -> Heard:
-        """Hear it; `others` is what the bank was learnt from so far."""
+    def __call__(
+        self, *, encoder: Encoder, condition: str, others: Sequence[Session], progress: Progress
+    ) -> Recordings:
+        """Acquire it; `others` is what the bank was learnt from so far."""
         ...
 
 
-def recordings(config: Config, machine: Machine, paths: Sequence[Path]) -> Hear:
+def recordings(config: Config, machine: Machine, paths: Sequence[Path]) -> Acquire:
     """Files and folders of normal sound."""
-    return partial(hear_recordings, config, machine, paths)
+    return partial(read_recordings, config, machine, paths)
 
 
-def own_source(config: Config, machine: Machine, minutes: float) -> Hear:
+def own_source(config: Config, machine: Machine, minutes: float) -> Acquire:
     """So many minutes of the machine's own source."""
-    return partial(hear_source, config, machine, minutes)
+    return partial(record_source, config, machine, minutes)
 
 
 def fit_from_recordings(
-    config: Config, machine: Machine, paths: Sequence[Path], *, condition: str, accept: bool, say: Say
+    config: Config,
+    machine: Machine,
+    paths: Sequence[Path],
+    *,
+    condition: str,
+    accept: bool,
+    progress: Progress,
 ) -> Fitted:
     """`fit` on files and folders of normal sound."""
     return fit(
-        config, machine, recordings(config, machine, paths), condition=condition, accept=accept, say=say
+        config,
+        machine,
+        recordings(config, machine, paths),
+        condition=condition,
+        accept=accept,
+        progress=progress,
     )
 
 
 def fit(
     config: Config,
     machine: Machine,
-    hear: Hear,
+    acquire: Acquire,
     *,
     condition: str,
     accept: bool,
-    say: Say,
+    progress: Progress,
     trimmed: bool = True,
     fresh: bool = False,
 ) -> Fitted:
@@ -75,10 +89,10 @@ def fit(
     Args:
         config: The configuration.
         machine: Whose bank.
-        hear: Where the sound comes from.
-        condition: The operating state that is heard.
+        acquire: Where the sound comes from.
+        condition: The operating state of the sound.
         accept: Use the new version at once.
-        say: Progress.
+        progress: Progress.
         trimmed: Leave out short sounds that do not belong.
         fresh: Take nothing over.
 
@@ -89,19 +103,19 @@ def fit(
     """
     encoder = encoder_of(config)
     kept, notes = ([], []) if fresh else _other_conditions(config, machine, encoder, condition)
-    heard = hear(encoder=encoder, condition=condition, others=[e.session for e in kept], say=say)
-    learnt = learn(config, machine, encoder, heard, kept, condition=condition, trimmed=trimmed)
-    return _save(machine, learnt, checks=[*notes, *learnt.checks], accept=accept, say=say)
+    found = acquire(encoder=encoder, condition=condition, others=[e.session for e in kept], progress=progress)
+    learnt = learn(config, machine, encoder, found, kept, condition=condition, trimmed=trimmed)
+    return _save(machine, learnt, checks=[*notes, *learnt.checks], accept=accept, progress=progress)
 
 
 def extend(
     config: Config,
     machine: Machine,
-    hear: Hear,
+    acquire: Acquire,
     *,
     condition: str | None,
     accept: bool,
-    say: Say,
+    progress: Progress,
     trimmed: bool = True,
 ) -> Fitted:
     """Add more normal sound of an operating state that the bank knows, as a new version.
@@ -109,10 +123,10 @@ def extend(
     Args:
         config: The configuration.
         machine: Whose bank.
-        hear: Where the sound comes from.
+        acquire: Where the sound comes from.
         condition: Which operating state; None where the bank has one only.
         accept: Use the new version at once; otherwise it is a proposal.
-        say: Progress.
+        progress: Progress.
         trimmed: Leave out short sounds that do not belong.
 
     Raises:
@@ -132,11 +146,11 @@ def extend(
     _require(config, bank, encoder)
     state = _state_to_extend(bank, condition)
     kept = _enrolments(versions, bank, set(bank.conditions))
-    heard = hear(encoder=encoder, condition=state, others=[e.session for e in kept], say=say)
-    _refuse_again(heard, kept, state)
-    learnt = learn(config, machine, encoder, heard, kept, condition=state, trimmed=trimmed)
+    found = acquire(encoder=encoder, condition=state, others=[e.session for e in kept], progress=progress)
+    _refuse_again(found, kept, state)
+    learnt = learn(config, machine, encoder, found, kept, condition=state, trimmed=trimmed)
     change = _change(config, machine, bank, base_id, learnt)
-    return _save(machine, learnt, checks=learnt.checks, accept=accept, say=say, change=change)
+    return _save(machine, learnt, checks=learnt.checks, accept=accept, progress=progress, change=change)
 
 
 def _save(
@@ -145,12 +159,12 @@ def _save(
     *,
     checks: Sequence[Check],
     accept: bool,
-    say: Say,
+    progress: Progress,
     change: Change | None = None,
 ) -> Fitted:
     """The bank and its report, as a new version."""
     versions = BankVersions(machine.bank)
-    say(1, 1, "saving")
+    progress(1, 1, "saving")
     bank_id = versions.add(learnt.bank, learnt.enrolment)
     fitted = Fitted(
         machine=machine.id,
@@ -168,7 +182,7 @@ def _save(
         kept_sessions=[each.session for each in learnt.kept],
         change=change,
     )
-    say(1, 1, "writing the report")
+    progress(1, 1, "writing the report")
     write_report(fitted, learnt, machine.alarm)
     if accept:
         versions.accept(bank_id, at=now(), by=person())
@@ -229,7 +243,7 @@ def _state_to_extend(bank: NormalBank, condition: str | None) -> str:
     return condition
 
 
-def _refuse_again(heard: Heard, kept: Sequence[Enrolment], condition: str) -> None:
+def _refuse_again(recordings: Recordings, kept: Sequence[Enrolment], condition: str) -> None:
     """The same recording twice would be its own neighbour, and make all else look far."""
     known = {
         Path(name).resolve()
@@ -238,7 +252,9 @@ def _refuse_again(heard: Heard, kept: Sequence[Enrolment], condition: str) -> No
         for name in each.session.recordings
     }
     again = [
-        s.name for s in heard.stretches if heard.source == "recordings" and Path(s.name).resolve() in known
+        s.name
+        for s in recordings.segments
+        if recordings.source == "recordings" and Path(s.name).resolve() in known
     ]
     if again:
         raise BankError(f"{again[0]}: is in the bank already", "name only recordings that are new")

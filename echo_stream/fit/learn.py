@@ -1,4 +1,4 @@
-"""From what was heard to a bank: checks, trimming, fit, trip levels; for fit-normal and `bank extend`."""
+"""Learning turns recorded sound into a bank: checks, trimming, fit, trip levels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from echo_stream.alarm.calibration import GOOD_ENOUGH, Calibration, TripLevel
 from echo_stream.alarm.sensor import SensorLimits
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.errors import SourceError
-from echo_stream.core.text import in_words
+from echo_stream.core.text import duration_text
 from echo_stream.core.types import AlarmLevel, Enrolled
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.checks import OFF, Check, Verdict, check_enrolment
-from echo_stream.fit.recorded import Heard, held_out_places, minutes_of
+from echo_stream.fit.recorded import Recordings, held_out_places, minutes_of
 from echo_stream.fit.session import MICROPHONE, PROVENANCE, Enrolment, LeftOut, Session, to_provenance
 from echo_stream.fit.summary import number
 from echo_stream.fit.trimming import Outlier, Trimming, keep_all, trim
@@ -40,7 +40,7 @@ class Learnt:
     calibration: Calibration
     levels: Mapping[AlarmLevel, TripLevel]
     checks: Sequence[Check]
-    heard: Heard
+    recordings: Recordings
     trimming: Trimming
     enrolment: Enrolment
     """What was newly learnt."""
@@ -49,12 +49,12 @@ class Learnt:
     windows: int
     """Learnt in all, taken over ones too."""
     scores: Float64
-    """(windows heard,) of each window as a stranger would score: held out, or left out."""
+    """(windows,) held-out score of each recorded window; of one left out, its score against the bank."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """A bank on what was kept of what was heard, and on what was taken over."""
+    """A bank on what was kept of the recordings, and on what was taken over."""
 
     bank: NormalBank
     everything: Sequence[Enrolled]
@@ -69,40 +69,40 @@ def learn(
     config: Config,
     machine: Machine,
     encoder: Encoder,
-    heard: Heard,
+    recordings: Recordings,
     kept: Sequence[Enrolment],
     *,
     condition: str,
     trimmed: bool,
 ) -> Learnt:
-    """Fit a bank on what was heard, and on what was taken over.
+    """Fit a bank on recordings, and on what was taken over.
 
     Raises:
-        SourceError: what was heard is not fit to be learnt.
+        SourceError: the recordings are not fit to be learnt.
         BankError: there is too little of it.
     """
     window_s, hop_s = config.encoder.window_s, config.encoder.hop_s
-    enrolled = heard.enrolled
-    signals = [signal for stretch in heard.stretches for signal in stretch.signals]
+    enrolled = recordings.enrolled
+    signals = [signal for outlier in recordings.segments for signal in outlier.signals]
 
     def checked(trimming: Trimming) -> list[Check]:
         return check_enrolment(signals, trimming, condition=condition, window_s=window_s, hop_s=hop_s)
 
     trimming = trim(enrolled, window_s=window_s, hop_s=hop_s) if trimmed else keep_all(enrolled)
-    refuse_bad(heard.device, checked(trimming))
-    fit = _fit(config, machine, encoder=encoder, heard=heard, kept=kept, trimming=trimming)
-    innocent = _innocent(fit, enrolled, trimming)
-    if innocent:
-        trimming = trimming.put_back(innocent)
-        fit = _fit(config, machine, encoder=encoder, heard=heard, kept=kept, trimming=trimming)
+    refuse_bad(recordings.device, checked(trimming))
+    fit = _fit(config, machine, encoder=encoder, recordings=recordings, kept=kept, trimming=trimming)
+    false_outliers = _false_outliers(fit, enrolled, trimming)
+    if false_outliers:
+        trimming = trimming.restore(false_outliers)
+        fit = _fit(config, machine, encoder=encoder, recordings=recordings, kept=kept, trimming=trimming)
     scores, left_out = _scores(fit, enrolled, trimming)
     mine = [enrolled[i] for i in trimming.kept]
-    limits = heard.sensor_limits(trimming.kept.tolist())
-    session = _session(heard, mine, condition, left_out, minutes=minutes_of(mine, window_s))
+    limits = recordings.sensor_limits(trimming.kept.tolist())
+    session = _session(recordings, mine, condition, left_out, minutes=minutes_of(mine, window_s))
     checks = [
-        *heard.notes,
+        *recordings.notes,
         *checked(trimming),
-        *check_devices(heard, kept),
+        *check_devices(recordings, kept),
         *check_levels(fit.levels[AlarmLevel.ALARM]),
     ]
     return Learnt(
@@ -110,10 +110,10 @@ def learn(
         calibration=fit.calibration,
         levels=fit.levels,
         checks=checks,
-        heard=heard,
+        recordings=recordings,
         trimming=trimming,
         enrolment=Enrolment(
-            session, mine, {"sensor": limits.to_json(), "spectrum": heard.spectrum.to_json()}
+            session, mine, {"sensor": limits.to_json(), "spectrum": recordings.spectrum.to_json()}
         ),
         kept=kept,
         windows=len(fit.everything),
@@ -126,11 +126,11 @@ def _fit(
     machine: Machine,
     *,
     encoder: Encoder,
-    heard: Heard,
+    recordings: Recordings,
     kept: Sequence[Enrolment],
     trimming: Trimming,
 ) -> _Fit:
-    enrolled, window_s, hop_s = heard.enrolled, config.encoder.window_s, config.encoder.hop_s
+    enrolled, window_s, hop_s = recordings.enrolled, config.encoder.window_s, config.encoder.hop_s
     everything = [
         *(enrolled[i] for i in trimming.kept),
         *(item for each in kept for item in each.enrolled),
@@ -138,7 +138,7 @@ def _fit(
     bank = NormalBank.fit(
         everything,
         encoder=encoder.identity,
-        sample_rate_hz=heard.sample_rate_hz,
+        sample_rate_hz=recordings.sample_rate_hz,
         window_s=window_s,
         hop_s=hop_s,
         provenance={"machine": machine.id, "by": person(), "on": platform.node()},
@@ -148,13 +148,13 @@ def _fit(
     return _Fit(bank, everything, places, calibration, trip_levels(machine, calibration))
 
 
-def _innocent(fit: _Fit, enrolled: Sequence[Enrolled], trimming: Trimming) -> list[Outlier]:
+def _false_outliers(fit: _Fit, enrolled: Sequence[Enrolled], trimming: Trimming) -> list[Outlier]:
     """What was left out and yet would not even raise a warning: it belongs to the machine."""
     scorer, warning = Scorer(fit.bank), fit.levels[AlarmLevel.WARNING].level
     return [
-        stretch
-        for stretch in trimming.trimmed
-        if max(s.value for s in scorer.score([enrolled[i].features for i in stretch.members])) <= warning
+        outlier
+        for outlier in trimming.trimmed
+        if max(s.value for s in scorer.score([enrolled[i].features for i in outlier.members])) <= warning
     ]
 
 
@@ -192,7 +192,7 @@ def _calibrate(
         if enrolled[members[0]].condition != OFF
     ]
     calibration = Calibration.fit(runs or bank.held_out, bank.hop_s)
-    return Calibration.from_json(calibration.to_json())  # rounded: what is told is what the daemon will use
+    return Calibration.from_json(calibration.to_json())  # rounded, as the daemon reads it
 
 
 def _widest(limits: Sequence[SensorLimits]) -> SensorLimits:
@@ -207,25 +207,25 @@ def _widest(limits: Sequence[SensorLimits]) -> SensorLimits:
 def _scores(
     fit: _Fit, enrolled: Sequence[Enrolled], trimming: Trimming
 ) -> tuple[Float64, tuple[LeftOut, ...]]:
-    """Scores of all windows that were heard, and the disturbances among them."""
+    """Scores of all recorded windows, and the disturbances among them."""
     scores = np.empty(len(enrolled))
     for run, members in zip(fit.bank.held_out, fit.places, strict=True):
-        mine = members < len(trimming.kept)  # what was taken over comes after what was heard
+        mine = members < len(trimming.kept)  # what was taken over comes after the new recordings
         scores[trimming.kept[members[mine]]] = run[mine]
     scorer = Scorer(fit.bank)
     left_out = []
-    for stretch in trimming.trimmed:
-        found = scorer.score([enrolled[i].features for i in stretch.members])
-        scores[stretch.members] = [score.value for score in found]
+    for outlier in trimming.trimmed:
+        found = scorer.score([enrolled[i].features for i in outlier.members])
+        scores[outlier.members] = [score.value for score in found]
         worst_score = max(found, key=lambda score: score.value)
         band = max(worst_score.bands, key=lambda band: band.contribution)
         left_out.append(
             LeftOut(
-                recording=stretch.recording,
-                start_s=stretch.start_s,
-                end_s=stretch.end_s,
+                recording=outlier.recording,
+                start_s=outlier.start_s,
+                end_s=outlier.end_s,
                 score=worst_score.value,
-                level_dbfs=max(enrolled[i].features.level_dbfs for i in stretch.members),
+                level_dbfs=max(enrolled[i].features.level_dbfs for i in outlier.members),
                 band_hz=(band.low_hz, band.high_hz),
             )
         )
@@ -233,7 +233,7 @@ def _scores(
 
 
 def _session(
-    heard: Heard,
+    recordings: Recordings,
     learnt: Sequence[Enrolled],
     condition: str,
     left_out: tuple[LeftOut, ...],
@@ -242,13 +242,13 @@ def _session(
 ) -> Session:
     return Session(
         condition=condition,
-        source=heard.source,
-        device=heard.device,
-        sample_rate_hz=heard.sample_rate_hz,
-        heard_at=f"{heard.heard_at:%Y-%m-%dT%H:%M:%SZ}",
+        source=recordings.source,
+        device=recordings.device,
+        sample_rate_hz=recordings.sample_rate_hz,
+        heard_at=f"{recordings.heard_at:%Y-%m-%dT%H:%M:%SZ}",
         windows=len(learnt),
         minutes=minutes,
-        recordings=tuple(stretch.name for stretch in heard.stretches),
+        recordings=tuple(outlier.name for outlier in recordings.segments),
         left_out=left_out,
         by=person(),
         on=platform.node(),
@@ -280,16 +280,17 @@ def refuse_bad(what: str, checks: Sequence[Check]) -> None:
         )
 
 
-def check_devices(heard: Heard, kept: Sequence[Enrolment]) -> list[Check]:
+def check_devices(recordings: Recordings, kept: Sequence[Enrolment]) -> list[Check]:
     """Recordings do not say which microphone made them."""
-    other = next((each.session for each in kept if each.session.source != heard.source), None)
-    if other is None or MICROPHONE not in {other.source, heard.source}:
+    other = next((each.session for each in kept if each.session.source != recordings.source), None)
+    if other is None or MICROPHONE not in {other.source, recordings.source}:
         return []
     return [
         Check(
             "Device",
             Verdict.FAIR,
-            f"condition {other.condition!r} was learnt from {other.device}, this one from {heard.device}",
+            f"condition {other.condition!r} was learnt from {other.device}, "
+            f"this one from {recordings.device}",
             "make sure that it is the same microphone in the same place with the same gain",
         )
     ]
@@ -330,6 +331,6 @@ def _promise(alarm: TripLevel) -> Check:
         name,
         Verdict.FAIR,
         f"{most}: so little sound cannot promise more",
-        f"{in_words(alarm.minutes_needed * 60)} more of normal sound would bring that to at most "
+        f"{duration_text(alarm.minutes_needed * 60)} more of normal sound would bring that to at most "
         f"{GOOD_ENOUGH * alarm.asked_per_month:.0f}",
     )

@@ -1,6 +1,6 @@
-"""Normal sound in, features and figures out: what fit-normal and `bank extend` listen with.
+"""Recording reads normal sound and gives features and figures, for fit-normal and `bank extend`.
 
-The first lines of the corridor, with recordings or a stretch of listening as the source.
+The first lines of the corridor, with recordings or the machine's own source as the source.
 """
 
 from __future__ import annotations
@@ -14,22 +14,20 @@ from echo_stream.capture.recording import Recording, find_recordings
 from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.errors import SourceError
+from echo_stream.core.text import Progress
 from echo_stream.core.types import Enrolled, Window
 from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.archive import PART_S, Part, most_windows, parts_of, spread
 from echo_stream.fit.archive_jobs import Encoded, encode_parts
 from echo_stream.fit.checks import OFF, SILENCE_DBFS, Check, Verdict
-from echo_stream.fit.recorded import COLUMN_S, Heard, Stretch, level_meter, look_at
+from echo_stream.fit.recorded import COLUMN_S, Recordings, Segment, level_meter, look_at
 from echo_stream.fit.session import MICROPHONE, Session
 from echo_stream.pipeline.factory import sources_of
 from echo_stream.pipeline.loop import features_of, windows_of
 from echo_stream.pipeline.station import figures_of
 
-Say = Callable[[float, float, str], None]
-"""How far it is: done and total in one unit, and what is at hand."""
 
-
-def hear_recordings(
+def read_recordings(
     config: Config,
     machine: Machine,
     paths: Sequence[Path],
@@ -37,9 +35,9 @@ def hear_recordings(
     encoder: Encoder,
     condition: str,
     others: Sequence[Session],
-    say: Say,
+    progress: Progress,
     resume: Path | None = None,
-) -> Heard:
+) -> Recordings:
     """Features of files and folders of normal sound; of more than `MOST_WINDOWS`, of pieces of it.
 
     Args:
@@ -47,14 +45,14 @@ def hear_recordings(
         machine: Whose sound.
         paths: Files and folders.
         encoder: Makes the features.
-        condition: The operating state that is heard.
+        condition: The operating state of the sound.
         others: What the bank was learnt from so far.
-        say: Progress.
+        progress: how far it is.
         resume: Folder that keeps what is finished, to go on after an interruption.
 
     Raises:
         SourceError: a file is missing, damaged, silent, shorter than a window, of another rate than the
-            machine's, or of another than what `others` were heard with.
+            machine's, or of another than what `others` were recorded with.
     """
     files = find_recordings(paths)
     for file in files:  # first all headers: a wrong rate shows before the work is done
@@ -68,35 +66,35 @@ def hear_recordings(
         for part in parts_of(file, window_s=cut.window_s, hop_s=cut.hop_s, channel=channel, details=True)
     ]
     taken = spread(parts, most_windows(encoder, parts[0]))
-    stretches = _gather(taken, encode_parts(taken, encoder, say=say, resume=resume), condition)
+    segments = _gather(taken, encode_parts(taken, encoder, progress=progress, resume=resume), condition)
     names = f"{len(files)} recordings" if len(files) > 1 else str(files[0])
     notes = _passed_over(parts, taken)
-    return Heard("recordings", names, rate, datetime.now(UTC), stretches, notes)
+    return Recordings("recordings", names, rate, datetime.now(UTC), segments, notes)
 
 
-def _gather(parts: Sequence[Part], encoded: Iterable[Encoded], condition: str) -> tuple[Stretch, ...]:
+def _gather(parts: Sequence[Part], encoded: Iterable[Encoded], condition: str) -> tuple[Segment, ...]:
     """Parts of recordings, recording by recording."""
-    stretches: list[Stretch] = []
+    segments: list[Segment] = []
     before: Part | None = None
-    for part, heard in zip(parts, encoded, strict=True):
+    for part, found in zip(parts, encoded, strict=True):
         if before is None or before.path != part.path:
-            stretches.append(Stretch(str(part.path)))
+            segments.append(Segment(str(part.path)))
         elif before.first + before.windows < part.first:
-            stretches[-1].resumed.append(len(stretches[-1].enrolled))
-        _take(stretches[-1], heard, condition)
+            segments[-1].resumed.append(len(segments[-1].enrolled))
+        _take(segments[-1], found, condition)
         before = part
-    for stretch in stretches:
-        _refuse_silence(stretch, condition)
-    return tuple(stretches)
+    for segment in segments:
+        _refuse_silence(segment, condition)
+    return tuple(segments)
 
 
-def _take(stretch: Stretch, heard: Encoded, condition: str) -> None:
-    """Add a part of a recording to what was heard of it."""
-    name = stretch.name
-    stretch.enrolled += [Enrolled(features, name, start_s, condition) for start_s, features in heard.windows]
-    stretch.figures += heard.figures
-    end_s = stretch.seen[-1].end_s if stretch.seen else 0.0
-    stretch.seen += [seen for seen in heard.seen if seen.start_s > end_s - COLUMN_S / 2]  # parts overlap
+def _take(segment: Segment, found: Encoded, condition: str) -> None:
+    """Add a part of a recording to its segment."""
+    name = segment.name
+    segment.enrolled += [Enrolled(features, name, start_s, condition) for start_s, features in found.windows]
+    segment.figures += found.figures
+    end_s = segment.slices[-1].end_s if segment.slices else 0.0
+    segment.slices += [each for each in found.slices if each.start_s > end_s - COLUMN_S / 2]  # parts overlap
 
 
 def _passed_over(parts: Sequence[Part], taken: Sequence[Part]) -> tuple[Check, ...]:
@@ -111,7 +109,7 @@ def _passed_over(parts: Sequence[Part], taken: Sequence[Part]) -> tuple[Check, .
     return (Check("Amount", Verdict.GOOD, finding),)
 
 
-def hear_source(
+def record_source(
     config: Config,
     machine: Machine,
     minutes: float,
@@ -119,27 +117,29 @@ def hear_source(
     encoder: Encoder,
     condition: str,
     others: Sequence[Session],
-    say: Say,
-) -> Heard:
+    progress: Progress,
+) -> Recordings:
     """Listen to the machine's own source.
 
     Raises:
-        SourceError: there is no source, it gives silence or too little, or `others` were heard with another
+        SourceError: there is no source, it gives silence or too little, or `others` came from another
             device or rate.
     """
     wanted_s = minutes * 60
 
-    def heard(window: Window, level: str) -> bool:
+    def go_on(window: Window, level: str) -> bool:
         done_s = window.end / window.sample_rate_hz
-        say(min(done_s, wanted_s), wanted_s, level)
+        progress(min(done_s, wanted_s), wanted_s, level)
         return done_s <= wanted_s
 
     with closing(sources_of([machine], patient=False)[machine.id]) as source:
         _check_device(machine, source, others)
         began = datetime.now(UTC)
         name = f"{source.description} {began:%Y-%m-%dT%H:%M:%SZ}"
-        stretch = _hear(config, machine, source, encoder=encoder, name=name, condition=condition, go_on=heard)
-        return Heard(machine.source.kind, source.description, source.sample_rate_hz, began, (stretch,))
+        segment = _record(
+            config, machine, source, encoder=encoder, name=name, condition=condition, go_on=go_on
+        )
+        return Recordings(machine.source.kind, source.description, source.sample_rate_hz, began, (segment,))
 
 
 def recording_of(machine: Machine, file: Path) -> AudioSource:
@@ -166,7 +166,7 @@ def cut(config: Config, machine: Machine, source: AudioSource) -> Iterator[Windo
         )
 
 
-def _hear(
+def _record(
     config: Config,
     machine: Machine,
     source: AudioSource,
@@ -175,31 +175,31 @@ def _hear(
     name: str,
     condition: str,
     go_on: Callable[[Window, str], bool],
-) -> Stretch:
+) -> Segment:
     """All windows of one source, until it ends or `go_on` says no."""
     look_s = min(max(config.encoder.hop_s, COLUMN_S), config.encoder.window_s)
-    stretch = Stretch(name)
+    segment = Segment(name)
 
-    def heard() -> Iterator[Window]:
+    def windows() -> Iterator[Window]:
         for window in cut(config, machine, source):
             figures = figures_of(window)
             if not go_on(window, level_meter(figures)):
                 break
-            stretch.figures.append(figures)
-            look_at(window, stretch.seen, look_s)
+            segment.figures.append(figures)
+            look_at(window, segment.slices, look_s)
             yield window
 
-    for window, features in features_of(encoder, heard()):
+    for window, features in features_of(encoder, windows()):
         start_s = window.start / window.sample_rate_hz
-        stretch.enrolled.append(Enrolled(features, name, start_s, condition))
-    _refuse_silence(stretch, condition)
-    return stretch
+        segment.enrolled.append(Enrolled(features, name, start_s, condition))
+    _refuse_silence(segment, condition)
+    return segment
 
 
-def _refuse_silence(stretch: Stretch, condition: str) -> None:
-    if condition != OFF and max((f.level_dbfs for f in stretch.figures), default=0.0) <= SILENCE_DBFS:
+def _refuse_silence(segment: Segment, condition: str) -> None:
+    if condition != OFF and max((f.level_dbfs for f in segment.figures), default=0.0) <= SILENCE_DBFS:
         raise SourceError(
-            f"{stretch.name}: silent: no window is over {SILENCE_DBFS:.0f} dBFS",
+            f"{segment.name}: silent: no window is over {SILENCE_DBFS:.0f} dBFS",
             f"check the cable and the input's level; a machine at rest is enrolled with --condition {OFF}",
         )
 

@@ -1,4 +1,4 @@
-"""What was heard, window by window: features, what the sensor delivered, and what a picture shows of it."""
+"""Recordings hold normal sound window by window: features, sensor figures, and slices for a picture."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from echo_stream.evidence.spectrum import Float64, NormalSpectrum, band_levels_o
 from echo_stream.fit.checks import Check, Signal
 
 COLUMN_S = 0.25
-"""Of the picture of what was heard; the loudest frame of 128 ms counts, so that a knock stays visible."""
+"""Of the report's spectrogram; the loudest frame of 128 ms counts, so that a knock stays visible."""
 FRAME_HOP_S = 0.064
 _METER_LOWEST_DBFS, _METER_CELLS = -80.0, 12
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SpectrogramSlice:
     """The start of a window as a picture shows it."""
 
     start_s: float
@@ -35,14 +35,14 @@ class Seen:
 
 
 @dataclass(slots=True)
-class Stretch:
-    """One recording, or one stretch of listening, as it was heard."""
+class Segment:
+    """One recording, or one stretch of listening."""
 
     name: str
     enrolled: list[Enrolled] = field(default_factory=list)
     figures: list[SensorFigures] = field(default_factory=list)
     """Of each window."""
-    seen: list[Seen] = field(default_factory=list)
+    slices: list[SpectrogramSlice] = field(default_factory=list)
     """For pictures; one after the other, without overlap."""
     resumed: list[int] = field(default_factory=list)
     """Places of windows before which sound was passed over on purpose: not lost, and not looked at."""
@@ -57,49 +57,49 @@ class Stretch:
         return [Signal(self.name, *piece) for piece in pieces]
 
     @property
-    def seen_runs(self) -> list[list[Seen]]:
-        """What was seen, cut where sound is missing."""
-        later = enumerate(pairwise(self.seen), start=1)
+    def slice_runs(self) -> list[list[SpectrogramSlice]]:
+        """Slices, cut where sound is missing."""
+        later = enumerate(pairwise(self.slices), start=1)
         cuts = [i for i, (before, after) in later if after.start_s > before.end_s + COLUMN_S]
-        return [self.seen[first:end] for first, end in pairwise([0, *cuts, len(self.seen)])]
+        return [self.slices[first:end] for first, end in pairwise([0, *cuts, len(self.slices)])]
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Recordings:
     """Normal sound of one operating state."""
 
     source: str
     device: str
     sample_rate_hz: int
     heard_at: datetime
-    stretches: tuple[Stretch, ...]
+    segments: tuple[Segment, ...]
     notes: tuple[Check, ...] = ()
-    """What there is to say about how it was heard."""
+    """What there is to say about how they came about."""
 
     @property
     def enrolled(self) -> list[Enrolled]:
-        """All windows, stretch by stretch."""
-        return [item for stretch in self.stretches for item in stretch.enrolled]
+        """All windows, segment by segment."""
+        return [item for segment in self.segments for item in segment.enrolled]
 
     @property
     def spectrum(self) -> NormalSpectrum:
         """What was usual in each narrow band, for pictures."""
-        means_db = [seen.mean_db for stretch in self.stretches for seen in stretch.seen]
+        means_db = [each.mean_db for segment in self.segments for each in segment.slices]
         return NormalSpectrum.fit(self.sample_rate_hz, means_db)
 
     def sensor_limits(self, kept: Sequence[int]) -> SensorLimits:
         """What the sensor does when all is well, from the windows that were learnt."""
-        figures = [figure for stretch in self.stretches for figure in stretch.figures]
+        figures = [figure for segment in self.segments for figure in segment.figures]
         mine = [figures[i] for i in kept]
         return SensorLimits.fit(
             [f.level_dbfs for f in mine], [f.hum_share for f in mine], [f.rumble_share for f in mine]
         )
 
 
-def look_at(window: Window, seen: list[Seen], length_s: float) -> None:
-    """Add what was not seen before of a window, in pieces of `length_s`."""
+def look_at(window: Window, slices: list[SpectrogramSlice], length_s: float) -> None:
+    """Add what no slice covers yet of a window, in pieces of `length_s`."""
     rate, length = window.sample_rate_hz, round(length_s * window.sample_rate_hz)
-    begin = max(window.start, round(seen[-1].end_s * rate)) if seen else window.start
+    begin = max(window.start, round(slices[-1].end_s * rate)) if slices else window.start
     for start in range(begin, window.end - length + 1, length):
         samples = window.samples[start - window.start :][:length]
         frames_db = band_levels_over_time_db(samples, rate, FRAME_HOP_S)
@@ -107,7 +107,7 @@ def look_at(window: Window, seen: list[Seen], length_s: float) -> None:
         loudest_db = [part.max(axis=0) for part in np.array_split(frames_db, columns)]
         mean_db = 10 * np.log10((10 ** (frames_db / 10)).mean(axis=0))
         end_s = (start + length) / rate
-        seen.append(Seen(start / rate, end_s, np.stack(loudest_db).astype(np.float32), mean_db))
+        slices.append(SpectrogramSlice(start / rate, end_s, np.stack(loudest_db).astype(np.float32), mean_db))
 
 
 def level_meter(figures: SensorFigures) -> str:

@@ -11,16 +11,22 @@ import numpy as np
 
 from echo_stream.alarm.calibration import GOOD_ENOUGH
 from echo_stream.config.schema import AlarmSettings
-from echo_stream.core.text import clock, in_words
+from echo_stream.core.text import clock, duration_text
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect import bank_file as bankfile
 from echo_stream.detect.bank import NormalBank
 from echo_stream.evidence.spectrum import NormalSpectrum
 from echo_stream.fit.checks import Check, Verdict
 from echo_stream.fit.learn import Learnt
-from echo_stream.fit.report_charts import MOST_BORDERS, as_data, bands_figure, heard_figure, scores_figure
+from echo_stream.fit.report_charts import (
+    MOST_BORDERS,
+    as_data,
+    bands_figure,
+    recordings_figure,
+    scores_figure,
+)
 from echo_stream.fit.session import Session
-from echo_stream.fit.summary import Fitted, change_in_words, hertz, names, number
+from echo_stream.fit.summary import Fitted, change_text, hertz, names, number
 
 LISTENABLE_H = 100.0
 """Nobody listens for longer to make a promise better."""
@@ -40,20 +46,20 @@ def verdict(fitted: Fitted) -> str:
     return f"{fitted.title} can be watched now"
 
 
-def verdict_in_words(fitted: Fitted) -> str:
+def verdict_text(fitted: Fitted) -> str:
     """What follows for the reader (HTML)."""
     states = ""
     if len(fitted.conditions) > 1:
         states = f", of the operating states {escape(', '.join(fitted.conditions))}"
-    told = f"{in_words(fitted.minutes * 60)} of normal sound{states}{',' if states else ''} "
+    text = f"{duration_text(fitted.minutes * 60)} of normal sound{states}{',' if states else ''} "
     if fitted.accepted:
-        told += "are learnt. From now on echo-stream says so when the machine no longer sounds like that."
+        text += "are learnt. From now on echo-stream says so when the machine no longer sounds like that."
     else:
         command = _code(f"bank accept --machine {fitted.machine} {fitted.bank_id}")
-        told += f"would be normal from then on. To use it: {command}."
+        text += f"would be normal from then on. To use it: {command}."
     if found := remarks(fitted):
-        told += f" To look at: <b>{escape('; '.join(check.finding for check in found))}</b>."
-    return told
+        text += f" To look at: <b>{escape('; '.join(check.finding for check in found))}</b>."
+    return text
 
 
 def cards(fitted: Fitted) -> list[tuple[str, str, str]]:
@@ -88,7 +94,7 @@ def _more(fitted: Fitted) -> tuple[str, str]:
         )
     most = number(GOOD_ENOUGH * fitted.levels[AlarmLevel.ALARM].asked_per_month)
     command = f"bank extend --machine {fitted.machine} --minutes {fitted.minutes_needed:.0f}"
-    more = in_words(fitted.minutes_needed * 60)
+    more = duration_text(fitted.minutes_needed * 60)
     return f"{more} more", f"would prove that it is under {most} a month. At any time: {_code(command)}"
 
 
@@ -96,7 +102,7 @@ def _left_out(fitted: Fitted) -> tuple[str, str]:
     count = len(fitted.left_out)
     if count == 0:
         return "nothing", "No knock, voice or door was noticed."
-    seconds = in_words(sum(each.end_s - each.start_s for each in fitted.left_out))
+    seconds = duration_text(sum(each.end_s - each.start_s for each in fitted.left_out))
     if count == 1:
         return "1 short sound", (
             f"{seconds} that sounded like nothing else, such as a knock or a voice. It is marked below: "
@@ -111,24 +117,24 @@ def _left_out(fitted: Fitted) -> tuple[str, str]:
 def _learnt_from(fitted: Fitted) -> tuple[str, str]:
     session = fitted.session
     before_s = 60 * sum(each.minutes for each in fitted.kept_sessions)
-    before = f"; and {in_words(before_s)} from before" if before_s else ""
-    return in_words(session.minutes * 60), (
+    before = f"; and {duration_text(before_s)} from before" if before_s else ""
+    return duration_text(session.minutes * 60), (
         f"{escape(session.device)}, operating state <b>{escape(session.condition)}</b>{before}"
     )
 
 
-def heard(fitted: Fitted) -> str:
-    """Below the picture of what was heard (HTML)."""
-    told = "From top to bottom: the sound, its level, and the score of each window, judged by all the others."
+def caption(fitted: Fitted) -> str:
+    """Below the spectrogram (HTML)."""
+    text = "From top to bottom: the sound, its level, and the score of each window, judged by all the others."
     if fitted.left_out:
-        told += (
+        text += (
             " Blue, with a number: left out; crosses are its scores, at the upper edge where they are beyond."
         )
     if any(check.name == "Disturbances" for check in remarks(fitted)):
-        told += " Dotted: stands out, but was kept."
+        text += " Dotted: stands out, but was kept."
     if 1 < len(fitted.session.recordings) <= MOST_BORDERS:
-        told += " Thin lines part the recordings."
-    return f"{told} One dot above a line is no alarm yet: the score must stay there."
+        text += " Thin lines part the recordings."
+    return f"{text} One dot above a line is no alarm yet: the score must stay there."
 
 
 def left_out(fitted: Fitted) -> list[list[str]]:
@@ -153,12 +159,14 @@ def levels(fitted: Fitted, alarm: AlarmSettings) -> str:
     """What a score, a warning and an alarm are (HTML)."""
     trip, warn = fitted.levels[AlarmLevel.ALARM], fitted.levels[AlarmLevel.WARNING]
     delays_s = alarm.on_delays_s
+    alarm_for, warning_for = (
+        duration_text(delays_s[level]) for level in (AlarmLevel.ALARM, AlarmLevel.WARNING)
+    )
     return (
         "Each window gets a score: about 0 for normal sound, more for unusual sound. An <b>alarm</b> comes "
-        f"when the score stays above <b>{trip.level:.1f}</b> for {in_words(delays_s[AlarmLevel.ALARM])}, a "
-        f"<b>warning</b> when it stays above <b>{warn.level:.1f}</b> for "
-        f"{in_words(delays_s[AlarmLevel.WARNING])}: a knock or a word is over by then. The levels follow "
-        "from how many the configuration accepts: "
+        f"when the score stays above <b>{trip.level:.1f}</b> for {alarm_for}, a <b>warning</b> when it stays "
+        f"above <b>{warn.level:.1f}</b> for {warning_for}: a knock or a word is over by then. The levels "
+        "follow from how many the configuration accepts: "
         f"{_count(alarm.false_alarms_per_month, 'false alarm')} a month, "
         f"{_count(alarm.warnings_per_week, 'false warning')} a week."
     )
@@ -166,7 +174,7 @@ def levels(fitted: Fitted, alarm: AlarmSettings) -> str:
 
 def change(fitted: Fitted) -> list[str]:
     """What accepting an extended bank would change, as sentences."""
-    return [f"{line[0].upper()}{line[1:]}." for line in change_in_words(fitted)]
+    return [f"{line[0].upper()}{line[1:]}." for line in change_text(fitted)]
 
 
 def facts(fitted: Fitted, bank: NormalBank) -> list[tuple[str, str]]:
@@ -187,9 +195,9 @@ def facts(fitted: Fitted, bank: NormalBank) -> list[tuple[str, str]]:
 
 
 def _session(session: Session) -> str:
-    heard_of = f"{in_words(session.minutes * 60)}, {session.windows} windows"
+    amount = f"{duration_text(session.minutes * 60)}, {session.windows} windows"
     enrolled = f"enrolled {session.heard_at} by {session.by} on {session.on}"
-    return f"{heard_of}, from {names(session.recordings)}; {enrolled}"
+    return f"{amount}, from {names(session.recordings)}; {enrolled}"
 
 
 def _count(value: float, what: str) -> str:
@@ -224,7 +232,9 @@ def write_report(fitted: Fitted, learnt: Learnt, alarm: AlarmSettings) -> None:
 def page(fitted: Fitted, learnt: Learnt, alarm: AlarmSettings) -> str:
     """The whole page."""
     template = Template(files("echo_stream.fit").joinpath("report.html").read_text(encoding="utf-8"))
-    picture = heard_figure(learnt.heard, learnt.trimming, learnt.scores, fitted.levels, learnt.bank.window_s)
+    picture = recordings_figure(
+        learnt.recordings, learnt.trimming, learnt.scores, fitted.levels, learnt.bank.window_s
+    )
     return template.substitute(
         title=escape(fitted.title),
         when=learnt.bank.created[:16].replace("T", " ") + " UTC",
@@ -232,12 +242,12 @@ def page(fitted: Fitted, learnt: Learnt, alarm: AlarmSettings) -> str:
         use="in use" if fitted.accepted else "a proposal, not in use",
         verdict_class="fair" if remarks(fitted) else "good",
         verdict=escape(verdict(fitted)),
-        verdict_words=verdict_in_words(fitted),
+        verdict_words=verdict_text(fitted),
         cards="".join(_card(*card) for card in cards(fitted)),
         checks="".join(map(_check, fitted.checks)),
         change=_change(fitted),
-        heard_picture=as_data(picture),
-        heard_words=heard(fitted),
+        recordings_picture=as_data(picture),
+        recordings_caption=caption(fitted),
         left_out=_left_out_table(fitted),
         levels_words=levels(fitted, alarm),
         scores_picture=as_data(_scores_figure(fitted, learnt, alarm)),

@@ -1,4 +1,4 @@
-"""The picture of what was heard in fit-normal's report: sound, level and score on one axis of time."""
+"""The picture of the recordings in fit-normal's report: sound, level and score on one axis of time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from echo_stream.core.text import clock
 from echo_stream.core.types import AlarmLevel
 from echo_stream.evidence.picture import DECIDING, INK, NORMAL, PRESENT, frequency_axis
 from echo_stream.evidence.spectrum import NormalSpectrum, band_edges_hz
-from echo_stream.fit.recorded import Heard
+from echo_stream.fit.recorded import Recordings
 from echo_stream.fit.trimming import Trimming
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def bands_figure(
     return figure
 
 
-# The picture of what was heard in fit-normal's report: sound, level and score on one axis of time.
+# The picture of the recordings in fit-normal's report: sound, level and score on one axis of time.
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -192,7 +192,7 @@ MOST_COLUMNS: Final = 1200
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """All that was heard, on one axis of seconds: one recording after the other."""
+    """All recordings, on one axis of seconds: one recording after the other."""
 
     starts_s: Mapping[str, float]
     """Where each recording begins."""
@@ -200,17 +200,17 @@ class Timeline:
     window_s: float
 
     @classmethod
-    def of(cls, heard: Heard, window_s: float) -> Timeline:
-        """Recordings in the order in which they were heard."""
+    def of(cls, recordings: Recordings, window_s: float) -> Timeline:
+        """Recordings in the order of the enrolment."""
         starts_s, end_s = {}, 0.0
-        for stretch in heard.stretches:
-            starts_s[stretch.name] = end_s
-            end_s += stretch.enrolled[-1].start_s + window_s
+        for segment in recordings.segments:
+            starts_s[segment.name] = end_s
+            end_s += segment.enrolled[-1].start_s + window_s
         return cls(starts_s, end_s, window_s)
 
 
-def heard_figure(
-    heard: Heard,
+def recordings_figure(
+    recordings: Recordings,
     trimming: Trimming,
     scores: Float64,
     levels: Mapping[AlarmLevel, TripLevel],
@@ -219,11 +219,13 @@ def heard_figure(
     """Sound, level and score over time, with what was left out marked in all three."""
     figure, axes = new_figure(7.2, 3, height_ratios=[2.2, 0.8, 1.5], sharex=True)
     sound, level, score = axes
-    line = Timeline.of(heard, window_s)
-    _draw_sound(sound, heard, line)
-    at_s = np.array([line.starts_s[item.recording] + item.start_s + window_s / 2 for item in heard.enrolled])
+    line = Timeline.of(recordings, window_s)
+    _draw_sound(sound, recordings, line)
+    at_s = np.array(
+        [line.starts_s[item.recording] + item.start_s + window_s / 2 for item in recordings.enrolled]
+    )
     cut = np.flatnonzero(np.diff(at_s) > 1.5 * window_s) + 1
-    levels_dbfs = np.array([item.features.level_dbfs for item in heard.enrolled])
+    levels_dbfs = np.array([item.features.level_dbfs for item in recordings.enrolled])
     level.plot(np.insert(at_s, cut, np.nan), np.insert(levels_dbfs, cut, np.nan), color=NORMAL, lw=1.2)
     level.set_ylabel("level\n(dBFS)")
     middle = float(np.median(levels_dbfs))
@@ -231,12 +233,12 @@ def heard_figure(
         min(float(levels_dbfs.min()), middle - 5) - 1, max(float(levels_dbfs.max()), middle + 5) + 1
     )
     _draw_scores(score, at_s, scores, trimming, levels)
-    for number, stretch in enumerate(trimming.trimmed, start=1):
-        begin = line.starts_s[stretch.recording]
-        _mark(axes, begin + stretch.start_s, begin + stretch.end_s, str(number))
-    for stretch in trimming.spared:
-        begin = line.starts_s[stretch.recording]
-        sound.axvspan(begin + stretch.start_s, begin + stretch.end_s, fill=False, ec="white", ls=":", lw=1.5)
+    for number, segment in enumerate(trimming.trimmed, start=1):
+        begin = line.starts_s[segment.recording]
+        _mark(axes, begin + segment.start_s, begin + segment.end_s, str(number))
+    for segment in trimming.kept_outliers:
+        begin = line.starts_s[segment.recording]
+        sound.axvspan(begin + segment.start_s, begin + segment.end_s, fill=False, ec="white", ls=":", lw=1.5)
     for begin in list(line.starts_s.values())[1:] if len(line.starts_s) <= MOST_BORDERS else []:
         for each in axes:
             each.axvline(begin, color="white" if each is sound else "#999999", lw=0.7, ls="-")
@@ -245,16 +247,16 @@ def heard_figure(
     return figure
 
 
-def _draw_sound(axes: Axes, heard: Heard, line: Timeline) -> None:
-    parts = [(line.starts_s[s.name], seen) for s in heard.stretches for seen in s.seen]
-    every = -(-sum(len(seen.columns_db) for _, seen in parts) // MOST_COLUMNS)
-    edges_hz = band_edges_hz(heard.sample_rate_hz)
-    all_db = np.concatenate([seen.columns_db for _, seen in parts])
+def _draw_sound(axes: Axes, recordings: Recordings, line: Timeline) -> None:
+    parts = [(line.starts_s[s.name], each) for s in recordings.segments for each in s.slices]
+    every = -(-sum(len(each.columns_db) for _, each in parts) // MOST_COLUMNS)
+    edges_hz = band_edges_hz(recordings.sample_rate_hz)
+    all_db = np.concatenate([each.columns_db for _, each in parts])
     low_db, high_db = np.quantile(all_db, [0.02, 0.998])
-    for begin, run in ((line.starts_s[s.name], run) for s in heard.stretches for run in s.seen_runs):
-        columns_db = np.concatenate([seen.columns_db for seen in run])
+    for begin, run in ((line.starts_s[s.name], run) for s in recordings.segments for run in s.slice_runs):
+        columns_db = np.concatenate([each.columns_db for each in run])
         edges_s = np.concatenate(
-            [np.linspace(seen.start_s, seen.end_s, len(seen.columns_db) + 1)[:-1] for seen in run]
+            [np.linspace(each.start_s, each.end_s, len(each.columns_db) + 1)[:-1] for each in run]
         )
         columns_db = np.maximum.reduceat(columns_db, np.arange(0, len(columns_db), every), axis=0)
         edges_s = np.append(edges_s[::every], run[-1].end_s)

@@ -49,7 +49,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What was heard, when, with what, by whom."""
+    """What was recorded, when, with what, by whom."""
 
     condition: str
     source: str

@@ -10,7 +10,7 @@ from typing import Any
 from echo_stream.alarm.calibration import Calibration, TripLevel
 from echo_stream.config.schema import Machine
 from echo_stream.core.errors import BankError
-from echo_stream.core.text import clock, in_words
+from echo_stream.core.text import clock, duration_text
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect.bank import NormalBank
 from echo_stream.fit.checks import Check, Verdict, worst
@@ -108,27 +108,27 @@ class Fitted:
             **({"change": self.change.to_json()} if self.change else {}),
         }
 
-    def in_words(self) -> str:
+    def to_text(self) -> str:
         """For people, on a terminal."""
         lines = [
             f"{self.machine}: bank {self.bank_id} fitted on {self.windows} windows, "
             f"{self.minutes:.1f} minutes of normal sound ({', '.join(self.conditions)})"
         ]
         lines += [f"  {check.name.lower()}: {check.finding}" for check in self.checks if _worth_saying(check)]
-        lines += [f"  left out: {self.left_out_in_words(each)}" for each in self.left_out]
+        lines += [f"  left out: {self.left_out_text(each)}" for each in self.left_out]
         lines += [f"  {level.value} {promise(level, trip)}" for level, trip in self.levels.items()]
         if self.minutes_needed > 0:
             lines.append(
-                f"  {in_words(self.minutes_needed * 60)} more of normal sound would make that bound good"
+                f"  {duration_text(self.minutes_needed * 60)} more of normal sound would make that bound good"
             )
-        lines += [f"  {line}" for line in change_in_words(self)]
+        lines += [f"  {line}" for line in change_text(self)]
         use = "in use" if self.accepted else "not in use"
         lines += [f"  report: {self.report}", f"  {self.path} ({use})"]
         if not self.accepted:
             lines.append(f"to use it: echo-stream bank accept --machine {self.machine} {self.bank_id}")
         return "\n".join(lines)
 
-    def left_out_in_words(self, each: LeftOut) -> str:
+    def left_out_text(self, each: LeftOut) -> str:
         """Where it was, how far from normal, how loud, at which frequencies."""
         trip = self.levels[AlarmLevel.ALARM].level
         of = f" of {each.recording}" if len(self.session.recordings) > 1 else ""
@@ -153,7 +153,7 @@ def promise(level: AlarmLevel, trip: TripLevel) -> str:
     )
 
 
-def change_in_words(fitted: Fitted) -> list[str]:
+def change_text(fitted: Fitted) -> list[str]:
     """What accepting an extended bank would change, line by line; none for one that was fitted anew."""
     change = fitted.change
     if change is None:
@@ -262,7 +262,7 @@ def bank_summary(found: dict[str, Any]) -> str:
         f"{found['machine']}: bank {found['id']} ({'in use' if found['accepted'] else 'not in use'})",
         f"  fitted     {found['created']} by {found['by'] or 'unknown'} on {found['on'] or 'unknown'}, "
         f"echo-stream {found['software_version']}",
-        f"  heard      {found['minutes']:.1f} min, {found['windows']} windows of {found['window_s']:g} s "
+        f"  learnt of  {found['minutes']:.1f} min, {found['windows']} windows of {found['window_s']:g} s "
         f"every {found['hop_s']:g} s at {found['sample_rate_hz']} Hz",
         f"  encoder    {encoder['kind']} version {encoder['version']}{weights}",
     ]
@@ -271,7 +271,7 @@ def bank_summary(found: dict[str, Any]) -> str:
         lines.append(f"  {name:10s} {promise(level, TripLevel(**saved))}")
     for session in found["sessions"]:
         lines.append(
-            f"  learnt     {session['condition']}: {in_words(session['minutes'] * 60)} from "
+            f"  learnt     {session['condition']}: {duration_text(session['minutes'] * 60)} from "
             f"{names(session['recordings'])}, enrolled {session['heard_at']} by {session['by']} "
             f"({session['id']})"
         )

@@ -60,13 +60,13 @@ class Trimming:
 
     kept: Indices
     trimmed: tuple[Outlier, ...] = ()
-    spared: tuple[Outlier, ...] = ()
+    kept_outliers: tuple[Outlier, ...] = ()
     """Too long for a disturbance, or more than may be left out."""
 
-    def put_back(self, innocent: Sequence[Outlier]) -> Trimming:
-        """The same with some of the trimmed stretches kept after all."""
-        kept = np.sort(np.concatenate([self.kept, *(stretch.members for stretch in innocent)]))
-        return Trimming(kept, tuple(s for s in self.trimmed if s not in innocent), self.spared)
+    def restore(self, false_outliers: Sequence[Outlier]) -> Trimming:
+        """The same with some of the trimmed outliers kept after all."""
+        kept = np.sort(np.concatenate([self.kept, *(outlier.members for outlier in false_outliers)]))
+        return Trimming(kept, tuple(s for s in self.trimmed if s not in false_outliers), self.kept_outliers)
 
 
 def keep_all(enrolled: Sequence[Enrolled]) -> Trimming:
@@ -87,24 +87,24 @@ def trim(enrolled: Sequence[Enrolled], *, window_s: float, hop_s: float) -> Trim
     if len(enrolled) < FEWEST or not _comparable(moments, recordings):
         return keep_all(enrolled)
     farness = _farness(_standardised(enrolled), moments, recordings)
-    stretches = _stretches(enrolled, farness, window_s=window_s, hop_s=hop_s)
+    outliers = _outliers(enrolled, farness, window_s=window_s, hop_s=hop_s)
     one_knock = int(np.ceil(window_s / hop_s - 1e-9)) + 1
     budget = min(max(int(MOST * len(enrolled)), one_knock), int(2 * MOST * len(enrolled)))
-    trimmed, spared = [], []
-    for stretch in sorted(stretches, key=lambda s: -s.farness):
-        short = stretch.end_s - stretch.start_s <= moment_s + window_s
-        if short and len(stretch.members) <= budget:
-            budget -= len(stretch.members)
-            trimmed.append(stretch)
+    trimmed, kept_outliers = [], []
+    for outlier in sorted(outliers, key=lambda s: -s.farness):
+        short = outlier.end_s - outlier.start_s <= moment_s + window_s
+        if short and len(outlier.members) <= budget:
+            budget -= len(outlier.members)
+            trimmed.append(outlier)
         else:
-            spared.append(stretch)
+            kept_outliers.append(outlier)
     left_out = np.concatenate([s.members for s in trimmed]) if trimmed else np.empty(0, np.intp)
     kept = np.setdiff1d(np.arange(len(enrolled)), left_out)
-    return Trimming(kept, _in_order(trimmed), _in_order(spared))
+    return Trimming(kept, _in_order(trimmed), _in_order(kept_outliers))
 
 
-def _in_order(stretches: Sequence[Outlier]) -> tuple[Outlier, ...]:
-    return tuple(sorted(stretches, key=lambda s: int(s.members[0])))
+def _in_order(outliers: Sequence[Outlier]) -> tuple[Outlier, ...]:
+    return tuple(sorted(outliers, key=lambda s: int(s.members[0])))
 
 
 def _recordings(enrolled: Sequence[Enrolled]) -> Indices:
@@ -138,9 +138,9 @@ def _standardised(enrolled: Sequence[Enrolled]) -> Float32:
 def _farness(features: Float32, moments: Indices, recordings: Indices) -> Float64:
     """(windows,) how far each is from all other moments, 0 for the median window; 0 where it comes again."""
     every = -(-len(features) // REFERENCES)
-    reference, seen = features[::every], moments[::every]
-    firsts = np.flatnonzero(np.diff(seen, prepend=-1))
-    moment, recording = seen[firsts], recordings[::every][firsts]
+    reference, their_moments = features[::every], moments[::every]
+    firsts = np.flatnonzero(np.diff(their_moments, prepend=-1))
+    moment, recording = their_moments[firsts], recordings[::every][firsts]
     square = np.square(reference).sum(axis=1)
     distance, alike = np.empty(len(features)), np.empty(len(features))
     for start in range(0, len(features), ROWS):
@@ -161,7 +161,7 @@ def _farness(features: Float32, moments: Indices, recordings: Indices) -> Float6
     return np.where(alike < ALIKE, 0.0, farness)
 
 
-def _stretches(
+def _outliers(
     enrolled: Sequence[Enrolled], farness: Float64, *, window_s: float, hop_s: float
 ) -> list[Outlier]:
     """Rows of windows over `NEAR_ONE` that share samples, where at least one is over `FAR`."""

@@ -45,7 +45,7 @@ def test_machines_at_any_depth_with_their_kinds(tmp_path: Path) -> None:
         make_encoder("spectral", window_s=1.0),
         window_s=1.0,
         hop_s=0.5,
-        say=lambda *at: told.append(at),
+        progress=lambda *at: told.append(at),
     )
     assert [machine["machine"] for machine in found["machines"]] == ["a", "plant/b"]
     for machine in found["machines"]:
@@ -83,7 +83,7 @@ def test_processes_and_a_resumed_run_give_the_same_scores(tmp_path: Path) -> Non
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(tmp_path, encoder, resume=kept, workers=1, say=stop, **cut)
+        evaluate(tmp_path, encoder, resume=kept, workers=1, progress=stop, **cut)
     done = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
     assert 0 < len(done) < 46
     assert evaluate(tmp_path, encoder, resume=kept, workers=1, **cut) == alone  # type: ignore[arg-type]

@@ -23,13 +23,13 @@ from echo_stream.core.files import write_whole
 from echo_stream.core.types import BandScore, Float32
 from echo_stream.evidence.recorder import Evidence, longest
 from echo_stream.evidence.spectrum import (
-    Heard,
+    AlarmSpectrum,
     NormalSpectrum,
     band_levels_db,
+    change_text,
     deciding_bands,
-    heard,
-    in_words,
     joined,
+    measure_alarm,
 )
 from echo_stream.evidence.store import Kept, document_path, list_events, remove_parts, tidy
 from echo_stream.mqtt.payloads import new_event_id, timestamp
@@ -61,7 +61,7 @@ class Stream:
             self.slicer.push(block, self.index, gap_s > 0)
             gap_s = 0
             self.index += len(block)
-            self.evidence.heard(self.machine, self.index, self.time_of(self.index))
+            self.evidence.on_samples_buffered(self.machine, self.index, self.time_of(self.index))
 
     def alarm(self, normal: NormalSpectrum | None = None) -> dict[str, Any]:
         """An alarm at this moment; its event."""
@@ -334,7 +334,7 @@ def test_an_alarm_without_sound_is_counted(tmp_path: Path) -> None:
             history=stream.slicer.history,
         )
         stream.hear(1)
-        evidence.heard("pump3", 60 * RATE_HZ, START)
+        evidence.on_samples_buffered("pump3", 60 * RATE_HZ, START)
         wait_for(lambda: evidence.failed == 1)
         assert complete == []
 
@@ -354,7 +354,7 @@ def test_the_longest_piece_that_is_there_is_taken(there: int) -> None:
         assert after[0] == 1000
 
 
-def measured(kind: FaultKind) -> Heard:
+def measured(kind: FaultKind) -> AlarmSpectrum:
     """What the picture of a simulated fault is made of, in the form of an evidence document."""
     machine = SimulatedMachine(2)
     rate = machine.sample_rate_hz
@@ -367,7 +367,7 @@ def measured(kind: FaultKind) -> Heard:
         "bands_hz": [[b.low_hz, b.high_hz, b.contribution] for b in BANDS],
         "normal": normal.to_json(),
     }
-    return heard(document, Scenario(machine, [Fault(kind, 8, 99)]).render(0, 16 * rate))
+    return measure_alarm(document, Scenario(machine, [Fault(kind, 8, 99)]).render(0, 16 * rate))
 
 
 @pytest.mark.parametrize("kind", FAULT_KINDS)
@@ -377,7 +377,7 @@ def test_the_words_of_a_picture_say_where_the_fault_is(kind: FaultKind) -> None:
         kind
     ]
     it = measured(kind)
-    first = in_words(it).split(";")[0]
+    first = change_text(it).split(";")[0]
     assert first.startswith("louder by ")
     numbers = [float(word) for word in first.split() if word.replace(".", "").isdigit()]
     decibels, low, high = numbers

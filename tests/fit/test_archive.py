@@ -63,7 +63,7 @@ def same(some: list[Encoded], others: list[Encoded]) -> None:
             for name in ("window", "segments", "bands_hz"):
                 assert getattr(a, name).dtype == getattr(b, name).dtype == np.float32
                 assert np.array_equal(getattr(a, name), getattr(b, name))
-        for seen, also in zip(one.seen, other.seen, strict=True):
+        for seen, also in zip(one.slices, other.slices, strict=True):
             assert (seen.start_s, seen.end_s) == (also.start_s, also.end_s)
             assert np.array_equal(seen.columns_db, also.columns_db)
             assert np.array_equal(seen.mean_db, also.mean_db)
@@ -88,7 +88,7 @@ def test_parts_cover_a_recording_window_by_window(parts: list[Part], alone: list
 
 def test_processes_give_what_one_gives(parts: list[Part], alone: list[Encoded]) -> None:
     told: list[tuple[float, float, str]] = []
-    several = list(encode_parts(parts, ENCODER, workers=2, say=lambda *at: told.append(at)))
+    several = list(encode_parts(parts, ENCODER, workers=2, progress=lambda *at: told.append(at)))
     same(several, alone)
     assert told[-1][:2] == (718.0, 718.0)
     assert told[-1][2] == "1 of 2 recordings, 0.2 of 0.2 h"  # told before the last one is handed over

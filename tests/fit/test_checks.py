@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo_stream.core.text import clock, in_words
+from echo_stream.core.text import clock, duration_text
 from echo_stream.fit.checks import (
     Check,
     Signal,
@@ -138,8 +138,8 @@ def test_lost_sound_is_said() -> None:
 
 
 def test_what_stands_out_and_stays_is_said() -> None:
-    spared = Trimming(np.arange(N), (), (Outlier("fan.wav", 60.0, 90.0, np.arange(60, 89), 20.0),))
-    found = checked(signal(), trimming=spared)["Disturbances"]
+    kept_outliers = Trimming(np.arange(N), (), (Outlier("fan.wav", 60.0, 90.0, np.arange(60, 89), 20.0),))
+    found = checked(signal(), trimming=kept_outliers)["Disturbances"]
     assert found.verdict == Verdict.FAIR
     assert "1:00 to 1:30 of fan.wav" in found.finding
 
@@ -163,7 +163,7 @@ def test_worst() -> None:
     ],
 )
 def test_lengths_of_time_for_people(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
+    assert duration_text(seconds) == words
 
 
 def test_clock() -> None:

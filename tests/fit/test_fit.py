@@ -24,7 +24,7 @@ from echo_stream.encode.spectral import SpectralEncoder
 from echo_stream.fit import archive
 from echo_stream.fit.checks import Verdict, worst
 from echo_stream.fit.fit import extend, fit, own_source, recordings
-from echo_stream.fit.listen import hear_source
+from echo_stream.fit.listen import record_source
 from echo_stream.fit.recorded import held_out_places, in_runs, minutes_of
 from echo_stream.fit.session import MICROPHONE, Enrolment, Session
 from echo_stream.fit.summary import Fitted, number
@@ -90,14 +90,14 @@ class Project:
             hear or own_source(self.config, self.machine, 1.0),
             condition=condition,
             accept=accept,
-            say=lambda _done, _total, at: self.said.append(at),
+            progress=lambda _done, _total, at: self.said.append(at),
             **how,
         )
 
     def extend(self, *paths: Path, condition: str | None = None, accept: bool = False) -> Fitted:
         hear = recordings(self.config, self.machine, paths)
         return extend(
-            self.config, self.machine, hear, condition=condition, accept=accept, say=lambda *_: None
+            self.config, self.machine, hear, condition=condition, accept=accept, progress=lambda *_: None
         )
 
 
@@ -134,7 +134,7 @@ def test_a_knock_is_left_out_and_told(project: Project) -> None:
     assert left_out.end_s - left_out.start_s <= 4
     assert left_out.score > fitted.levels[AlarmLevel.ALARM].level
     assert fitted.windows == 89 - 2
-    assert "left out: 0:40 to 0:43, score" in fitted.in_words()
+    assert "left out: 0:40 to 0:43, score" in fitted.to_text()
     bank = NormalBank.load(project.machine.bank)
     assert bank.n_held_out == fitted.windows
     assert fitted.to_json()["left_out"][0]["start_s"] == left_out.start_s
@@ -264,8 +264,8 @@ def test_another_microphone_is_refused(project: Project) -> None:
 
 def _hear(project: Project, machine: Machine, before: Session) -> None:
     encoder = SpectralEncoder(2.0)
-    how = {"encoder": encoder, "condition": "load", "say": lambda *_: None}
-    hear_source(project.config, machine, 0.1, others=[before], **how)  # type: ignore[arg-type]
+    how = {"encoder": encoder, "condition": "load", "progress": lambda *_: None}
+    record_source(project.config, machine, 0.1, others=[before], **how)  # type: ignore[arg-type]
 
 
 def test_a_bank_whose_sound_is_gone_is_refused(project: Project) -> None:
@@ -302,7 +302,7 @@ def test_extending_is_a_proposal(project: Project) -> None:
     assert change.share_over[AlarmLevel.ALARM] > 0.9  # it is another season
     assert change.raised[AlarmLevel.ALARM] >= 1
     assert change.levels[AlarmLevel.ALARM].level == first.levels[AlarmLevel.ALARM].level
-    told = proposal.in_words()
+    told = proposal.to_text()
     assert "echo-stream bank accept --machine pump3 b2" in told
     assert "be sure that the machine was well" in told
     project.versions.accept("b2", "now")

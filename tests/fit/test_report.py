@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from echo_stream.alarm.calibration import Calibration
-from echo_stream.core.text import in_words
+from echo_stream.core.text import duration_text
 from echo_stream.core.types import AlarmLevel
 from echo_stream.fit import report as words
 from echo_stream.fit.checks import Check, Verdict
@@ -135,7 +135,7 @@ def test_it_says_what_the_daemon_will_do(page: Page, fitted: Fitted, tmp_path: P
     levels = trip_levels(machine, Calibration.from_json(NormalBank.load(fitted.path).calibration))
     for level in AlarmLevel:
         assert levels[level] == fitted.levels[level]
-        after = in_words(machine.alarm.on_delays_s[level])
+        after = duration_text(machine.alarm.on_delays_s[level])
         assert f"{levels[level].level:.1f} for {after}" in page.text
 
 

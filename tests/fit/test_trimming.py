@@ -40,7 +40,7 @@ def voice(generator: np.random.Generator) -> np.ndarray:
 def test_normal_sound_is_kept_whole(n: int, seed: int) -> None:
     found = trim(enrol(normal(n, seed)), window_s=WINDOW_S, hop_s=HOP_S)
     assert len(found.kept) == n
-    assert found.trimmed == found.spared == ()
+    assert found.trimmed == found.kept_outliers == ()
 
 
 @pytest.mark.parametrize("n", [40, 120, 600])
@@ -59,7 +59,7 @@ def test_a_recording_that_is_like_no_other_goes() -> None:
 @pytest.mark.parametrize("every", [7, 20, 35])
 def test_a_machine_that_knocks_by_itself_is_not_trimmed(every: int) -> None:
     found = trim(knocked(120, *range(3, 117, every)), window_s=WINDOW_S, hop_s=HOP_S)
-    assert found.trimmed == found.spared == ()
+    assert found.trimmed == found.kept_outliers == ()
 
 
 def test_two_disturbances_are_no_habit_three_are() -> None:
@@ -86,7 +86,7 @@ def test_what_lasts_is_no_disturbance() -> None:
         items[i] = features((items[i].window + voice(generator)).astype(np.float32))
     found = trim(enrol(items), window_s=WINDOW_S, hop_s=HOP_S)
     assert found.trimmed == ()
-    assert [(s.start_s, len(s.members)) for s in found.spared] == [(100, long)]
+    assert [(s.start_s, len(s.members)) for s in found.kept_outliers] == [(100, long)]
 
 
 def test_too_little_to_tell_is_kept() -> None:
@@ -124,7 +124,7 @@ def test_never_more_than_a_small_share(
     gone = [i for stretch in found.trimmed for i in stretch.members.tolist()]
     assert sorted([*gone, *found.kept.tolist()]) == list(range(n))
     assert len(gone) <= max(MOST * n, 3)
-    for stretch in (*found.trimmed, *found.spared):
+    for stretch in (*found.trimmed, *found.kept_outliers):
         mine = [enrolled[i] for i in stretch.members]
         assert {item.recording for item in mine} == {stretch.recording}
         assert (mine[0].start_s, mine[-1].start_s + WINDOW_S) == (stretch.start_s, stretch.end_s)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_stream.alarm.calibration import MONTH_H, Calibration, TripLevel
+from echo_stream.alarm.calibration import Calibration, TripLevel
 from echo_stream.alarm.condition import hops_in, rises
 from echo_stream.config.schema import AlarmSettings
+from echo_stream.core.text import MONTH_H
 
 Float64 = NDArray[np.float64]
 Rng = np.random.Generator

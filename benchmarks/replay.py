@@ -73,7 +73,7 @@ class Rig:
         self.window_s, self.hop_s = config.encoder.window_s, config.encoder.hop_s
         bank = bank_of(settings)
         self.held_out = np.concatenate(bank.held_out)
-        self.levels = trip_levels(settings, Calibration.from_json(bank.calibration))
+        self.levels = trip_levels(settings, Calibration.of(bank.calibration))
         self._encoder = encoder_of(config)
         source = sources_of([settings])[settings.id]
         self.sample_rate_hz = source.sample_rate_hz

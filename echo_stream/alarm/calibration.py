@@ -9,7 +9,7 @@ at fit time: a tail that went on learning would take a slow decay for normal.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from echo_stream.alarm.condition import hops_in, margins, rises
 from echo_stream.alarm.tail import Tail, fit_tail
+from echo_stream.core.calibration import FIT_AGAIN, BankCalibration
 from echo_stream.core.errors import BankError
+from echo_stream.core.text import MONTH_H
 
 Float64 = NDArray[np.float64]
 
-VERSION = 1
-MONTH_H = 30 * 24.0
 WEEKS_PER_MONTH = 30 / 7
 MIN_WINDOWS = 10
 GOOD_ENOUGH = 30.0
@@ -32,7 +32,6 @@ GOOD_ENOUGH = 30.0
 day."""
 LONGEST_H = 10 * MONTH_H
 """More normal sound than this is not asked for."""
-_FIT_AGAIN = "Fit the bank again."
 
 
 class Trip(NamedTuple):
@@ -103,7 +102,7 @@ class Calibration:
                 "Enrol more normal sound.",
             )
         if not all(np.isfinite(run).all() for run in runs):
-            raise BankError("held-out scores are not finite", _FIT_AGAIN)
+            raise BankError("held-out scores are not finite", FIT_AGAIN)
         return cls(runs, hop_s)
 
     @cached_property
@@ -195,25 +194,16 @@ class Calibration:
         usable = [run for run in found if len(run)]
         return hops, fit_tail(usable, hop_s=self.hop_s, gap=max(off_hops, hops + own_n))
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON, for a bank's metadata."""
-        return {"version": VERSION, "hop_s": self.hop_s, "runs": [run.round(4).tolist() for run in self.runs]}
-
     @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote.
+    def of(cls, saved: BankCalibration | None) -> Self:
+        """What a bank keeps.
 
         Raises:
-            BankError: It is of another version, or damaged.
+            BankError: It keeps no calibration, or too few scores.
         """
-        try:
-            if saved["version"] != VERSION:
-                raise BankError(
-                    f"calibration of version {saved['version']!r}, expected is {VERSION}", _FIT_AGAIN
-                )
-            return cls.fit([np.array(run, dtype=np.float64) for run in saved["runs"]], float(saved["hop_s"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise BankError(f"the bank's calibration is damaged: {error!r}", _FIT_AGAIN) from error
+        if saved is None:
+            raise BankError("the bank has no calibration", FIT_AGAIN)
+        return cls.fit(saved.runs, saved.hop_s)
 
 
 def poisson_upper(events: int, probability: float = 0.95) -> float:

@@ -10,12 +10,13 @@ is 30 dB louder than normal has an alarm of its own, and both are said.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from echo_stream.alarm.condition import Condition
-from echo_stream.core.errors import BankError, EchoStreamError
+from echo_stream.core.calibration import SensorLimits
+from echo_stream.core.errors import EchoStreamError
 from echo_stream.core.types import SensorEvent, SensorFault
 
 SENSOR = "sensor"
@@ -46,53 +47,6 @@ class SensorFigures:
     hum_share: float = 0.0
     """Of the power, 0 to 1 (`sensor_spectrum`)."""
     rumble_share: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class SensorLimits:
-    """What normal sound of this machine is like: fitted once, kept in the bank."""
-
-    quietest_dbfs: float
-    loudest_dbfs: float
-    most_hum: float = 1.0
-    """Largest share in a normal window; 1 where it was not looked at, and then hum is no fault."""
-    most_rumble: float = 1.0
-
-    @classmethod
-    def fit(
-        cls,
-        levels_dbfs: Sequence[float],
-        hum_shares: Sequence[float] = (1.0,),
-        rumble_shares: Sequence[float] = (1.0,),
-    ) -> Self:
-        """From the windows of normal sound; at least one level.
-
-        Raises:
-            BankError: No window, or figures that are not finite.
-        """
-        if not levels_dbfs or not all(map(math.isfinite, (*levels_dbfs, *hum_shares, *rumble_shares))):
-            raise BankError(
-                "no level, or one that is not finite, among the normal windows", "Fit the bank again."
-            )
-        return cls(min(levels_dbfs), max(levels_dbfs), max(hum_shares), max(rumble_shares))
-
-    def to_json(self) -> dict[str, float]:
-        """Plain JSON, for a bank's metadata."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote.
-
-        Raises:
-            BankError: It is damaged.
-        """
-        try:
-            return cls(**{key: float(value) for key, value in saved.items()})
-        except (TypeError, ValueError) as error:
-            raise BankError(
-                f"the bank's sensor limits are damaged: {error}", "Fit the bank again."
-            ) from error
 
 
 class SensorWatch:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
@@ -22,6 +21,7 @@ import numpy as np
 
 from echo_stream.cli.mqtt_check import check
 from echo_stream.config.schema import Config, Machine, Microphone
+from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.errors import DeliveryError, EchoStreamError
 from echo_stream.core.level import FULL_SCALE
 from echo_stream.core.types import AudioBlock, Float32, Window
@@ -36,31 +36,6 @@ _QUIET_DBFS = -75.0
 """Near the noise floor of a 16-bit converter and a cheap preamplifier."""
 _UNSYNCHRONISED = 5
 """TIME_ERROR of adjtimex(2)."""
-
-
-class Verdict(StrEnum):
-    """How bad a finding is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the doctor's report."""
-
-    name: str
-    verdict: Verdict
-    finding: str
-    advice: str = ""
-    """What to do about it; empty where nothing need be done."""
-
-
-def worst(checks: Iterable[Check]) -> Verdict:
-    """The worst of all verdicts; ok where there is none."""
-    found = {check.verdict for check in checks}
-    return next((verdict for verdict in (Verdict.FAIL, Verdict.WARN) if verdict in found), Verdict.OK)
 
 
 def cpu_speed(measure: Callable[[], float], machines: int) -> Check:
@@ -157,7 +132,7 @@ def inputs(list_inputs: Callable[[], Sequence[str]], wanted: Sequence[str]) -> C
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ProbeResult:
     """A few seconds of one channel, as the doctor listened."""
 
     samples: Float32
@@ -168,15 +143,15 @@ class Heard:
     """Samples that came over the seconds that it took; None where nothing was measured."""
 
 
-def sound(machine: str, listen: Callable[[], Heard]) -> list[Check]:
+def sound(machine: str, listen: Callable[[], ProbeResult]) -> list[Check]:
     """What a machine's source delivers: its rate, its level, and whether it clips."""
     try:
-        heard = listen()
+        result = listen()
     except EchoStreamError as error:
         return [_failed(f"sound of {machine}", error)]
-    checks = [_level(machine, heard.samples), _clipping(machine, heard.samples)]
-    if heard.measured_rate_hz is not None:
-        checks.insert(0, _rate(machine, heard.measured_rate_hz, heard.sample_rate_hz))
+    checks = [_level(machine, result.samples), _clipping(machine, result.samples)]
+    if result.measured_rate_hz is not None:
+        checks.insert(0, _rate(machine, result.measured_rate_hz, result.sample_rate_hz))
     return checks
 
 
@@ -273,7 +248,7 @@ def _input_names() -> list[str]:
     return [name for found in list_inputs() for name in (*found.names, found.write)]
 
 
-def _listen(machine: Machine) -> Heard:
+def _listen(machine: Machine) -> ProbeResult:
     source = sources_of([machine], patient=False)[machine.id]
     rate, blocks, began_s = source.sample_rate_hz, list[AudioBlock](), monotonic()
     first_s = last_s = began_s
@@ -289,4 +264,4 @@ def _listen(machine: Machine) -> Heard:
     samples = np.concatenate([block.samples[:, 0] for block in blocks]) if blocks else np.zeros(0, np.float32)
     live = machine.source.realtime and last_s - first_s > LISTEN_S / 2
     measured_hz = (len(samples) - len(blocks[0].samples)) / (last_s - first_s) if live else None
-    return Heard(samples, rate, measured_hz)
+    return ProbeResult(samples, rate, measured_hz)

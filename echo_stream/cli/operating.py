@@ -141,7 +141,8 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Look whether this PC is fit: CPU, disk, rights, devices, level, broker, clock. Listens some seconds."""
     from dataclasses import asdict
 
-    from echo_stream.cli.doctor import Verdict, examine, worst
+    from echo_stream.cli.doctor import examine
+    from echo_stream.core.checks import Verdict, worst
 
     quiet()
     checks = []

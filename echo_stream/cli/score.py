@@ -27,7 +27,7 @@ def score_recordings(config: Config, machine: Machine, paths: Sequence[Path]) ->
     """
     encoder, bank = encoder_of(config), bank_of(machine)
     scorer = Scorer(bank)
-    trip = trip_levels(machine, Calibration.from_json(bank.calibration))[AlarmLevel.ALARM].level
+    trip = trip_levels(machine, Calibration.of(bank.calibration))[AlarmLevel.ALARM].level
     for file in find_recordings(paths):
         with closing(recording_of(machine, file)) as recording:
             rate = recording.sample_rate_hz

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+DAYS_A_MONTH = 30.0
+MONTH_H = DAYS_A_MONTH * 24
+"""Rates by the month are of so many hours of listening."""
+
 Progress = Callable[[float, float, str], None]
 """How far it is: done and total in one unit, and a short text."""
 

@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+OFF = "off"
+"""The operating state of a machine at rest: silence is its normal sound, and it raises no alarm."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ import structlog
 
 from echo_stream import __version__
 from echo_stream.alarm.flood import ChatterCounter, FloodGate, FloodReport
+from echo_stream.core.calibration import NormalSpectrum
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState, DriftEvent, SensorEvent
 from echo_stream.evidence.recorder import Evidence
-from echo_stream.evidence.spectrum import NormalSpectrum
 from echo_stream.evidence.store import Kept
 from echo_stream.mqtt import payloads as messages
 from echo_stream.mqtt.payloads import LevelState, timestamp
@@ -270,7 +270,6 @@ def _reason(station: Station) -> str | None:
 
 
 def _keep(evidence: Evidence, station: Station, event: AlarmEvent, payload: Mapping[str, Any]) -> None:
-    spectrum = station.bank.calibration.get("spectrum")
     evidence.alarm(
         payload,
         at=event.at,
@@ -278,5 +277,11 @@ def _keep(evidence: Evidence, station: Station, event: AlarmEvent, payload: Mapp
         sample_rate_hz=station.ear.source.sample_rate_hz,
         bands=station.score.bands if station.score else (),
         history=station.ear.slicer.history,
-        normal=NormalSpectrum.from_json(spectrum) if spectrum else None,
+        normal=_normal_spectrum(station),
     )
+
+
+def _normal_spectrum(station: Station) -> NormalSpectrum | None:
+    """Of the operating state that the machine is nearest to now; None where the bank does not keep it."""
+    spectra = station.bank.calibration.spectra if station.bank.calibration else {}
+    return spectra.get(station.score.condition) if station.score else None

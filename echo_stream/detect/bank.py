@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import echo_stream
+from echo_stream.core.calibration import BankCalibration
 from echo_stream.core.errors import BankError, BankMismatch
 from echo_stream.core.types import EncoderIdentity, Enrolled, Float32
 from echo_stream.detect import bank_file as bankfile
@@ -31,7 +32,6 @@ PLAIN = (
     "hop_s",
     "created",
     "provenance",
-    "calibration",
     "software_version",
 )
 
@@ -52,8 +52,8 @@ class NormalBank:
     created: str
     """UTC, ISO 8601."""
     provenance: Mapping[str, str] = field(default_factory=dict)
-    calibration: Mapping[str, Any] = field(default_factory=dict)
-    """Plain JSON, made from `held_out` by calibration.py; the bank only keeps it."""
+    calibration: BankCalibration | None = None
+    """Made by fit-normal from `held_out` and the enrolled sound; the bank only keeps it."""
     software_version: str = echo_stream.__version__
 
     @classmethod
@@ -125,10 +125,6 @@ class NormalBank:
         """Short name: the first 8 digits of its SHA-256."""
         return self.sha256[:8]
 
-    def with_calibration(self, calibration: Mapping[str, Any]) -> Self:
-        """The same bank holding this calibration (plain JSON)."""
-        return replace(self, calibration=dict(calibration))
-
     def require(self, encoder: EncoderIdentity, sample_rate_hz: int, window_s: float, hop_s: float) -> None:
         """Refuse to serve another encoder, rate or window than it was fitted with.
 
@@ -172,15 +168,27 @@ class NormalBank:
             held_out = np.split(tensors["held_out"], np.cumsum(metadata["runs"])[:-1])
             plain = {key: metadata[key] for key in PLAIN}
             encoder = EncoderIdentity(**metadata["encoder"])
+            saved = metadata["calibration"]
+            calibration = BankCalibration.from_json(saved) if saved != {} else None
             faults = [*faults_in_encoder(encoder), *faults_in(references, bands_hz, held_out, plain)]
         except (KeyError, TypeError, ValueError) as error:
             raise BankError(f"bank {path} lacks a part: {error}", bankfile.FIT_AGAIN) from error
+        except BankError as error:
+            raise BankError(f"bank {path}: {error.message}", error.hint) from error
         if faults:
             raise BankError(f"bank {path} is damaged: {'; '.join(faults[:3])}", bankfile.FIT_AGAIN)
-        return cls(references=references, bands_hz=bands_hz, held_out=held_out, encoder=encoder, **plain)
+        return cls(
+            references=references,
+            bands_hz=bands_hz,
+            held_out=held_out,
+            encoder=encoder,
+            calibration=calibration,
+            **plain,
+        )
 
     def _to_bytes(self) -> bytes:
         metadata: dict[str, Any] = {key: getattr(self, key) for key in PLAIN}
+        metadata["calibration"] = self.calibration.to_json() if self.calibration else {}
         metadata["encoder"] = asdict(self.encoder)
         metadata["runs"] = [len(run) for run in self.held_out]
         metadata["references"] = [reference.plain() for reference in self.references]

@@ -43,7 +43,7 @@ def faults_in(
         yield from _faults_in_one(reference)
         yield from _faults_in_view(reference.window, len(reference.recordings), bands, dim)
         yield from _faults_in_view(reference.segments, 1, bands, segment_dim)
-    for name, kind in (("provenance", Mapping), ("calibration", Mapping), ("created", str)):
+    for name, kind in (("provenance", Mapping), ("created", str)):
         if not isinstance(plain[name], kind):
             yield f"{name} {plain[name]!r:.60}"
     for name in ("sample_rate_hz", "window_s", "hop_s"):

@@ -26,10 +26,10 @@ from typing import Any, Final
 import numpy as np
 import structlog
 
+from echo_stream.core.calibration import NormalSpectrum
 from echo_stream.core.errors import DeliveryError
 from echo_stream.core.files import write_whole
 from echo_stream.core.types import BandScore, Float32
-from echo_stream.evidence.spectrum import NormalSpectrum
 from echo_stream.evidence.store import Kept, document_path, list_events, remove_parts, tidy
 
 History = Callable[[int, int], Float32 | None]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from echo_stream.core.calibration import NormalSpectrum
 from echo_stream.core.types import Float32
 
 Float64 = NDArray[np.float64]
@@ -71,42 +72,6 @@ def _band_power(frames: Float64, sample_rate_hz: int) -> Float64:
     whole = at.astype(int)
     below = integral[:, whole] + (at - whole) * (integral[:, whole + 1] - integral[:, whole])
     return np.asarray(np.diff(below, axis=1))
-
-
-@dataclass(frozen=True, slots=True)
-class NormalSpectrum:
-    """What was normal in each band: the middle of the windows' levels, and the range most of them kept."""
-
-    sample_rate_hz: int
-    low_db: Float64
-    """(bands,) one window in twenty was quieter."""
-    median_db: Float64
-    """(bands,)"""
-    high_db: Float64
-    """(bands,) one window in twenty was louder."""
-
-    @classmethod
-    def fit(cls, sample_rate_hz: int, levels_db: Sequence[Float64]) -> Self:
-        """From `band_levels_db` of each window of normal sound, at least one."""
-        low_db, median_db, high_db = np.quantile(np.stack(levels_db), [0.05, 0.5, 0.95], axis=0)
-        return cls(sample_rate_hz, low_db, median_db, high_db)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON, to a tenth of a decibel."""
-        levels = {
-            name: np.round(getattr(self, name), 1).tolist() for name in ("low_db", "median_db", "high_db")
-        }
-        return {"sample_rate_hz": self.sample_rate_hz, **levels}
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Self:
-        """What `to_json` gave.
-
-        Raises:
-            KeyError: a part is missing.
-        """
-        levels = [np.asarray(plain[name], np.float64) for name in ("low_db", "median_db", "high_db")]
-        return cls(plain["sample_rate_hz"], *levels)
 
 
 # What changed at an alarm: the sound before it against the normal spectrum, in bands and in words.

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.text import clock, duration_text
+from echo_stream.core.types import OFF
 from echo_stream.fit.trimming import Trimming
 
 Float64 = NDArray[np.float64]
 
-OFF = "off"
-"""The condition of a machine at rest: silence is its normal sound."""
 SILENCE_DBFS = -120.0
 """Under the noise of any converter: the last bit of 24 is at -144, of 16 at -96."""
 FEWEST_WINDOWS = 10
@@ -39,26 +38,6 @@ DRIFT_DB = 3.0
 LOST_SHARE = 0.01
 
 
-class Verdict(StrEnum):
-    """A traffic light."""
-
-    GOOD = "good"
-    FAIR = "look at this"
-    BAD = "not usable"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One quality check."""
-
-    name: str
-    verdict: Verdict
-    finding: str
-    """What was found, with its figure."""
-    advice: str = ""
-    """What to do; empty where nothing needs to be done."""
-
-
 @dataclass(frozen=True, slots=True)
 class Signal:
     """What the sensor delivered in one recording or stretch of listening, window by window in time order."""
@@ -73,12 +52,6 @@ class Signal:
 
     def __len__(self) -> int:
         return len(self.start_s)
-
-
-def worst(checks: Sequence[Check]) -> Verdict:
-    """The verdict over all checks."""
-    found = {check.verdict for check in checks}
-    return next((v for v in (Verdict.BAD, Verdict.FAIR) if v in found), Verdict.GOOD)
 
 
 def check_enrolment(
@@ -116,18 +89,18 @@ def check_length(signals: Sequence[Signal], *, window_s: float, hop_s: float) ->
         least_s = (FEWEST_WINDOWS - 1) * hop_s + window_s
         return Check(
             "Length",
-            Verdict.BAD,
+            Verdict.FAIL,
             f"too short: {finding}",
             f"at least {duration_text(least_s)} is needed, 10 min or more is good",
         )
     if heard_s < GOOD_S:
         return Check(
             "Length",
-            Verdict.FAIR,
+            Verdict.WARN,
             f"short: {finding}",
             "listen for 10 min or more, in which the machine does all that it usually does",
         )
-    return Check("Length", Verdict.GOOD, finding)
+    return Check("Length", Verdict.OK, finding)
 
 
 def check_silence(levels_dbfs: Float64, condition: str) -> Check:
@@ -135,15 +108,15 @@ def check_silence(levels_dbfs: Float64, condition: str) -> Check:
     median_dbfs = float(np.median(levels_dbfs))
     silent = float(np.mean(levels_dbfs <= SILENCE_DBFS))
     if condition == OFF:
-        return Check("Sound", Verdict.GOOD, f"level {_dbfs(median_dbfs)}, the machine is off")
+        return Check("Sound", Verdict.OK, f"level {_dbfs(median_dbfs)}, the machine is off")
     if silent > LOST_SHARE:
         return Check(
             "Sound",
-            Verdict.BAD,
+            Verdict.FAIL,
             f"silent: {silent:.0%} of the windows are not over {SILENCE_DBFS:.0f} dBFS",
             f"check the cable and the input's level; a machine at rest is enrolled with --condition {OFF}",
         )
-    return Check("Sound", Verdict.GOOD, f"level {_dbfs(median_dbfs)}")
+    return Check("Sound", Verdict.OK, f"level {_dbfs(median_dbfs)}")
 
 
 def check_clipping(clipped_share: Float64) -> Check:
@@ -153,10 +126,10 @@ def check_clipping(clipped_share: Float64) -> Check:
     found = f"{_percent(samples)} of the samples are at full scale, in {_percent(windows)} of the windows"
     advice = "lower the gain of the input until the loudest sound stays below full scale, and listen again"
     if samples > CLIPPED_SAMPLES:
-        return Check("Clipping", Verdict.BAD, f"clipped: {found}", advice)
+        return Check("Clipping", Verdict.FAIL, f"clipped: {found}", advice)
     if windows > 0:
-        return Check("Clipping", Verdict.FAIR, f"a little is clipped, and is learnt: {found}", advice)
-    return Check("Clipping", Verdict.GOOD, "no sample reaches full scale")
+        return Check("Clipping", Verdict.WARN, f"a little is clipped, and is learnt: {found}", advice)
+    return Check("Clipping", Verdict.OK, "no sample reaches full scale")
 
 
 def check_steadiness(signals: Sequence[Signal], *, hop_s: float) -> Check:
@@ -168,7 +141,7 @@ def check_steadiness(signals: Sequence[Signal], *, hop_s: float) -> Check:
             at_s, by_db = step
             return Check(
                 name,
-                Verdict.BAD,
+                Verdict.FAIL,
                 f"the level jumped by {by_db:+.0f} dB at {clock(at_s)} of {signal.recording} and stayed",
                 "two operating states? enrol each by itself: --condition idle, then --condition load; one "
                 "state that comes and goes? listen for longer, so that it comes and goes several times",
@@ -179,11 +152,11 @@ def check_steadiness(signals: Sequence[Signal], *, hop_s: float) -> Check:
         where = signals[drifts_db.index(drift_db)].recording
         return Check(
             name,
-            Verdict.FAIR,
+            Verdict.WARN,
             f"the level changed by {drift_db:+.0f} dB from the start to the end of {where}",
             "was the machine still warming up? listen again when it has settled",
         )
-    return Check(name, Verdict.GOOD, "the level did not jump and did not drift")
+    return Check(name, Verdict.OK, "the level did not jump and did not drift")
 
 
 def check_gaps(signals: Sequence[Signal], *, hop_s: float) -> Check:
@@ -191,10 +164,10 @@ def check_gaps(signals: Sequence[Signal], *, hop_s: float) -> Check:
     expected = sum(round((s.start_s[-1] - s.start_s[0]) / hop_s) + 1 for s in signals if len(s))
     lost = expected - sum(map(len, signals))
     if lost <= 0:
-        return Check("Gaps", Verdict.GOOD, "no sound was lost")
+        return Check("Gaps", Verdict.OK, "no sound was lost")
     share = lost / expected
     found = f"{_percent(share)} of the sound was lost on its way ({duration_text(lost * hop_s)})"
-    verdict = Verdict.FAIR if share > LOST_SHARE else Verdict.GOOD
+    verdict = Verdict.WARN if share > LOST_SHARE else Verdict.OK
     return Check("Gaps", verdict, found, "see `echo-stream doctor`: USB cable, hub, power saving, a slow PC")
 
 
@@ -207,18 +180,18 @@ def check_disturbances(trimming: Trimming) -> Check:
         )
         return Check(
             name,
-            Verdict.FAIR,
+            Verdict.WARN,
             f"this stands out, but is too long or too much to be left out: {where}",
             "if it does not belong to the machine, listen again in a calmer hour; it is learnt as normal now",
         )
     if not trimming.trimmed:
-        return Check(name, Verdict.GOOD, "nothing stood out; nothing was left out")
+        return Check(name, Verdict.OK, "nothing stood out; nothing was left out")
     left_out_s = sum(outlier.end_s - outlier.start_s for outlier in trimming.trimmed)
     count = len(trimming.trimmed)
     finding = (
         f"{count} short {'sound' if count == 1 else 'sounds'} left out, {duration_text(left_out_s)} in all"
     )
-    return Check(name, Verdict.GOOD, finding)
+    return Check(name, Verdict.OK, finding)
 
 
 def level_step(signal: Signal, *, hop_s: float) -> tuple[float, float] | None:

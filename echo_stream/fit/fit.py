@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from echo_stream.alarm.calibration import Calibration, TripLevel
 from echo_stream.alarm.condition import hops_in, rises
 from echo_stream.config.schema import Config, Machine
+from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.errors import BankError, BankMismatch
 from echo_stream.core.text import Progress
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
-from echo_stream.fit.checks import Check, Verdict
 from echo_stream.fit.learn import Learnt, learn, now, person
 from echo_stream.fit.listen import read_recordings, record_source
 from echo_stream.fit.recorded import Recordings, in_runs
@@ -200,7 +200,7 @@ def _other_conditions(
         bank = NormalBank.load(machine.bank)
     except BankError as error:  # fitting again is how one gets rid of it
         finding = f"the bank that was in use cannot be read, nothing was taken over: {error.message}"
-        return [], [Check("Bank before", Verdict.FAIR, finding, "enrol its other operating states again")]
+        return [], [Check("Bank before", Verdict.WARN, finding, "enrol its other operating states again")]
     others = set(bank.conditions) - {condition}
     if not others:
         return [], []
@@ -262,7 +262,7 @@ def _refuse_again(recordings: Recordings, kept: Sequence[Enrolment], condition: 
 
 def _change(config: Config, machine: Machine, bank: NormalBank, base_id: str, learnt: Learnt) -> Change:
     """How strange the new sound was to the old bank."""
-    levels = trip_levels(machine, Calibration.from_json(bank.calibration))
+    levels = trip_levels(machine, Calibration.of(bank.calibration))
     enrolled, hop_s = learnt.enrolment.enrolled, config.encoder.hop_s
     values = np.array([score.value for score in Scorer(bank).score([item.features for item in enrolled])])
     new = in_runs(enrolled, values, hop_s)

@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 
 import echo_stream
 from echo_stream.alarm.calibration import GOOD_ENOUGH, Calibration, TripLevel
-from echo_stream.alarm.sensor import SensorLimits
 from echo_stream.config.schema import Config, Machine
+from echo_stream.core.calibration import BankCalibration, NormalSpectrum, SensorLimits
+from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.errors import SourceError
 from echo_stream.core.text import duration_text
-from echo_stream.core.types import AlarmLevel, Enrolled
+from echo_stream.core.types import OFF, AlarmLevel, Enrolled
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
-from echo_stream.fit.checks import OFF, Check, Verdict, check_enrolment
+from echo_stream.fit.checks import check_enrolment
 from echo_stream.fit.recorded import Recordings, held_out_places, minutes_of
 from echo_stream.fit.session import MICROPHONE, PROVENANCE, Enrolment, LeftOut, Session, to_provenance
 from echo_stream.fit.summary import number
@@ -105,16 +106,16 @@ def learn(
         *check_devices(recordings, kept),
         *check_levels(fit.levels[AlarmLevel.ALARM]),
     ]
+    figures = {"sensor": limits.to_json(), "spectrum": recordings.spectrum.to_json()}
+    enrolment = Enrolment(session, mine, figures)
     return Learnt(
-        bank=_completed(fit, limits, kept),
+        bank=_completed(fit, limits, enrolment, kept),
         calibration=fit.calibration,
         levels=fit.levels,
         checks=checks,
         recordings=recordings,
         trimming=trimming,
-        enrolment=Enrolment(
-            session, mine, {"sensor": limits.to_json(), "spectrum": recordings.spectrum.to_json()}
-        ),
+        enrolment=enrolment,
         kept=kept,
         windows=len(fit.everything),
         scores=scores,
@@ -158,13 +159,18 @@ def _false_outliers(fit: _Fit, enrolled: Sequence[Enrolled], trimming: Trimming)
     ]
 
 
-def _completed(fit: _Fit, limits: SensorLimits, kept: Sequence[Enrolment]) -> NormalBank:
+def _completed(fit: _Fit, limits: SensorLimits, new: Enrolment, kept: Sequence[Enrolment]) -> NormalBank:
     """The bank with its calibration, and with the sessions that were taken over in its provenance."""
     all_limits = [limits, *(SensorLimits.from_json(each.figures["sensor"]) for each in kept)]
-    saved = {**fit.calibration.to_json(), "sensor": _widest(all_limits).to_json()}
+    calibration = BankCalibration(
+        hop_s=fit.calibration.hop_s,
+        runs=fit.calibration.runs,
+        sensor=SensorLimits.widest(all_limits),
+        spectra=_spectra([new, *kept]),
+    )
     sessions = to_provenance([each.session for each in kept])
     provenance = {**fit.bank.provenance, PROVENANCE: sessions}
-    return replace(fit.bank.with_calibration(saved), provenance=provenance)
+    return replace(fit.bank, calibration=calibration, provenance=provenance)
 
 
 def person() -> str:
@@ -191,17 +197,18 @@ def _calibrate(
         for run, members in zip(bank.held_out, places, strict=True)
         if enrolled[members[0]].condition != OFF
     ]
-    calibration = Calibration.fit(runs or bank.held_out, bank.hop_s)
-    return Calibration.from_json(calibration.to_json())  # rounded, as the daemon reads it
+    rounded = [run.round(4) for run in runs or bank.held_out]  # as the daemon reads it
+    return Calibration.fit(rounded, bank.hop_s)
 
 
-def _widest(limits: Sequence[SensorLimits]) -> SensorLimits:
-    return SensorLimits(
-        min(each.quietest_dbfs for each in limits),
-        max(each.loudest_dbfs for each in limits),
-        max(each.most_hum for each in limits),
-        max(each.most_rumble for each in limits),
-    )
+def _spectra(enrolments: Sequence[Enrolment]) -> dict[str, NormalSpectrum]:
+    """The normal spectrum of each operating state; an enrolment of an older version may lack it."""
+    found: dict[str, list[tuple[NormalSpectrum, int]]] = {}
+    for each in enrolments:
+        if (saved := each.figures.get("spectrum")) is not None:
+            spectrum = NormalSpectrum.from_json(saved)
+            found.setdefault(each.session.condition, []).append((spectrum, each.session.windows))
+    return {state: NormalSpectrum.joined(*zip(*parts, strict=True)) for state, parts in found.items()}
 
 
 def _scores(
@@ -272,7 +279,7 @@ def refuse_bad(what: str, checks: Sequence[Check]) -> None:
     Raises:
         SourceError: all that is wrong, with what to do.
     """
-    bad = [check for check in checks if check.verdict == Verdict.BAD]
+    bad = [check for check in checks if check.verdict == Verdict.FAIL]
     if bad:
         raise SourceError(
             f"{what}: {'; '.join(check.finding for check in bad)}",
@@ -288,7 +295,7 @@ def check_devices(recordings: Recordings, kept: Sequence[Enrolment]) -> list[Che
     return [
         Check(
             "Device",
-            Verdict.FAIR,
+            Verdict.WARN,
             f"condition {other.condition!r} was learnt from {other.device}, "
             f"this one from {recordings.device}",
             "make sure that it is the same microphone in the same place with the same gain",
@@ -304,18 +311,18 @@ def check_levels(alarm: TripLevel) -> list[Check]:
 def _sensitivity(alarm: TripLevel) -> Check:
     name = "Sensitivity"
     if alarm.level <= WEAK:
-        return Check(name, Verdict.GOOD, f"an alarm needs a score of {alarm.level:.1f}")
+        return Check(name, Verdict.OK, f"an alarm needs a score of {alarm.level:.1f}")
     found = f"an alarm needs a score of {alarm.level:.1f}: only a strong change is noticed"
     if alarm.persistence_hops < alarm.on_delay_hops:
         return Check(
             name,
-            Verdict.FAIR,
+            Verdict.WARN,
             f"{found}. The recordings are too short to show how soon an odd moment passes",
             "learn from recordings of half a minute or more, or let it listen by itself (--minutes)",
         )
     return Check(
         name,
-        Verdict.FAIR,
+        Verdict.WARN,
         found,
         "now and then this normal sound is far from its usual self: see the highest dots in the report. Is "
         "that another operating state? Then enrol it by itself (--condition). Otherwise listen for longer",
@@ -326,10 +333,10 @@ def _promise(alarm: TripLevel) -> Check:
     name = "Promise"
     most = f"with 95 % certainty at most {number(alarm.upper95_per_month)} false alarms a month"
     if alarm.minutes_needed <= 0:
-        return Check(name, Verdict.GOOD, most)
+        return Check(name, Verdict.OK, most)
     return Check(
         name,
-        Verdict.FAIR,
+        Verdict.WARN,
         f"{most}: so little sound cannot promise more",
         f"{duration_text(alarm.minutes_needed * 60)} more of normal sound would bring that to at most "
         f"{GOOD_ENOUGH * alarm.asked_per_month:.0f}",

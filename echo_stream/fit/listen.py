@@ -13,13 +13,14 @@ from pathlib import Path
 from echo_stream.capture.recording import Recording, find_recordings
 from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.config.schema import Config, Machine
+from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.errors import SourceError
 from echo_stream.core.text import Progress
-from echo_stream.core.types import Enrolled, Window
+from echo_stream.core.types import OFF, Enrolled, Window
 from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.archive import PART_S, Part, most_windows, parts_of, spread
 from echo_stream.fit.archive_jobs import Encoded, encode_parts
-from echo_stream.fit.checks import OFF, SILENCE_DBFS, Check, Verdict
+from echo_stream.fit.checks import SILENCE_DBFS
 from echo_stream.fit.recorded import COLUMN_S, Recordings, Segment, level_meter, look_at
 from echo_stream.fit.session import MICROPHONE, Session
 from echo_stream.pipeline.factory import sources_of
@@ -106,7 +107,7 @@ def _passed_over(parts: Sequence[Part], taken: Sequence[Part]) -> tuple[Check, .
         f"{windows} of {all_windows} windows were taken ({taken_h:.1f} of {all_h:.1f} h), in pieces of "
         f"{PART_S / 60:.0f} min that are spread evenly over all recordings"
     )
-    return (Check("Amount", Verdict.GOOD, finding),)
+    return (Check("Amount", Verdict.OK, finding),)
 
 
 def record_source(

@@ -10,11 +10,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_stream.alarm.sensor import CLIPPED_SHARE, SensorFigures, SensorLimits
+from echo_stream.alarm.sensor import CLIPPED_SHARE, SensorFigures
+from echo_stream.core.calibration import NormalSpectrum, SensorLimits
+from echo_stream.core.checks import Check
 from echo_stream.core.types import Enrolled, Float32, Window
 from echo_stream.detect.folds import folds_of, runs_of
-from echo_stream.evidence.spectrum import Float64, NormalSpectrum, band_levels_over_time_db
-from echo_stream.fit.checks import Check, Signal
+from echo_stream.evidence.spectrum import Float64, band_levels_over_time_db
+from echo_stream.fit.checks import Signal
 
 COLUMN_S = 0.25
 """Of the report's spectrogram; the loudest frame of 128 ms counts, so that a knock stays visible."""

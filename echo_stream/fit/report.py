@@ -11,12 +11,12 @@ import numpy as np
 
 from echo_stream.alarm.calibration import GOOD_ENOUGH
 from echo_stream.config.schema import AlarmSettings
+from echo_stream.core.calibration import NormalSpectrum
+from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.text import clock, duration_text
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect import bank_file as bankfile
 from echo_stream.detect.bank import NormalBank
-from echo_stream.evidence.spectrum import NormalSpectrum
-from echo_stream.fit.checks import Check, Verdict
 from echo_stream.fit.learn import Learnt
 from echo_stream.fit.report_charts import (
     MOST_BORDERS,
@@ -34,7 +34,7 @@ LISTENABLE_H = 100.0
 
 def remarks(fitted: Fitted) -> list[Check]:
     """What a person should look at; the promise has a place of its own."""
-    return [c for c in fitted.checks if c.verdict != Verdict.GOOD and c.name != "Promise"]
+    return [c for c in fitted.checks if c.verdict != Verdict.OK and c.name != "Promise"]
 
 
 def verdict(fitted: Fitted) -> str:
@@ -216,7 +216,8 @@ def _code(command: str) -> str:
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CLASSES = {Verdict.GOOD: "good", Verdict.FAIR: "fair", Verdict.BAD: "bad"}
+CLASSES = {Verdict.OK: "good", Verdict.WARN: "fair", Verdict.FAIL: "bad"}
+LABELS = {Verdict.OK: "good", Verdict.WARN: "look at this", Verdict.FAIL: "not usable"}
 
 
 def write_report(fitted: Fitted, learnt: Learnt, alarm: AlarmSettings) -> None:
@@ -302,9 +303,9 @@ def _card(heading: str, figure: str, explained: str) -> str:
 
 
 def _check(check: Check) -> str:
-    advice = f'<br><span class="soft">{escape(check.advice)}</span>' if check.verdict != Verdict.GOOD else ""
+    advice = f'<br><span class="soft">{escape(check.advice)}</span>' if check.verdict != Verdict.OK else ""
     return (
-        f'<tr class="{CLASSES[check.verdict]}"><td><span class="light">{check.verdict.value}</span></td>'
+        f'<tr class="{CLASSES[check.verdict]}"><td><span class="light">{LABELS[check.verdict]}</span></td>'
         f"<th>{escape(check.name)}</th><td>{escape(check.finding)}{advice}</td></tr>"
     )
 

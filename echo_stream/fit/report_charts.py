@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_stream.alarm.calibration import MONTH_H, TripLevel
-from echo_stream.core.text import clock
+from echo_stream.alarm.calibration import TripLevel
+from echo_stream.core.calibration import NormalSpectrum
+from echo_stream.core.text import MONTH_H, clock
 from echo_stream.core.types import AlarmLevel
 from echo_stream.evidence.picture import DECIDING, INK, NORMAL, PRESENT, frequency_axis
-from echo_stream.evidence.spectrum import NormalSpectrum, band_edges_hz
+from echo_stream.evidence.spectrum import band_edges_hz
 from echo_stream.fit.recorded import Recordings
 from echo_stream.fit.trimming import Trimming
 

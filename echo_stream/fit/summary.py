@@ -9,16 +9,15 @@ from typing import Any
 
 from echo_stream.alarm.calibration import Calibration, TripLevel
 from echo_stream.config.schema import Machine
+from echo_stream.core.checks import Check, Verdict, worst
 from echo_stream.core.errors import BankError
-from echo_stream.core.text import clock, duration_text
+from echo_stream.core.text import DAYS_A_MONTH, clock, duration_text
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect.bank import NormalBank
-from echo_stream.fit.checks import Check, Verdict, worst
 from echo_stream.fit.session import LeftOut, Session, from_provenance
 from echo_stream.fit.versions import BankVersions
 from echo_stream.pipeline.factory import trip_levels
 
-DAYS_A_MONTH = 30.0
 MOST_NAMES = 8
 
 
@@ -139,7 +138,7 @@ class Fitted:
 
 
 def _worth_saying(check: Check) -> bool:
-    return check.name != "Promise" and (check.verdict != Verdict.GOOD or check.name == "Disturbances")
+    return check.name != "Promise" and (check.verdict != Verdict.OK or check.name == "Disturbances")
 
 
 def promise(level: AlarmLevel, trip: TripLevel) -> str:
@@ -221,7 +220,7 @@ def facts(machine: Machine, bank_id: str | None) -> dict[str, Any]:
     bank = NormalBank.load(path)
     shown = bank_id or accepted or ""
     report = versions.report_of(shown)
-    levels = trip_levels(machine, Calibration.from_json(bank.calibration))
+    levels = trip_levels(machine, Calibration.of(bank.calibration))
     return {
         "machine": machine.id,
         "id": shown,

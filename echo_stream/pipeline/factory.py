@@ -11,7 +11,7 @@ from echo_stream.alarm.alarm import Alarm
 from echo_stream.alarm.calibration import Calibration, Trip, TripLevel
 from echo_stream.alarm.condition import Condition
 from echo_stream.alarm.drift import DriftWatch
-from echo_stream.alarm.sensor import SensorLimits, SensorWatch
+from echo_stream.alarm.sensor import SensorWatch
 from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.config.schema import (
     Config,
@@ -21,8 +21,10 @@ from echo_stream.config.schema import (
     RecordingSource,
     SimulatedSource,
 )
+from echo_stream.core.calibration import SensorLimits
 from echo_stream.core.errors import BankError
 from echo_stream.core.level import FLOOR_DBFS
+from echo_stream.core.text import DAYS_A_MONTH
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.bank_file import accepted_version
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 
 FoundTrip = TypeVar("FoundTrip", Trip, TripLevel)
 
-DAYS_A_MONTH = 30.0
 REST_S = 2.0  # a machine must sound at rest for so long; less than the on-delay of its alarms
 
 
@@ -192,7 +193,7 @@ def _trips(machine: Machine, find: Callable[..., FoundTrip]) -> dict[AlarmLevel,
 
 def alarms_of(machine: Machine, bank: NormalBank) -> tuple[Alarm, ...]:
     """The warning and the alarm of a machine, with trip levels from its bank."""
-    calibration = Calibration.from_json(bank.calibration)
+    calibration = Calibration.of(bank.calibration)
     return tuple(
         Alarm(
             machine=machine.id,
@@ -211,8 +212,8 @@ def alarms_of(machine: Machine, bank: NormalBank) -> tuple[Alarm, ...]:
 
 def sensor_limits(bank: NormalBank) -> SensorLimits:
     """What the sensor of the machine must lie outside of to be called broken; without a fit, nothing is."""
-    saved = bank.calibration.get("sensor")
-    return SensorLimits.from_json(saved) if saved else SensorLimits(FLOOR_DBFS, 0.0)
+    saved = bank.calibration and bank.calibration.sensor
+    return saved or SensorLimits(FLOOR_DBFS, 0.0)
 
 
 def station_of(config: Config, machine: Machine, source: AudioSource, encoder: Encoder) -> Station:

@@ -15,7 +15,7 @@ from echo_stream.alarm.sensor import SENSOR, SensorFigures, SensorWatch
 from echo_stream.capture.figures import hum_and_rumble, signal_figures
 from echo_stream.capture.source import AudioSource
 from echo_stream.capture.windows import Slicer
-from echo_stream.core.types import AlarmEvent, AlarmLevel, DriftEvent, Score, SensorEvent, Window
+from echo_stream.core.types import OFF, AlarmEvent, AlarmLevel, DriftEvent, Score, SensorEvent, Window
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.pipeline.health import Health
@@ -26,8 +26,6 @@ BEHIND_S = 3.0  # older windows of a live source than this are skipped: the newe
 PROOF_S = 600.0
 """A machine that never sounded normal with its bank raises warnings at once but no alarm for so long: most
 likely it is the bank that does not fit (docs/adr/0011)."""
-OFF = "off"
-"""The operating condition of a machine at rest: it raises no alarm."""
 
 
 @dataclass(slots=True)

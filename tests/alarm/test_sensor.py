@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from echo_stream.alarm.alarm import Alarm
-from echo_stream.alarm.sensor import SENSOR, SensorFigures, SensorLimits, SensorWatch
+from echo_stream.alarm.sensor import SENSOR, SensorFigures, SensorWatch
 from echo_stream.capture.figures import hum_and_rumble
-from echo_stream.core.errors import BankError, EchoStreamError
+from echo_stream.core.calibration import SensorLimits
+from echo_stream.core.errors import EchoStreamError
 from echo_stream.core.types import AlarmLevel, AlarmState, SensorEvent, SensorFault
 
 RATE, HOP, WINDOW = 16_000, 16_000, 32_000
@@ -121,17 +122,6 @@ def test_a_restart_during_a_fault_says_nothing_twice() -> None:
 def test_a_damaged_snapshot_is_refused(saved: dict[str, Any]) -> None:
     with pytest.raises(EchoStreamError, match="pump3"):
         make().restore(saved)
-
-
-def test_limits_through_json() -> None:
-    limits = SensorLimits.fit([-31.0, -28.0], [0.1, 0.3], [0.05])
-    assert limits == SensorLimits(-31.0, -28.0, 0.3, 0.05)
-    assert SensorLimits.from_json(json.loads(json.dumps(limits.to_json()))) == limits
-    for damaged in ({}, {"quietest_dbfs": "low"}, {"loudness": 3.0}):
-        with pytest.raises(BankError, match="damaged"):
-            SensorLimits.from_json(damaged)
-    with pytest.raises(BankError, match="no level"):
-        SensorLimits.fit([])
 
 
 def noise(seed: int = 1) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from echo_stream.cli import doctor
-from echo_stream.cli.doctor import Check, Heard, Verdict
+from echo_stream.cli.doctor import ProbeResult
+from echo_stream.core.checks import Check, Verdict, worst
 from echo_stream.core.errors import DeliveryError, SourceError
 from echo_stream.core.types import Float32
 
@@ -102,13 +103,13 @@ def test_inputs_are_found_by_a_part_of_their_name() -> None:
     ],
 )
 def test_sound(samples: Float32, rate_hz: float | None, expected: dict[str, str]) -> None:
-    checks = doctor.sound("pump3", lambda: Heard(samples, 16_000, rate_hz))
+    checks = doctor.sound("pump3", lambda: ProbeResult(samples, 16_000, rate_hz))
     assert {check.name.removesuffix(" of pump3"): check.verdict for check in checks} == expected
     assert all(check.advice for check in checks if check.verdict is not Verdict.OK)
 
 
 def test_a_source_that_fails_is_a_finding() -> None:
-    def absent() -> Heard:
+    def absent() -> ProbeResult:
         raise SourceError("no such device: USB Audio", "echo-stream devices lists them")
 
     assert doctor.sound("pump3", absent) == [
@@ -118,6 +119,6 @@ def test_a_source_that_fails_is_a_finding() -> None:
 
 def test_worst() -> None:
     ok, warn, fail = (Check("x", verdict, "") for verdict in Verdict)
-    assert doctor.worst([]) is Verdict.OK
-    assert doctor.worst([ok, warn, ok]) is Verdict.WARN
-    assert doctor.worst([warn, fail, ok]) is Verdict.FAIL
+    assert worst([]) is Verdict.OK
+    assert worst([ok, warn, ok]) is Verdict.WARN
+    assert worst([warn, fail, ok]) is Verdict.FAIL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from echo_stream.core.calibration import BankCalibration
 from echo_stream.core.errors import BankError, BankMismatch
 from echo_stream.core.types import EncoderIdentity, Enrolled
 from echo_stream.detect import bank_file as bankfile
@@ -32,15 +34,21 @@ def fit(enrolled: list[Enrolled]) -> NormalBank:
     )
 
 
+def calibrated(bank: NormalBank) -> NormalBank:
+    return replace(bank, calibration=BankCalibration(HOP_S, tuple(bank.held_out)))
+
+
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
-    bank = fit(enrol(normal(60))).with_calibration({"trip": 2.5, "kinds": ["alarm", "warning"]})
+    bank = calibrated(fit(enrol(normal(60))))
     path = tmp_path / "new" / "bank.safetensors"
     bank.save(path)
     again = NormalBank.load(path)
     assert again.id == bank.id
     assert len(bank.id) == 8
     assert again.sha256 == bank.sha256
-    assert again.calibration == {"trip": 2.5, "kinds": ["alarm", "warning"]}
+    assert again.calibration is not None
+    assert bank.calibration is not None
+    assert again.calibration.to_json() == bank.calibration.to_json()
     assert again.provenance == {"device": "USB Audio"}
     assert again.created == bank.created
     assert again.encoder == ENCODER
@@ -56,9 +64,9 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 def test_calibration_changes_the_id_and_not_the_bank_it_came_from() -> None:
     bank = fit(enrol(normal(30)))
     before = bank.id
-    assert bank.with_calibration({"trip": 1}).id != before
+    assert calibrated(bank).id != before
     assert bank.id == before
-    assert bank.calibration == {}
+    assert bank.calibration is None
 
 
 def test_saving_over_a_bank_replaces_it_whole(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ import soundfile
 
 from echo_stream.capture.simulator import FAULT_KINDS, Fault, FaultKind, Scenario, SimulatedMachine
 from echo_stream.capture.windows import Slicer
+from echo_stream.core.calibration import NormalSpectrum
 from echo_stream.core.files import write_whole
 from echo_stream.core.types import BandScore, Float32
 from echo_stream.evidence.recorder import Evidence, longest
 from echo_stream.evidence.spectrum import (
     AlarmSpectrum,
-    NormalSpectrum,
     band_levels_db,
     change_text,
     deciding_bands,

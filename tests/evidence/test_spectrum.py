@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 
 from echo_stream.capture.simulator import SimulatedMachine
+from echo_stream.core.calibration import NormalSpectrum
 from echo_stream.core.types import Float32
-from echo_stream.evidence.spectrum import (
-    NormalSpectrum,
-    band_edges_hz,
-    band_levels_db,
-    band_levels_over_time_db,
-)
+from echo_stream.evidence.spectrum import band_edges_hz, band_levels_db, band_levels_over_time_db
 
 
 def tone(hz: float, amplitude: float, seconds: float, rate_hz: int) -> Float32:

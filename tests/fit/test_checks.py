@@ -7,16 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echo_stream.core.checks import Check, Verdict, worst
 from echo_stream.core.text import clock, duration_text
-from echo_stream.fit.checks import (
-    Check,
-    Signal,
-    Verdict,
-    check_enrolment,
-    check_steadiness,
-    level_step,
-    worst,
-)
+from echo_stream.fit.checks import Signal, check_enrolment, check_steadiness, level_step
 from echo_stream.fit.trimming import Outlier, Trimming
 
 N = 600
@@ -36,45 +29,45 @@ def checked(
     everything = Trimming(np.arange(sum(map(len, signals))))
     checks = check_enrolment(signals, trimming or everything, condition=condition, window_s=2.0, hop_s=1.0)
     for check in checks:
-        assert (check.verdict == Verdict.GOOD) or check.advice  # who is told of a trouble is told what to do
+        assert (check.verdict == Verdict.OK) or check.advice  # who is told of a trouble is told what to do
     return {check.name: check for check in checks}
 
 
 def test_good_sound_is_good_all_over() -> None:
     checks = checked(signal())
     assert list(checks) == ["Length", "Sound", "Clipping", "Steadiness", "Gaps", "Disturbances"]
-    assert worst(list(checks.values())) == Verdict.GOOD
+    assert worst(list(checks.values())) == Verdict.OK
     assert checks["Length"].finding == "10 min of sound, 600 windows"
 
 
 @pytest.mark.parametrize(
-    ("n", "verdict"), [(5, Verdict.BAD), (9, Verdict.BAD), (10, Verdict.FAIR), (200, Verdict.FAIR)]
+    ("n", "verdict"), [(5, Verdict.FAIL), (9, Verdict.FAIL), (10, Verdict.WARN), (200, Verdict.WARN)]
 )
 def test_length(n: int, verdict: Verdict) -> None:
     assert checked(signal(n=n))["Length"].verdict == verdict
 
 
 def test_recordings_count_together() -> None:
-    assert checked(*[signal(n=6, seed=i) for i in range(60)])["Length"].verdict == Verdict.GOOD
+    assert checked(*[signal(n=6, seed=i) for i in range(60)])["Length"].verdict == Verdict.OK
 
 
 def test_silence_is_refused_unless_the_machine_is_off() -> None:
     levels_dbfs = np.where(np.arange(N) < 30, -170.0, -30.0)
     found = checked(signal(levels_dbfs))["Sound"]
-    assert found.verdict == Verdict.BAD
+    assert found.verdict == Verdict.FAIL
     assert "silent: 5% of the windows" in found.finding
     assert "--condition off" in found.advice
-    assert checked(signal(-170.0), condition="off")["Sound"].verdict == Verdict.GOOD
+    assert checked(signal(-170.0), condition="off")["Sound"].verdict == Verdict.OK
 
 
 @pytest.mark.parametrize(
     ("share", "windows", "verdict"),
     [
-        (0.0, 600, Verdict.GOOD),
-        (3e-5, 600, Verdict.GOOD),
-        (1e-3, 5, Verdict.FAIR),
-        (1.5e-3, 600, Verdict.FAIR),
-        (0.02, 600, Verdict.BAD),
+        (0.0, 600, Verdict.OK),
+        (3e-5, 600, Verdict.OK),
+        (1e-3, 5, Verdict.WARN),
+        (1.5e-3, 600, Verdict.WARN),
+        (0.02, 600, Verdict.FAIL),
     ],
 )
 def test_clipping(share: float, windows: int, verdict: Verdict) -> None:
@@ -86,7 +79,7 @@ def test_a_knock_that_is_left_out_does_not_count_as_clipped() -> None:
     clipped = np.where(np.arange(N) < 5, 0.1, 0.0)
     left_out = Trimming(np.arange(5, N), (Outlier("fan.wav", 0.0, 6.0, np.arange(5), 20.0),))
     checks = checked(signal(clipped=clipped), trimming=left_out)
-    assert checks["Clipping"].verdict == Verdict.GOOD
+    assert checks["Clipping"].verdict == Verdict.OK
     assert checks["Disturbances"].finding == "1 short sound left out, 6 s in all"
 
 
@@ -95,9 +88,9 @@ def test_a_knock_that_is_left_out_does_not_count_as_clipped() -> None:
 def test_a_level_that_jumps_and_stays_is_refused(by_db: float, at: int) -> None:
     found = checked(signal(np.where(np.arange(N) < at, -40.0, -40.0 + by_db)))["Steadiness"]
     if at in {15, 585}:  # ten seconds are not enough to say that it stays: a tenth of the sound is asked for
-        assert found.verdict != Verdict.BAD
+        assert found.verdict != Verdict.FAIL
     else:
-        assert found.verdict == Verdict.BAD
+        assert found.verdict == Verdict.FAIL
         assert f"jumped by {by_db:+.0f} dB at 5:00 of fan.wav" in found.finding
         assert "--condition idle" in found.advice
 
@@ -112,17 +105,17 @@ def test_a_step_is_found_where_it_is(at: int, by_db: float, sign: int) -> None:
 
 def test_a_machine_that_cycles_is_no_step() -> None:
     cycles = np.where(np.arange(N) // 60 % 2, -40.0, -25.0)
-    assert checked(signal(cycles))["Steadiness"].verdict == Verdict.GOOD
+    assert checked(signal(cycles))["Steadiness"].verdict == Verdict.OK
 
 
 def test_recordings_of_different_levels_are_no_step() -> None:
     """Who names the files has decided that they belong together."""
-    assert check_steadiness([signal(-30.0), signal(-50.0)], hop_s=1.0).verdict == Verdict.GOOD
+    assert check_steadiness([signal(-30.0), signal(-50.0)], hop_s=1.0).verdict == Verdict.OK
 
 
 def test_a_machine_that_warms_up_is_said() -> None:
     found = checked(signal(np.linspace(-36.0, -30.0, N)))["Steadiness"]
-    assert found.verdict == Verdict.FAIR
+    assert found.verdict == Verdict.WARN
     assert "warming up" in found.advice
 
 
@@ -133,21 +126,21 @@ def test_lost_sound_is_said() -> None:
         *(np.delete(a, range(100, 130)) for a in (whole.start_s, whole.level_dbfs, whole.clipped_share)),
     )
     found = checked(holed)["Gaps"]
-    assert found.verdict == Verdict.FAIR
+    assert found.verdict == Verdict.WARN
     assert found.finding == "5 % of the sound was lost on its way (30 s)"
 
 
 def test_what_stands_out_and_stays_is_said() -> None:
     kept_outliers = Trimming(np.arange(N), (), (Outlier("fan.wav", 60.0, 90.0, np.arange(60, 89), 20.0),))
     found = checked(signal(), trimming=kept_outliers)["Disturbances"]
-    assert found.verdict == Verdict.FAIR
+    assert found.verdict == Verdict.WARN
     assert "1:00 to 1:30 of fan.wav" in found.finding
 
 
 def test_worst() -> None:
-    good, fair = Check("a", Verdict.GOOD, ""), Check("b", Verdict.FAIR, "", "do")
-    assert worst([good, fair]) == Verdict.FAIR
-    assert worst([fair, Check("c", Verdict.BAD, "", "do"), good]) == Verdict.BAD
+    good, fair = Check("a", Verdict.OK, ""), Check("b", Verdict.WARN, "", "do")
+    assert worst([good, fair]) == Verdict.WARN
+    assert worst([fair, Check("c", Verdict.FAIL, "", "do"), good]) == Verdict.FAIL
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ import soundfile
 from echo_stream.capture.simulator import SimulatedMachine
 from echo_stream.config.load import load
 from echo_stream.config.schema import Config, Machine
+from echo_stream.core.checks import Verdict, worst
 from echo_stream.core.errors import BankError, BankMismatch, EchoStreamError, SourceError
 from echo_stream.core.types import AlarmLevel, Enrolled
 from echo_stream.detect.bank import NormalBank
 from echo_stream.encode.spectral import SpectralEncoder
 from echo_stream.fit import archive
-from echo_stream.fit.checks import Verdict, worst
 from echo_stream.fit.fit import extend, fit, own_source, recordings
 from echo_stream.fit.listen import record_source
 from echo_stream.fit.recorded import held_out_places, in_runs, minutes_of
@@ -213,8 +213,11 @@ def test_operating_states_join_one_bank(states: tuple[Project, list[Fitted]]) ->
     assert [s.id for s in fitted[2].kept_sessions] == ["b1", "b2"]
     assert "of the operating states" in fitted[2].report.read_text()
     # The calibration rests on states in which there can be an alarm, the sensor's limits on all.
-    assert sum(len(run) for run in bank.calibration["runs"]) == 138
-    assert bank.calibration["sensor"]["quietest_dbfs"] == -200.0
+    assert bank.calibration is not None
+    assert sum(len(run) for run in bank.calibration.runs) == 138
+    assert bank.calibration.sensor is not None
+    assert bank.calibration.sensor.quietest_dbfs == -200.0
+    assert set(bank.calibration.spectra) == {"idle", "load", "off"}
 
 
 def test_a_state_that_is_fitted_again_replaces_itself(states: tuple[Project, list[Fitted]]) -> None:
@@ -283,7 +286,7 @@ def test_a_damaged_bank_is_replaced_and_told(project: Project) -> None:
     project.machine.bank.write_bytes(b"not a bank")
     fitted = project.fit(write(project.folder, "a", PUMP.sound(40.0)))
     assert "cannot be read" not in fitted.conditions
-    assert [c.verdict for c in fitted.checks if c.name == "Bank before"] == [Verdict.FAIR]
+    assert [c.verdict for c in fitted.checks if c.name == "Bank before"] == [Verdict.WARN]
     assert fitted.bank_id == project.versions.accepted
 
 
@@ -411,7 +414,7 @@ def test_real_machines(project: Project, recordings_folder: Path) -> None:
     fan = recordings_folder / "streams" / "fan_sensiml_enroll_normal_120s.flac"
     fitted = project.fit(fan, condition="fan")
     assert fitted.left_out == ()
-    assert worst([c for c in fitted.checks if c.name in {"Clipping", "Steadiness", "Sound"}]) == Verdict.GOOD
+    assert worst([c for c in fitted.checks if c.name in {"Clipping", "Steadiness", "Sound"}]) == Verdict.OK
     sound, _ = soundfile.read(fan)
     path = write(project.folder, "knocked", knock(sound, 80.5))
     (left_out,) = project.fit(path, condition="fan").left_out

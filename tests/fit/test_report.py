@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from echo_stream.alarm.calibration import Calibration
+from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.text import duration_text
 from echo_stream.core.types import AlarmLevel
 from echo_stream.fit import report as words
-from echo_stream.fit.checks import Check, Verdict
 from echo_stream.fit.summary import Fitted
 from echo_stream.pipeline.factory import trip_levels
 from tests.cli.test_cli import echo_stream
@@ -112,7 +112,7 @@ def test_the_first_screen_is_in_plain_words(page: Page, fitted: Fitted) -> None:
 def test_all_checks_and_what_was_left_out_are_told(page: Page, fitted: Fitted) -> None:
     for check in fitted.checks:
         assert check.finding in page.text
-        assert (check.advice in page.text) or check.verdict == Verdict.GOOD
+        assert (check.advice in page.text) or check.verdict == Verdict.OK
     (left_out,) = fitted.left_out
     assert f"{left_out.recording} {left_out.score:.1f} {left_out.level_dbfs:.0f} dBFS" in page.text
 
@@ -132,7 +132,7 @@ def test_it_says_what_the_daemon_will_do(page: Page, fitted: Fitted, tmp_path: P
     from echo_stream.detect.bank import NormalBank
 
     machine = Project(tmp_path).machine
-    levels = trip_levels(machine, Calibration.from_json(NormalBank.load(fitted.path).calibration))
+    levels = trip_levels(machine, Calibration.of(NormalBank.load(fitted.path).calibration))
     for level in AlarmLevel:
         assert levels[level] == fitted.levels[level]
         after = duration_text(machine.alarm.on_delays_s[level])
@@ -155,7 +155,7 @@ def test_words_for_a_good_promise_and_for_a_hopeless_one(fitted: Fitted) -> None
 def test_a_verdict_without_remarks(fitted: Fitted) -> None:
     from dataclasses import replace
 
-    good = replace(fitted, title="Pump", checks=[Check("Length", Verdict.GOOD, "10 min of sound")])
+    good = replace(fitted, title="Pump", checks=[Check("Length", Verdict.OK, "10 min of sound")])
     assert words.verdict(good) == "Pump can be watched now"
     assert words.verdict(replace(good, accepted=False)) == "A proposal for Pump: nothing has changed yet"
 
@@ -175,7 +175,7 @@ def test_the_commands(tmp_path: Path) -> None:
     first = json.loads(told("fit-normal", "--recordings", "a.wav", "--json"))
     assert first["bank"] == {"id": "b1", "path": "banks/pump3.safetensors", "accepted": True}
     assert (tmp_path / first["report"]).is_file()
-    assert first["verdict"] == "look at this"
+    assert first["verdict"] == "warn"
     assert {c["name"] for c in first["checks"]} >= {"Length", "Clipping", "Sensitivity", "Promise"}
     second = json.loads(told("bank", "extend", "--recordings", "b.wav", "--json"))
     assert (second["bank"]["id"], second["bank"]["accepted"]) == ("b2", False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo_stream.alarm.calibration import Calibration
+from echo_stream.core.calibration import BankCalibration, NormalSpectrum, SensorLimits
 from echo_stream.core.errors import BankError, EchoStreamError
 from echo_stream.detect import bank_file as bankfile
 from echo_stream.detect.bank import NormalBank
@@ -25,7 +27,10 @@ def _bank() -> bytes:
     bank = NormalBank.fit(
         enrol(normal(24)), encoder=ENCODER, sample_rate_hz=RATE_HZ, window_s=WINDOW_S, hop_s=HOP_S
     )
-    return bank.with_calibration(Calibration.fit(bank.held_out, HOP_S).to_json())._to_bytes()
+    spectrum = NormalSpectrum.fit(RATE_HZ, [np.zeros(5)])
+    limits = SensorLimits(-40.0, -20.0)
+    calibration = BankCalibration(HOP_S, tuple(bank.held_out), limits, {"normal": spectrum})
+    return replace(bank, calibration=calibration)._to_bytes()
 
 
 WHOLE = _bank()
@@ -57,7 +62,7 @@ def check_scores(bank: NormalBank) -> None:
     """What the daemon does with a bank that was read, and with the first window."""
     try:
         bank.require(ENCODER, RATE_HZ, WINDOW_S, HOP_S)
-        Calibration.from_json(bank.calibration)
+        Calibration.of(bank.calibration)
     except EchoStreamError:
         return
     assert len(bank.sha256) == 64  # each event names it

@@ -22,10 +22,10 @@ from typing import Any
 
 from echo_stream.capture.portaudio import BAD_CHANNELS, BAD_RATE
 from echo_stream.core.errors import SourceError
+from echo_stream.core.types import DEVICE_NUMBER
 
 DEFAULTS = ("default", "sysdefault")  # whatever the sound system picks: only for those who ask for it
 CARD = re.compile(r"^(?P<label>.*?)(?: -)? \(hw:(?P<card>\d+),(?P<device>\d+)\)$")
-NUMBERED = re.compile(r"^\d+$|hw:\d", re.IGNORECASE)
 PROBE_TIMEOUT_S = 8.0
 FRESH_S = 1.0  # several microphones that went together are listed together
 _probe_lock = threading.Lock()
@@ -73,7 +73,7 @@ def find_input(device: str, inputs: Sequence[Input]) -> Input:
     Raises:
         SourceError: a number, no such input, or several.
     """
-    if NUMBERED.search(device) or not device.strip():
+    if DEVICE_NUMBER.search(device) or not device.strip():
         raise SourceError(
             f"microphone {device!r}: expected a name; numbers change when devices come and go",
             _hint(device, inputs),

@@ -11,30 +11,39 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-# Id of a node or machine: it becomes part of MQTT topics and of file names.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-SampleRate = Annotated[int, Field(ge=1_000, le=192_000)]
-Channel = Annotated[int, Field(ge=0, le=255)]
-Positive = Annotated[float, Field(gt=0)]
+from echo_stream.config.values import (
+    Channel,
+    ConfigPath,
+    Device,
+    Host,
+    Name,
+    Number,
+    SampleRate,
+    Text,
+    TextOrEmpty,
+    Topic,
+    Whole,
+)
 
 # One patch: 16 frames of 25 ms, 10 ms apart (ECHO, section 3.1); longer than 20 s the net cuts it in pieces.
 SHORTEST_WINDOW_S = 0.175
 LONGEST_WINDOW_S = 20.0
+LONGEST_STREAM_S = 1e9  # 30 years
 
 
 class Model(BaseModel):
     """Frozen, and no unknown keys: a typo must not be ignored for years."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Windowing(Model):
     """How sound is cut."""
 
-    window_s: float = Field(
+    window_s: Number = Field(
         2.0, ge=SHORTEST_WINDOW_S, le=LONGEST_WINDOW_S, description="length of what is scored, in seconds"
     )
-    hop_s: float = Field(1.0, ge=0.01, description="time between the starts of two windows, in seconds")
+    hop_s: Number = Field(1.0, ge=0.01, description="time between the starts of two windows, in seconds")
 
     @model_validator(mode="after")
     def _hop_within_window(self) -> Windowing:
@@ -52,17 +61,17 @@ class SpectralEncoder(Windowing):
 class Dimensions(Model):
     """Sizes of an ECHO net that is neither tiny nor small."""
 
-    embed_dim: int = Field(ge=2, le=4096, description="columns of a token")
-    depth: int = Field(ge=1, le=100, description="transformer layers")
-    heads: int = Field(ge=1, le=128, description="attention heads; leaves no trace in the weights' shapes")
-    mlp_ratio: float = Field(4.0, gt=0, le=16, description="hidden width of the MLP over embed_dim")
+    embed_dim: Whole = Field(ge=2, le=4096, description="columns of a token")
+    depth: Whole = Field(ge=1, le=100, description="transformer layers")
+    heads: Whole = Field(ge=1, le=128, description="attention heads; leaves no trace in the weights' shapes")
+    mlp_ratio: Number = Field(4.0, gt=0, le=16, description="hidden width of the MLP over embed_dim")
 
 
 class EchoEncoder(Windowing):
     """ECHO (arXiv 2508.14689) with weights from a file."""
 
     kind: Literal["echo"]
-    weights: Path = Field(description="safetensors file, as `echo-stream fetch-model` writes it")
+    weights: ConfigPath = Field(description="safetensors file, as `echo-stream fetch-model` writes it")
     size: Literal["tiny", "small"] = Field("tiny", description="published size of the weights")
     dimensions: Dimensions | None = Field(None, description="instead of size, for other weights")
     runtime: Literal["auto", "plain", "torch", "openvino"] = Field(
@@ -80,9 +89,17 @@ class Tls(Model):
     """TLS is on as soon as a file is named, or with `enabled: true` (the system's authorities)."""
 
     enabled: bool | None = Field(None, description="null: on when a file is named")
-    ca_file: Path | None = Field(None, description="authority that signed the broker's certificate (PEM)")
-    cert_file: Path | None = Field(None, description="client certificate (PEM)")
-    key_file: Path | None = Field(None, description="key of the client certificate (PEM)")
+    ca_file: ConfigPath | None = Field(
+        None, description="authority that signed the broker's certificate (PEM)"
+    )
+    cert_file: ConfigPath | None = Field(None, description="client certificate (PEM)")
+    key_file: ConfigPath | None = Field(None, description="key of the client certificate (PEM)")
+
+    @model_validator(mode="after")
+    def _key_needs_certificate(self) -> Tls:
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("key_file without cert_file: the key belongs to a certificate; name that too")
+        return self
 
     @property
     def on(self) -> bool:
@@ -98,17 +115,21 @@ def _protocol(value: Any) -> Any:
 class Mqtt(Model):
     """The broker."""
 
-    host: str = Field("localhost", min_length=1, description="name or address")
-    port: int = Field(1883, ge=1, le=65535, description="TCP port; 8883 is usual with TLS")
-    username: str | None = None
-    password_file: Path | None = Field(None, description="file whose first line is the password")
+    host: Host = Field("localhost", description="name or address")
+    port: Whole = Field(1883, ge=1, le=65535, description="TCP port; 8883 is usual with TLS")
+    username: Text | None = None
+    password_file: ConfigPath | None = Field(None, description="file whose first line is the password")
     tls: Tls = Tls()
-    topic_root: str = Field(
-        "echo-stream", pattern=r"^[^+#\x00/][^+#\x00]*$", description="first part of topics"
-    )
+    topic_root: Topic = Field("echo-stream", description="first part of topics")
     protocol: Annotated[Literal[5, 3], BeforeValidator(_protocol)] = Field(5, description="5, or 3 for 3.1.1")
-    discovery_prefix: str | None = Field("homeassistant", description="Home Assistant's; null: none")
-    score_interval_s: float = Field(1.0, ge=0.1, le=60, description="at most one score message in this time")
+    discovery_prefix: Topic | None = Field("homeassistant", description="Home Assistant's; null: none")
+    score_interval_s: Number = Field(1.0, ge=0.1, le=60, description="at most one score message in this time")
+
+    @model_validator(mode="after")
+    def _password_needs_user(self) -> Mqtt:
+        if self.password_file is not None and self.username is None:
+            raise ValueError("password_file without username: the broker asks for both; set mqtt.username")
+        return self
 
 
 class SourceSettings(Model):
@@ -131,7 +152,7 @@ class Microphone(SourceSettings):
     """A device that PortAudio knows."""
 
     kind: Literal["microphone"]
-    device: str = Field(min_length=1, description="name as `echo-stream devices` prints it, or a part of it")
+    device: Device = Field(description="name as `echo-stream devices` prints it, or a part of it")
     sample_rate_hz: SampleRate = 48_000
 
     @property
@@ -144,7 +165,7 @@ class RecordingSource(SourceSettings):
     """A file instead of a microphone."""
 
     kind: Literal["recording"]
-    path: Path = Field(description="WAV, FLAC, MP3, OGG, ...")
+    path: ConfigPath = Field(description="WAV, FLAC, MP3, OGG, ...")
     pace: Literal["realtime", "fast"] = Field("realtime", description="as recorded, or as fast as possible")
     loop: bool = Field(False, description="begin anew at its end, for ever")
 
@@ -160,7 +181,13 @@ class StdinSource(SourceSettings):
     kind: Literal["stdin"]
     sample_rate_hz: SampleRate
     format: Literal["s16le", "s24le", "s32le", "f32le"] = "s16le"
-    channels: int = Field(1, ge=1, le=256)
+    channels: Whole = Field(1, ge=1, le=256)
+
+    @model_validator(mode="after")
+    def _channel_exists(self) -> StdinSource:
+        if self.channel >= self.channels:
+            raise ValueError(f"channel {self.channel} of {self.channels}; channels are counted from 0")
+        return self
 
     @property
     def fixed_rate_hz(self) -> int:
@@ -172,19 +199,28 @@ class SimulatedFault(Model):
     """A fault of the simulated machine."""
 
     kind: Literal["bearing", "imbalance", "rattle"]
-    start_s: float = Field(ge=0, description="seconds after the start of the stream")
-    end_s: float = Field(gt=0)
+    start_s: Number = Field(ge=0, le=LONGEST_STREAM_S, description="seconds after the start of the stream")
+    end_s: Number = Field(gt=0, le=LONGEST_STREAM_S)
+
+    @model_validator(mode="after")
+    def _ends_after_its_start(self) -> SimulatedFault:
+        if self.end_s <= self.start_s:
+            raise ValueError(f"end_s ({self.end_s} s) is not after start_s ({self.start_s} s)")
+        return self
 
 
 class SimulatedSource(SourceSettings):
     """The built-in simulator: to try everything without a microphone."""
 
     kind: Literal["simulated"]
-    seed: int = 1
+    channel: Literal[0] = 0
+    seed: Whole = Field(1, ge=0, le=2**31 - 1)
     sample_rate_hz: SampleRate = 16_000
     pace: Literal["realtime", "fast"] = "realtime"
-    duration_s: float | None = Field(None, gt=0, description="null: for ever")
-    start_s: float = Field(0.0, ge=0, description="where in the machine's life the stream begins")
+    duration_s: Number | None = Field(None, ge=0.01, le=LONGEST_STREAM_S, description="null: for ever")
+    start_s: Number = Field(
+        0.0, ge=0, le=LONGEST_STREAM_S, description="where in the machine's life the stream begins"
+    )
     faults: tuple[SimulatedFault, ...] = ()
 
     @property
@@ -204,22 +240,22 @@ Source = Annotated[Microphone | RecordingSource | StdinSource | SimulatedSource,
 class AlarmSettings(Model):
     """When to say so."""
 
-    false_alarms_per_month: float = Field(1.0, gt=0, le=1000, description="accepted false alarms in 30 days")
-    warnings_per_week: float = Field(1.0, gt=0, le=1000, description="accepted false warnings in 7 days")
-    on_delay_s: float = Field(
+    false_alarms_per_month: Number = Field(1.0, gt=0, le=1000, description="accepted false alarms in 30 days")
+    warnings_per_week: Number = Field(1.0, gt=0, le=1000, description="accepted false warnings in 7 days")
+    on_delay_s: Number = Field(
         7.0, ge=0, le=3600, description="an alarm comes when the sound has stayed strange so long"
     )
-    warning_on_delay_s: float = Field(
+    warning_on_delay_s: Number = Field(
         3.0, ge=0, le=3600, description="a warning after so long already; never later than the alarm"
     )
-    off_delay_s: float = Field(
+    off_delay_s: Number = Field(
         6.0, ge=0, le=3600, description="both go when it has sounded normal again so long"
     )
-    dead_band: float = Field(
+    dead_band: Number = Field(
         0.1, ge=0, lt=1, description="clear level below the trip level, as a share of its height over normal"
     )
     latching: bool = Field(False, description="stays until a person resets it")
-    realarm_s: float | None = Field(None, gt=0, description="announce again after so long; null: never")
+    realarm_s: Number | None = Field(None, gt=0, description="announce again after so long; null: never")
 
     @property
     def on_delays_s(self) -> dict[str, float]:
@@ -234,9 +270,9 @@ class Machine(Model):
     """One machine, one sensor, one bank."""
 
     id: Name
-    name: str = ""
+    name: TextOrEmpty = ""
     source: Source
-    bank: Path = Field(description="the bank of normal sound that fit-normal writes")
+    bank: ConfigPath = Field(description="the bank of normal sound that fit-normal writes")
     alarm: AlarmSettings = AlarmSettings()
 
     @property
@@ -249,31 +285,33 @@ class EvidenceSettings(Model):
     """What is kept of each alarm."""
 
     enabled: bool = Field(True, description="false: no sound is ever stored")
-    pre_roll_s: float = Field(10.0, ge=0, le=60, description="sound before the alarm")
-    post_roll_s: float = Field(10.0, ge=0, le=60, description="sound after it")
-    max_mb: float = Field(1000, gt=0, description="oldest evidence goes beyond this size")
-    max_days: float = Field(90, gt=0, description="and beyond this age")
-    min_free_mb: float = Field(500, ge=0, description="nothing is written when the disk has less")
+    pre_roll_s: Number = Field(10.0, ge=0, le=60, description="sound before the alarm")
+    post_roll_s: Number = Field(10.0, ge=0, le=60, description="sound after it")
+    max_mb: Number = Field(1000, gt=0, description="oldest evidence goes beyond this size")
+    max_days: Number = Field(90, gt=0, description="and beyond this age")
+    min_free_mb: Number = Field(500, ge=0, description="nothing is written when the disk has less")
 
 
 class OutboxSettings(Model):
     """How much waits for an absent broker."""
 
-    max_rows: int = Field(100_000, ge=100)
-    max_days: float = Field(30, gt=0)
+    max_rows: Whole = Field(100_000, ge=100)
+    max_days: Number = Field(30, gt=0)
 
 
 class Config(Model):
     """A whole config.yaml."""
 
     node: Name = Field(description="name of this PC in MQTT topics")
-    state_dir: Path = Path("/var/lib/echo-stream")
+    state_dir: ConfigPath = Path("/var/lib/echo-stream")
     encoder: Encoder = SpectralEncoder()
     mqtt: Mqtt = Mqtt()
     machines: tuple[Machine, ...]
     evidence: EvidenceSettings = EvidenceSettings()
     outbox: OutboxSettings = OutboxSettings()
-    metrics_port: int | None = Field(None, ge=1, le=65535, description="Prometheus on 127.0.0.1; null: none")
+    metrics_port: Whole | None = Field(
+        None, ge=1, le=65535, description="Prometheus on 127.0.0.1; null: none"
+    )
 
     @field_validator("machines")
     @classmethod

@@ -1,9 +1,52 @@
-"""Files are written so that a power cut leaves the old one or the new one, never a part. Any thread."""
+"""Files are read within bounds, and written so that a power cut leaves the old one or the new one.
+
+What stands where a file is expected may be a pipe, a device or a folder: to open a pipe waits for a writer,
+for ever, and a device never ends. `open_regular` and `read_regular` refuse these at once. Any thread.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
+
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor for reading a regular file; never waits. The caller closes it.
+
+    Raises:
+        OSError: it does not exist, is not readable, or is no regular file; `strerror` says which.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = next((name for matches, name in KINDS if matches(mode)), "no regular file")
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(number, f"is {kind}, expected a file", str(path))
+    return descriptor
+
+
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """The whole content of a regular file; never waits.
+
+    Raises:
+        OSError: as `open_regular`, or it is longer than `most_bytes`; `strerror` says which.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise OSError(errno.EFBIG, f"is larger than {most_bytes:,} bytes", str(path))
+    return data
 
 
 def write_whole(path: Path, data: bytes) -> None:

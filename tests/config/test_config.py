@@ -53,6 +53,7 @@ def test_the_shipped_example_is_read() -> None:
 def test_relative_paths_count_from_the_files_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/echo-stream.service")
     text = GOOD.replace("password_file: null", "password_file: '${CREDENTIALS_DIRECTORY}/mqtt-password'")
+    text = text.replace("username: null", "username: pump")
     text = text.replace(
         '{kind: microphone, device: "USB Audio", channel: 0, sample_rate_hz: 48000}',
         "{kind: recording, path: ../a.wav}",
@@ -103,7 +104,7 @@ def test_echo_is_chosen_by_its_kind(tmp_path: Path) -> None:
             'device: "USB Audio"',
             "device: 3",
             8,
-            "machines[0].source.device: expected a valid string, found 3",
+            'machines[0].source.device: expected text, found 3; write it in quotes: "3"',
         ),
     ],
 )

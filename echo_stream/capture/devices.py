@@ -22,7 +22,7 @@ from typing import Any
 
 from echo_stream.capture.portaudio import BAD_CHANNELS, BAD_RATE
 from echo_stream.core.errors import SourceError
-from echo_stream.core.types import DEVICE_NUMBER
+from echo_stream.core.text import DEVICE_NUMBER
 
 DEFAULTS = ("default", "sysdefault")  # whatever the sound system picks: only for those who ask for it
 CARD = re.compile(r"^(?P<label>.*?)(?: -)? \(hw:(?P<card>\d+),(?P<device>\d+)\)$")

@@ -11,7 +11,7 @@ from echo_stream import __version__
 from echo_stream.cli import bank as banks
 from echo_stream.cli import judging, operating
 from echo_stream.cli import mqtt as broker
-from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet, read_config
+from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet
 from echo_stream.cli.fit import fit_normal, score
 
 app = typer.Typer(
@@ -74,11 +74,11 @@ def devices(as_json: JsonOption = False) -> None:
 
 @app.command("check-config")
 def check_config(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Read the configuration and say what is wrong with it, all at once."""
-    from echo_stream.config.load import find
+    """Check the configuration and the files that it names; every mistake with its line, exit code 78."""
+    from echo_stream.cli.check_config import check_config
 
-    path = config or find()
-    settings = read_config(path)
+    quiet()
+    path, settings = check_config(config)
     if as_json:
         print_json({"path": str(path), "ok": True, "machines": [m.id for m in settings.machines]})
         return

@@ -65,8 +65,8 @@ def parse(text: str, path: Path) -> Document:
             f"{path}:{line}: contains the character {bad[0]!r}, which YAML does not allow", hint
         )
     try:
-        if line := _too_deep(text):  # libyaml composes by recursion and would end the process
-            raise ConfigError(f"{path}:{line}: is nested deeper than {DEEPEST} levels", hint)
+        if deep_at := _too_deep(text):  # libyaml composes by recursion and would end the process
+            raise ConfigError(f"{path}:{deep_at}: is nested deeper than {DEEPEST} levels", hint)
         root = yaml.compose(text, Loader=_PARSER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -95,7 +95,7 @@ def _too_deep(text: str) -> int | None:
     depth = 0
     for event in yaml.parse(text, Loader=_PARSER):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
+        if depth > DEEPEST and event.start_mark is not None:
             return int(event.start_mark.line) + 1
     return None
 

@@ -21,6 +21,7 @@ from echo_stream.core.files import read_regular
 DEFAULT_PATHS = (Path("config.yaml"), Path("/etc/echo-stream/config.yaml"))
 LARGEST_BYTES = 1_000_000
 """A thousand machines take 200 kB."""
+MOST_LISTED = 50
 
 
 def find() -> Path:
@@ -67,7 +68,10 @@ def load_with_lines(path: Path | None = None) -> tuple[Config, Document]:
 
 def mistakes(path: Path, problems: list[tuple[int, str]]) -> ConfigError:
     """The error that lists problems, each a line of the file and a sentence."""
-    listed = "\n".join(f"{path}:{line}: {what}" for line, what in sorted(set(problems)))
+    found = sorted(set(problems))
+    listed = "\n".join(f"{path}:{line}: {what}" for line, what in found[:MOST_LISTED])
+    if len(found) > MOST_LISTED:
+        listed += f"\n{path}: and {len(found) - MOST_LISTED} more"
     return ConfigError(listed, "`echo-stream check-config` lists what is still wrong after each change")
 
 

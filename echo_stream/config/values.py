@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
-from echo_stream.core.types import DEVICE_NUMBER
+from echo_stream.core.text import DEVICE_NUMBER
 
 LONGEST_TEXT = 250
 LONGEST_PATH_BYTES = 4095

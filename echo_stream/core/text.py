@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 DAYS_A_MONTH = 30.0
 MONTH_H = DAYS_A_MONTH * 24
 """Rates by the month are of so many hours of listening."""
+DEVICE_NUMBER = re.compile(r"^\d+$|hw:\d", re.IGNORECASE)
+"""A microphone by its number, which changes when devices come and go: never a name of it."""
 
 Progress = Callable[[float, float, str], None]
 """How far it is: done and total in one unit, and a short text."""

@@ -6,7 +6,6 @@ should have delivered, lost ones included, and never goes back. Wall time appear
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,9 +18,6 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 OFF = "off"
 """The operating state of a machine at rest: silence is its normal sound, and it raises no alarm."""
-
-DEVICE_NUMBER = re.compile(r"^\d+$|hw:\d", re.IGNORECASE)
-"""A microphone by its number, which changes when devices come and go: never a name of it."""
 
 
 @dataclass(frozen=True, slots=True)

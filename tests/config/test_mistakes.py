@@ -309,7 +309,7 @@ KEYS = [
     *("machines.0.source.kind", "machines.0.source.device", "machines.0.source.channel"),
     *("machines.0.source.path", "machines.0.source.seed", "machines.0.alarm", "machines.0.alarm.on_delay_s"),
 ]
-VALUES = TEXTS | st.sampled_from(
+VALUES: st.SearchStrategy[Any] = TEXTS | st.sampled_from(
     [
         None,
         True,

@@ -1,0 +1,137 @@
+"""The check of a configuration builds what `run` would build from it, and starts nothing.
+
+So `run` refuses nothing at its start that this has not named, with the line. Microphones and the broker are
+not asked: they may be away when the daemon starts (`doctor` and `mqtt check` ask them).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from echo_stream.config.document import Key
+from echo_stream.config.load import dotted, find, load_with_lines, mistakes
+from echo_stream.config.schema import Config, EchoEncoder, Machine, RecordingSource
+from echo_stream.core.errors import BankError, CheckpointError, EchoStreamError
+from echo_stream.core.files import open_regular, read_regular
+
+if TYPE_CHECKING:
+    from echo_stream.encode.encoder import Encoder
+
+PEM_BYTES = 1_000_000
+Problem = tuple[Key, str]
+
+
+def check_config(path: Path | None) -> tuple[Path, Config]:
+    """Where the configuration stands, and what it says.
+
+    Raises:
+        ConfigError: `run` could not begin with it; names every line.
+    """
+    path = path or find()
+    config, document = load_with_lines(path)
+    found = [*_state_problems(config), *_mqtt_problems(config), *_sound_problems(config)]
+    if found:
+        raise mistakes(path, [(document.line(key), f"{dotted(key)}: {text}") for key, text in found])
+    return path, config
+
+
+def _state_problems(config: Config) -> Iterator[Problem]:
+    folder = config.state_dir
+    if folder.exists() and not folder.is_dir():
+        yield ("state_dir",), f"{folder} is a file, expected a folder"
+
+
+def _mqtt_problems(config: Config) -> Iterator[Problem]:
+    mqtt, tls = config.mqtt, config.mqtt.tls
+    files: dict[Key, Path | None] = {("mqtt", "password_file"): mqtt.password_file}
+    if tls.on:
+        files |= {("mqtt", "tls", name): getattr(tls, name) for name in ("ca_file", "cert_file", "key_file")}
+    found = [problem for key, file in files.items() if file and (problem := _file_problem(key, file))]
+    yield from found
+    if tls.on and not found:
+        from echo_stream.pipeline.factory import broker_of
+
+        try:
+            broker_of(config).tls_context()
+        except EchoStreamError as error:
+            yield ("mqtt", "tls"), _in_one_line(error)
+
+
+def _file_problem(key: Key, file: Path) -> Problem | None:
+    if "$" in str(file):  # $CREDENTIALS_DIRECTORY: known to the service alone
+        return None
+    try:
+        read_regular(file, PEM_BYTES)
+    except OSError as error:
+        return key, f"{file}: {error.strerror}"
+    return None
+
+
+def _sound_problems(config: Config) -> Iterator[Problem]:
+    """Recordings, weights and banks; all of a bank's demands only where the rest of its machine is right."""
+    rates = {}
+    for n, machine in enumerate(config.machines):
+        try:
+            rates[n] = _rate_hz(machine)
+        except EchoStreamError as error:
+            yield ("machines", n, "source"), _in_one_line(error)
+        if machine.bank.is_dir():
+            yield ("machines", n, "bank"), f"{machine.bank} is a folder, expected a file"
+    fitted = {n: rate for n, rate in rates.items() if rate and config.machines[n].bank.is_file()}
+    encoder: Encoder | None = None
+    if fitted or isinstance(config.encoder, EchoEncoder):
+        try:
+            encoder = _encoder(config)
+        except EchoStreamError as error:
+            key = "weights" if isinstance(config.encoder, EchoEncoder) else "kind"
+            yield ("encoder", key), _in_one_line(error)
+    if encoder is None:
+        return
+    from echo_stream.pipeline.factory import alarms_of, fitting_bank_of
+
+    for n, rate_hz in fitted.items():
+        machine = config.machines[n]
+        try:
+            alarms_of(machine, fitting_bank_of(config, machine, encoder, rate_hz))
+        except BankError as error:
+            yield ("machines", n, "bank"), _in_one_line(error)
+
+
+def _rate_hz(machine: Machine) -> int | None:
+    """The rate that the machine's windows will have.
+
+    Raises:
+        SourceError: its recording cannot be read, or has no such channel.
+    """
+    source = machine.source
+    if source.fixed_rate_hz is not None or not isinstance(source, RecordingSource):
+        return source.fixed_rate_hz
+    from echo_stream.capture.recording import Recording
+    from echo_stream.capture.source import SharedSource
+
+    with closing(SharedSource(Recording(source.path)).view(source.channel)) as opened:
+        return opened.sample_rate_hz
+
+
+def _encoder(config: Config) -> Encoder:
+    from echo_stream.pipeline.factory import encoder_of
+
+    settings = config.encoder
+    if isinstance(settings, EchoEncoder):
+        try:
+            os.close(open_regular(settings.weights))
+        except OSError as error:
+            raise CheckpointError(
+                f"{settings.weights}: {error.strerror}", "echo-stream fetch-model"
+            ) from error
+    with TemporaryDirectory() as scratch:  # nothing of root's may appear in the service's state directory
+        return encoder_of(config.model_copy(update={"state_dir": Path(scratch)}))
+
+
+def _in_one_line(error: EchoStreamError) -> str:
+    return "; ".join(filter(None, [error.message, error.hint])).replace("\n", " ")

@@ -285,7 +285,7 @@ class EvidenceSettings(Model):
     """What is kept of each alarm."""
 
     enabled: bool = Field(True, description="false: no sound is ever stored")
-    pre_roll_s: Number = Field(10.0, ge=0, le=60, description="sound before the alarm")
+    pre_roll_s: Number = Field(10.0, ge=0, le=60, description="sound before the onset of the alarm")
     post_roll_s: Number = Field(10.0, ge=0, le=60, description="sound after it")
     max_mb: Number = Field(1000, gt=0, description="oldest evidence goes beyond this size")
     max_days: Number = Field(90, gt=0, description="and beyond this age")

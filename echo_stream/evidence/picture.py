@@ -10,15 +10,18 @@ import json
 import os
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from echo_stream.core.files import write_whole
 from echo_stream.evidence.spectrum import (
     AlarmSpectrum,
     Float64,
     change_text,
+    changes,
     deciding_bands,
     joined,
     measure_alarm,
@@ -64,8 +67,8 @@ def _title(it: AlarmSpectrum) -> str:
     event = it.document["event"]
     name, at = event["machine"], event["ts"][:19].replace("T", " ")
     line = f"{name}: {event['level']} at {at} UTC, score {event['score']:.2f} over {event['threshold']:.2f}"
-    words = change_text(it)
-    return f"{line}\n{words[0].upper()}{words[1:]}"
+    text = change_text(it)
+    return f"{line}\n{text[0].upper()}{text[1:]}"
 
 
 def _over_time(axes: Axes, it: AlarmSpectrum, values_db: Float64, **colours: Any) -> Any:
@@ -143,7 +146,9 @@ def frequency_axis(axes: Axes, low_hz: float, high_hz: float) -> None:
 
 
 def draw(document_path: Path) -> Path:
-    """Draw the picture that an evidence document names, from the clip beside it; whole or not at all.
+    """Draw the picture of an evidence document from the clip beside it; whole or not at all.
+
+    The document gets what the picture shows: `changes`, the bands that are louder or quieter than normal.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -154,7 +159,10 @@ def draw(document_path: Path) -> Path:
     samples, _ = soundfile.read(document_path.with_name(document["clip"]["file"]), dtype="float32")
     path = document_path.with_suffix(".png")
     part = path.with_name(f".{path.name}.part")
-    alarm_figure(measure_alarm(document, samples)).savefig(part, format="png")
+    measured = measure_alarm(document, samples)
+    document["changes"] = [asdict(change) for change in changes(measured)]
+    write_whole(document_path, json.dumps(document, ensure_ascii=False).encode())
+    alarm_figure(measured).savefig(part, format="png")
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)

@@ -30,7 +30,7 @@ from echo_stream.core.calibration import NormalSpectrum
 from echo_stream.core.errors import DeliveryError
 from echo_stream.core.files import write_whole
 from echo_stream.core.types import BandScore, Float32
-from echo_stream.evidence.store import Kept, document_path, list_events, remove_parts, tidy
+from echo_stream.evidence.store import Kept, advance_clock, document_path, list_events, remove_parts, tidy
 
 History = Callable[[int, int], Float32 | None]
 """Samples (n,) from one absolute index up to another, or None where they are not all there."""
@@ -135,7 +135,7 @@ class Evidence:
 
         Args:
             folder: holds a folder for each machine; made when first needed.
-            pre_roll_s: sound before the alarm.
+            pre_roll_s: sound before the onset: an alarm comes its on-delay later.
             post_roll_s: sound after it.
             max_mb: the oldest events go beyond this size.
             max_days: and beyond this age.
@@ -152,6 +152,7 @@ class Evidence:
         self._waiting: list[Job] = []
         self._queue: queue.Queue[Job | datetime | None] = queue.Queue(_QUEUE)
         self._tidied_at: datetime | None = None
+        self._retention_now: datetime | None = None
         self._worker = Thread(target=self._work, name="evidence", daemon=True)
         self._drawing: subprocess.Popen[bytes] | None = None
         self._stopping = False
@@ -195,7 +196,8 @@ class Evidence:
         """
         when = datetime.fromisoformat(event["ts"])
         path = document_path(self._folder, event["machine"], when, event["event_id"])
-        before = longest(history, at, -min(at, round(self._pre_roll_s * sample_rate_hz)), sample_rate_hz)
+        first = (at if onset is None else min(onset, at)) - round(self._pre_roll_s * sample_rate_hz)
+        before = longest(history, at, -min(at, at - first), sample_rate_hz)
         job = Job(path, event, at, onset, sample_rate_hz, bands, normal, history, before)
         self._waiting.append(job)
         self._put(job)  # a power cut leaves at least this
@@ -205,7 +207,7 @@ class Evidence:
         for job in [job for job in self._waiting if job.event["machine"] == machine]:
             if index >= job.at + round(self._post_roll_s * job.rate):
                 self._finish(job)
-        if self._tidied_at is None or captured_at - self._tidied_at >= _TIDY_EVERY:
+        if self._tidied_at is None or abs(captured_at - self._tidied_at) >= _TIDY_EVERY:
             self._tidied_at = captured_at
             self._put(captured_at)
 
@@ -263,7 +265,7 @@ class Evidence:
             return
         self._draw(job.path)
         self.kept += 1
-        self._tidy(datetime.fromisoformat(job.event["ts"]))
+        self._tidy(None)
         try:
             self._on_complete(Kept(job.path, dict(job.event), complete=True))
         except DeliveryError as error:
@@ -295,8 +297,11 @@ class Evidence:
             log.warning("no picture of an alarm", document=str(document), reason=reason)
         self._drawing = None
 
-    def _tidy(self, now: datetime) -> None:
-        gone = tidy(self._folder, max_bytes=self._max_bytes, max_days=self._max_days, now=now)
+    def _tidy(self, now: datetime | None) -> None:
+        """Remove what is over the quotas; `now` once an hour, None after an event was kept."""
+        if now is not None:
+            self._retention_now = advance_clock(self._folder, now)
+        gone = tidy(self._folder, max_bytes=self._max_bytes, max_days=self._max_days, now=self._retention_now)
         if gone:
             log.info("old evidence removed", events=gone)
 

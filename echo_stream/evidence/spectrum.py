@@ -164,13 +164,27 @@ def joined(bands: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return spans
 
 
-def change_text(it: AlarmSpectrum) -> str:
-    """The greatest change outside the normal range, such as `louder by 7 dB at 2.3 to 2.6 kHz`."""
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Bands that are outside of their normal range together."""
+
+    change: str
+    """louder or quieter"""
+    by_db: float
+    """Of the band that is furthest outside, from the middle of normal."""
+    peak_hz: float
+    """Middle of that band."""
+    low_hz: float
+    high_hz: float
+
+
+def changes(it: AlarmSpectrum) -> list[Change]:
+    """The greatest changes outside the normal range, louder and quieter, the greater one first."""
     beyond_db = np.maximum(it.present_db - it.normal.high_db, 0) - np.maximum(
         it.normal.low_db - it.present_db, 0
     )
     change_db = it.present_db - it.normal.median_db
-    said = []
+    found: list[tuple[float, Change]] = []
     for sign, word in ((1, "louder"), (-1, "quieter")):
         peak = int(np.argmax(sign * beyond_db))
         if sign * beyond_db[peak] < _WORTH_A_WORD_DB:
@@ -181,9 +195,24 @@ def change_text(it: AlarmSpectrum) -> str:
             low -= 1
         while high + 1 < len(outside) and outside[high + 1]:
             high += 1
-        where = _span(float(it.edges_hz[low]), float(it.edges_hz[high + 1]))
-        said.append((abs(beyond_db[peak]), f"{word} by {abs(change_db[peak]):.0f} dB at {where}"))
-    return "; ".join(text for _, text in sorted(said, reverse=True)) or "each band within its normal range"
+        edges_hz = it.edges_hz.tolist()
+        change = Change(
+            change=word,
+            by_db=round(abs(float(change_db[peak])), 1),
+            peak_hz=round((edges_hz[peak] * edges_hz[peak + 1]) ** 0.5, 1),
+            low_hz=round(edges_hz[low], 1),
+            high_hz=round(edges_hz[high + 1], 1),
+        )
+        found.append((abs(float(beyond_db[peak])), change))
+    return [change for _, change in sorted(found, key=lambda each: -each[0])]
+
+
+def change_text(it: AlarmSpectrum) -> str:
+    """The same for people, such as `louder by 7 dB at 2.3 to 2.6 kHz`."""
+    said = [
+        f"{each.change} by {each.by_db:.0f} dB at {_span(each.low_hz, each.high_hz)}" for each in changes(it)
+    ]
+    return "; ".join(said) or "each band within its normal range"
 
 
 def _span(low_hz: float, high_hz: float) -> str:

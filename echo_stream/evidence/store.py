@@ -16,11 +16,16 @@ from typing import Any, Final
 
 import structlog
 
+from echo_stream.core.files import write_whole
+
 log = structlog.get_logger()
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
 _OURS: Final = re.compile(r"(\d{8}T\d{6}Z)_[A-Za-z0-9_-]+\.(flac|json|png)")
 _TIME: Final = "%Y%m%dT%H%M%SZ"
+_CLOCK: Final = ".clock"
+_CLOCK_SET: Final = "2020"
+"""A name from before this year comes from a clock that was not set yet: nobody knows how old the event is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +89,42 @@ def remove_parts(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def tidy(folder: Path, *, max_bytes: float, max_days: float, now: datetime) -> int:
+def advance_clock(folder: Path, now: datetime) -> datetime:
+    """UTC that the age of evidence counts with: at most a day further than the time before, and never back.
+
+    Called once an hour. A clock that jumps forward by years, as one without a battery does, must not remove
+    the evidence of months: the age limit waits until the clock is right again. After a long pause it catches
+    up by 24 days a day.
+
+    Args:
+        folder: of all evidence; the time is kept in it from run to run.
+        now: what the clock says.
+
+    Raises:
+        OSError: the time cannot be kept.
+    """
+    path = folder / _CLOCK
+    try:
+        before = datetime.fromisoformat(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        before = max((kept.at for kept in list_events(folder)), default=now)
+    if before.tzinfo is None:
+        before = before.replace(tzinfo=UTC)
+    if now > before:
+        before = min(now, before + timedelta(days=1))
+    if folder.is_dir():
+        write_whole(path, before.isoformat(timespec="seconds").encode())
+    return before
+
+
+def tidy(folder: Path, *, max_bytes: float, max_days: float, now: datetime | None) -> int:
     """Remove events that are too old, and the oldest beyond the size; returns how many events went.
+
+    Args:
+        folder: of all evidence.
+        max_bytes: of all files together.
+        max_days: an event is too old after so long.
+        now: UTC, as `advance_clock` gives it; None: age does not count.
 
     Raises:
         OSError: a file cannot be removed.
@@ -93,13 +132,13 @@ def tidy(folder: Path, *, max_bytes: float, max_days: float, now: datetime) -> i
     events: dict[Path, list[Path]] = {}
     for path in _ours(folder):
         events.setdefault(path.with_suffix(""), []).append(path)
-    too_old = f"{now.astimezone(UTC) - timedelta(days=max_days):{_TIME}}"
+    too_old = f"{now.astimezone(UTC) - timedelta(days=max_days):{_TIME}}" if now else ""
     sizes = {stem: sum(path.stat().st_size for path in paths) for stem, paths in events.items()}
     total = sum(sizes.values())
     gone = 0
     for stem in sorted(events, key=lambda stem: stem.name):  # names begin with the time
-        if stem.name >= too_old and total <= max_bytes:
-            break
+        if total <= max_bytes and not _CLOCK_SET <= stem.name < too_old:
+            continue
         for path in events[stem]:
             path.unlink(missing_ok=True)
         total -= sizes[stem]
@@ -114,11 +153,29 @@ def _ours(folder: Path) -> Iterator[Path]:
 
 def _read(path: Path) -> Kept | None:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        return Kept(path, document["event"], document["complete"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("evidence cannot be read", file=str(path), reason=str(error))
+        return _checked(path, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, RecursionError) as error:
+        log.warning("the evidence document cannot be read", file=str(path), reason=str(error))
         return None
+
+
+def _checked(path: Path, document: Any) -> Kept:
+    """The evidence that a document describes.
+
+    Raises:
+        TypeError, ValueError: a value is missing, or not what it must be.
+    """
+    event = document.get("event") if isinstance(document, dict) else None
+    if not isinstance(event, dict):
+        raise TypeError("event is missing, or no object")
+    for name in ("event_id", "machine", "ts"):
+        if not isinstance(event.get(name), str) or not event[name]:
+            raise ValueError(f"event.{name} is {event.get(name)!r:.60}, expected is a text")
+    if datetime.fromisoformat(event["ts"]).tzinfo is None:
+        raise ValueError(f"event.ts is {event['ts']!r:.60}, expected is a time with its zone")
+    if not isinstance(document.get("complete"), bool):
+        raise TypeError(f"complete is {document.get('complete')!r:.60}, expected is true or false")
+    return Kept(path, event, document["complete"])
 
 
 def _if_there(path: Path) -> Path | None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 FoundTrip = TypeVar("FoundTrip", Trip, TripLevel)
 
+LONGEST_DELAY_S = 60.0  # of the sound between onset and alarm no more than this is kept in memory
 REST_S = 2.0  # a machine must sound at rest for so long; less than the on-delay of its alarms
 
 
@@ -223,14 +224,14 @@ def station_of(config: Config, machine: Machine, source: AudioSource, encoder: E
         BankError: its bank is missing or damaged.
         BankMismatch: its bank is for another encoder, rate or window.
     """
-    cut, evidence = config.encoder, config.evidence
+    cut = config.encoder
     bank = fitting_bank_of(config, machine, encoder, source.sample_rate_hz)
     ear = Ear(
         machine.id,
         source,
         cut.window_s,
         cut.hop_s,
-        keep_s=evidence.pre_roll_s + evidence.post_roll_s + 10.0,
+        keep_s=_kept_s(config, machine),
         live=machine.source.realtime,
     )
     return Station(
@@ -244,6 +245,13 @@ def station_of(config: Config, machine: Machine, source: AudioSource, encoder: E
         rest=Condition(0.5, 0.25, on_delay=round(REST_S * source.sample_rate_hz), off_delay=0),
         health=Health(machine.id, cut.hop_s, monotonic()),
     )
+
+
+def _kept_s(config: Config, machine: Machine) -> float:
+    """How much sound stays in memory: from before the onset of an alarm to the end of its evidence."""
+    evidence = config.evidence
+    delay_s = min(machine.alarm.on_delay_s + config.encoder.window_s, LONGEST_DELAY_S)
+    return evidence.pre_roll_s + delay_s + evidence.post_roll_s + 5.0
 
 
 # From the configuration to the parts of delivery: broker, publisher, evidence.

@@ -31,7 +31,7 @@ from echo_stream.evidence.spectrum import (
     joined,
     measure_alarm,
 )
-from echo_stream.evidence.store import Kept, document_path, list_events, remove_parts, tidy
+from echo_stream.evidence.store import Kept, advance_clock, document_path, list_events, remove_parts, tidy
 from echo_stream.mqtt.payloads import new_event_id, timestamp
 
 RATE_HZ = 8000
@@ -98,10 +98,11 @@ def working(folder: Path, **settings: Any) -> Iterator[tuple[Evidence, list[Kept
         evidence.stop(10)
 
 
-def wait_for(what: Callable[[], object], timeout_s: float = 60) -> None:
+def wait_for(what: Callable[[], object], timeout_s: float = 300) -> None:
+    """An event, with a generous end: other work may take most of this PC."""
     until_s = time.monotonic() + timeout_s
     while not what():
-        assert time.monotonic() < until_s, "it did not come about"
+        assert time.monotonic() < until_s, f"not within {timeout_s:.0f} s"
         time.sleep(0.02)
 
 
@@ -121,7 +122,7 @@ def test_an_alarm_leaves_sound_document_and_picture(tmp_path: Path) -> None:
         wait_for(lambda: list_events(tmp_path))
         [early] = list_events(tmp_path)
         assert not early.complete
-        assert len(read(early)[1]) == 10 * RATE_HZ, "a power cut would leave what was before the alarm"
+        assert len(read(early)[1]) == 13 * RATE_HZ, "a power cut would leave what was before the alarm"
         stream.hear(10)
         wait_for(lambda: complete)
     [kept] = complete
@@ -130,11 +131,11 @@ def test_an_alarm_leaves_sound_document_and_picture(tmp_path: Path) -> None:
     assert kept.picture is not None
     assert (kept.clip and kept.clip.name, kept.picture.name) == names
     assert kept.picture.read_bytes().startswith(b"\x89PNG")
-    np.testing.assert_allclose(samples, stream.sound[5 * RATE_HZ : 25 * RATE_HZ], atol=1e-6)
+    np.testing.assert_allclose(samples, stream.sound[2 * RATE_HZ : 25 * RATE_HZ], atol=1e-6)
     assert document["event"] == event
-    assert document["clip"]["alarm_s"] == 10
-    assert document["clip"]["onset_s"] == 7
-    assert document["clip"]["start_ts"] == "2026-11-20T08:00:05.000+00:00"
+    assert document["clip"]["alarm_s"] == 13
+    assert document["clip"]["onset_s"] == 10
+    assert document["clip"]["start_ts"] == "2026-11-20T08:00:02.000+00:00"
     assert document["bands_hz"][1] == [1000, 2000, 2.4]
     assert evidence.kept == 1
     assert evidence.failed == 0
@@ -178,7 +179,7 @@ def test_stopping_keeps_what_there_is_and_the_next_start_draws_it(tmp_path: Path
         stream.hear(2)
     [kept] = list_events(tmp_path)
     assert kept.complete
-    assert read(kept)[0]["clip"]["duration_s"] == 12
+    assert read(kept)[0]["clip"]["duration_s"] == 14
     if kept.picture is None:
         with working(tmp_path):
             wait_for(lambda: list_events(tmp_path)[0].picture)
@@ -253,6 +254,42 @@ def test_too_old_and_too_much_goes_oldest_first_and_nothing_else(tmp_path: Path)
     assert own.exists()
 
 
+def test_a_clock_that_jumps_removes_no_evidence(tmp_path: Path) -> None:
+    events = [some_event(tmp_path, day, 1000) for day in (0, 40, 80)]
+    now = START + timedelta(days=80)
+    assert advance_clock(tmp_path, now) == now
+    for hour in range(5):  # 30 years ahead for five hours, and back
+        jumped = advance_clock(tmp_path, now + timedelta(days=30 * 365, hours=hour))
+        assert tidy(tmp_path, max_bytes=1e9, max_days=90, now=jumped) == 0
+    assert advance_clock(tmp_path, now) <= now + timedelta(days=5)
+    assert advance_clock(tmp_path, datetime(1970, 1, 1, tzinfo=UTC)) >= now
+    assert all(event.exists() for event in events)
+
+
+def test_after_a_pause_the_age_limit_catches_up(tmp_path: Path) -> None:
+    old = some_event(tmp_path, 0, 1000)
+    now = START + timedelta(days=100)
+    found = [tidy(tmp_path, max_bytes=1e9, max_days=90, now=advance_clock(tmp_path, now)) for _ in range(95)]
+    assert sum(found) == 1
+    assert found[0] == 0
+    assert not old.exists()
+
+
+def test_evidence_of_a_clock_that_was_not_set_has_no_age(tmp_path: Path) -> None:
+    unset, recent = some_event(tmp_path, -20_400, 1000), some_event(tmp_path, 0, 1000)
+    assert unset.name.startswith("1971")
+    assert tidy(tmp_path, max_bytes=1e9, max_days=90, now=START) == 0
+    assert tidy(tmp_path, max_bytes=1500, max_days=90, now=START) == 1
+    assert not unset.exists()
+    assert recent.exists()
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2026-11-20", "\x00"])
+def test_a_damaged_time_of_the_age_limit_begins_anew(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".clock").write_text(text)
+    assert advance_clock(tmp_path, START) == START
+
+
 def test_the_worker_tidies_by_the_time_of_the_sound(tmp_path: Path) -> None:
     old = some_event(tmp_path, -100, 1000)
     recent = some_event(tmp_path, -10, 1000)
@@ -262,9 +299,30 @@ def test_the_worker_tidies_by_the_time_of_the_sound(tmp_path: Path) -> None:
     assert recent.exists()
 
 
-def test_a_damaged_document_is_left_out(tmp_path: Path) -> None:
+EVENT = {"event_id": "E1", "machine": "m", "ts": "2026-11-20T08:00:00+00:00"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"event": ',
+        "[]",
+        "null",
+        "[" * 100_000,
+        json.dumps({"event": "E1", "complete": True}),
+        json.dumps({"event": EVENT}),
+        json.dumps({"event": EVENT, "complete": "yes"}),
+        json.dumps({"event": {**EVENT, "ts": 3}, "complete": True}),
+        json.dumps({"event": {**EVENT, "ts": "yesterday"}, "complete": True}),
+        json.dumps({"event": {**EVENT, "ts": "2026-11-20T08:00:00"}, "complete": True}),
+        json.dumps({"event": {**EVENT, "machine": None}, "complete": True}),
+        json.dumps({"event": {**EVENT, "event_id": ["E1"]}, "complete": True}),
+    ],
+)
+def test_a_damaged_document_is_left_out(tmp_path: Path, text: str) -> None:
     good, bad = some_event(tmp_path, 0, 10), some_event(tmp_path, 1, 10)
-    bad.write_text('{"event": ')
+    bad.write_text(text)
+    assert bad.exists()
     assert [k.document for k in list_events(tmp_path)] == [good]
 
 

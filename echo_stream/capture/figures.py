@@ -46,14 +46,14 @@ class SignalFigures:
     """Mean, full scale is -1 to 1."""
 
 
-def signal_figures(samples: Float32) -> SignalFigures:
-    """The figures of one window `samples` (n,), n >= 1, full scale -1 to 1."""
+def signal_figures(samples: Float32, full_scale: float = 1.0) -> SignalFigures:
+    """The figures of one window `samples` (n,), n >= 1, clipped at `full_scale` (infinity: nowhere)."""
     low, high = float(samples.min()), float(samples.max())  # NaN where there is one
     finite = bool(np.isfinite(low) and np.isfinite(high))
     if not finite:
         samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
-    clips = not finite or max(-low, high) >= FULL_SCALE
-    clipped = np.count_nonzero(np.abs(samples) >= FULL_SCALE) if clips else 0
+    clips = not finite or max(-low, high) >= FULL_SCALE * full_scale
+    clipped = np.count_nonzero(np.abs(samples) >= FULL_SCALE * full_scale) if clips else 0
     run = _longest_run(samples)
     return SignalFigures(
         level_dbfs=level_dbfs(samples),

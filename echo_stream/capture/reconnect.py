@@ -148,6 +148,7 @@ class SupervisedSource:
     """
 
     ended = False
+    full_scale = 1.0
 
     def __init__(
         self,

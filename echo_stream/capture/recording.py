@@ -5,9 +5,9 @@ Runs on its reader's thread.
 
 from __future__ import annotations
 
-import re
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -15,8 +15,10 @@ from typing import Literal
 import numpy as np
 import soundfile
 
+from echo_stream.capture.sound_file import full_scale_of, open_sound_file, truncated
 from echo_stream.capture.source import Anchor, UnsupervisedSource
 from echo_stream.core.errors import SourceError
+from echo_stream.core.text import path_text
 from echo_stream.core.types import AudioBlock, Float32
 
 AUDIO_KINDS = (
@@ -35,47 +37,62 @@ AUDIO_KINDS = (
     "w64",
     "rf64",
 )
-LOWEST_HZ, HIGHEST_HZ = 1000, 192_000
+FOREIGN_FOLDERS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 EXACT_KINDS = ("WAV", "WAVEX", "FLAC", "AIFF", "AU", "CAF", "W64", "RF64")
 """Formats that can be entered at any sample; others have to be decoded from their beginning."""
 MAX_READ_S = 10.0  # a reader that was away for longer catches up in several reads
 MPEG_LENGTH_TOLERANCE = 0.05  # an MP3 does not always know its own length
-STREAMED_HEADER_BYTES = 0x7FFF0000  # what wrote to a pipe claims at least this, because it cannot know
 
 
 def find_recordings(paths: Sequence[Path]) -> list[Path]:
     """The audio files that `paths` (files or folders, searched recursively) name; sorted, each once.
 
-    A file that is named itself is taken whatever its suffix; in folders the suffix decides.
+    A file that is named itself is taken whatever its name; in folders the suffix decides, and hidden files
+    and folders, those of other systems (._a.wav, __MACOSX) and pipes are passed over. Links to folders are
+    not followed.
 
     Raises:
-        SourceError: a path does not exist, or a folder holds no audio file.
+        SourceError: a path does not exist, or a folder holds no audio file or cannot be read.
     """
-    found: set[Path] = set()
+    found: dict[Path, tuple[int, int]] = {}
     for path in paths:
         if path.is_dir():
-            inside = {p for p in path.rglob("*") if p.suffix.lower()[1:] in AUDIO_KINDS and p.is_file()}
+            inside = dict(_inside(path))
             if not inside:
                 raise SourceError(
-                    f"{path}: no recording in this folder", f"Looked for {', '.join(AUDIO_KINDS)}."
+                    f"{path_text(path)}: no recording in this folder", f"Looked for {', '.join(AUDIO_KINDS)}."
                 )
             found |= inside
         elif path.exists():
-            found.add(path)
+            found[path] = _identity(path)
         else:
-            raise SourceError(f"{path}: no such file or folder", f"Looked from {Path.cwd()}.")
-    return sorted(found)
+            raise SourceError(f"{path_text(path)}: no such file or folder", f"Looked from {Path.cwd()}.")
+    once = {identity: path for path, identity in sorted(found.items(), reverse=True)}  # not links to others
+    return sorted(once.values())
 
 
-class _Straight(soundfile.SoundFile):  # type: ignore[misc]
-    """A file that is read straight on.
+def _inside(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
+    def refuse(error: OSError) -> None:
+        raise SourceError(
+            f"{path_text(Path(error.filename))}: the folder cannot be read: {error.strerror}",
+            "Give this user the right to read it, or name other folders.",
+        ) from error
 
-    soundfile asks for, and sets, its position at every read where a file can seek; an MP3 decoder forgets its
-    bit reservoir over that, and delivers silence or noise wherever a block begins.
-    """
+    for here, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not _is_foreign(name)]
+        for name in files:
+            path = Path(here, name)
+            if path.suffix.lower()[1:] in AUDIO_KINDS and not _is_foreign(name) and path.is_file():
+                yield path, _identity(path)
 
-    def seekable(self) -> bool:
-        return False
+
+def _is_foreign(name: str) -> bool:
+    return name.startswith((".", "@")) or name in FOREIGN_FOLDERS
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 class Recording(UnsupervisedSource):
@@ -104,12 +121,13 @@ class Recording(UnsupervisedSource):
             SourceError: no such file, no audio, no sample in it, or shorter than its header promises.
         """
         self.path = path
-        self._file = _open(path)
+        self._file, self.frames = open_sound_file(path)
         self._realtime = pace == "realtime"
         self._loop = loop
         self.sample_rate_hz = int(self._file.samplerate)
         self.channels = int(self._file.channels)
-        self.description = str(path)
+        self.description = path_text(path)
+        self.full_scale = full_scale_of(path, self.subtype)
         self.ended = False
         self.lost_samples = 0
         self._block = max(1, round(block_s * self.sample_rate_hz))
@@ -120,8 +138,13 @@ class Recording(UnsupervisedSource):
 
     @property
     def duration_s(self) -> float:
-        """Length of the file in seconds, as its header says."""
-        return float(self._file.frames / self.sample_rate_hz)
+        """Length of the file in seconds, as its header says; counted where that does not say it."""
+        return float(self.frames / self.sample_rate_hz)
+
+    @property
+    def subtype(self) -> str:
+        """How samples are stored, in libsndfile's words: PCM_24, FLOAT."""
+        return str(self._file.subtype)
 
     @property
     def exact(self) -> bool:
@@ -180,7 +203,7 @@ class Recording(UnsupervisedSource):
             frame, channel = np.argwhere(~np.isfinite(samples))[0]
             at_s = (self._in_file + int(frame)) / self.sample_rate_hz
             raise SourceError(
-                f"{self.path}: sample {samples[frame, channel]} at {at_s:.3f} s in channel {channel}",
+                f"{self.description}: sample {samples[frame, channel]} at {at_s:.3f} s in channel {channel}",
                 "The file is damaged, or was written by a program that divided by zero: leave it out.",
             )
         self._in_file += len(samples)
@@ -192,64 +215,13 @@ class Recording(UnsupervisedSource):
         except soundfile.LibsndfileError as error:
             at_s = self._in_file / self.sample_rate_hz
             raise SourceError(
-                f"{self.path}: cannot be decoded beyond {at_s:.1f} s of {self.duration_s:.1f} s ({error})",
+                f"{self.description}: cannot be decoded beyond {at_s:.1f} s of "
+                f"{self.duration_s:.1f} s ({error})",
                 "The file is truncated or damaged: copy it again, or leave it out.",
             ) from error
         return samples
 
     def _check_length(self) -> None:
         tolerance = MPEG_LENGTH_TOLERANCE if self._file.format == "MP3" else 0.0
-        if self._in_file < self._file.frames * (1.0 - tolerance):
-            raise _truncated(self.path, self._in_file / self.sample_rate_hz, self.duration_s)
-
-
-def _open(path: Path) -> soundfile.SoundFile:
-    if path.is_dir():
-        raise SourceError(f"{path}: a folder, expected a recording", "Name one file in it.")
-    if not path.exists():
-        raise SourceError(f"{path}: no such file", f"Looked from {Path.cwd()}.")
-    if path.suffix.lower() == ".raw":
-        raise SourceError(
-            f"{path}: raw samples do not say their rate and format",
-            "Use a source of kind stdin, or convert it: sox -r RATE -e signed -b 16 -c 1 IN OUT.wav",
-        )
-    try:
-        if path.stat().st_size == 0:
-            raise SourceError(f"{path}: the file is empty (0 bytes)", "Record it again, or leave it out.")
-        file = _Straight(path)
-    except PermissionError as error:
-        raise SourceError(f"{path}: not readable for this user", f"Try: chmod a+r {path}") from error
-    except soundfile.LibsndfileError as error:
-        raise SourceError(
-            f"{path}: not a recording that can be read ({error.error_string})",
-            "Expected WAV, FLAC, MP3, OGG or the like. Converting may help: ffmpeg -i IN OUT.flac",
-        ) from error
-    try:
-        _check_header(path, file)
-    except SourceError:
-        file.close()
-        raise
-    return file
-
-
-def _check_header(path: Path, file: soundfile.SoundFile) -> None:
-    # libsndfile forgives a header that promises more than there is, and says so only in its log:
-    # "data : 96000 (should be 47978)".
-    for promised, present in re.findall(r": (\d+) \(should be (\d+)\)", file.extra_info):
-        if int(present) < int(promised) < STREAMED_HEADER_BYTES:
-            raise _truncated(path, file.frames / file.samplerate, None)
-    if not LOWEST_HZ <= file.samplerate <= HIGHEST_HZ:
-        raise SourceError(
-            f"{path}: a rate of {file.samplerate} Hz; expected {LOWEST_HZ} to {HIGHEST_HZ} Hz",
-            "Is the header damaged? Otherwise resample it: sox IN -r 48000 OUT.wav",
-        )
-    if file.frames == 0:
-        raise SourceError(f"{path}: a recording without a single sample", "Record it again, or leave it out.")
-
-
-def _truncated(path: Path, present_s: float, promised_s: float | None) -> SourceError:
-    promised = f" of the {promised_s:.1f} s that its header promises" if promised_s else ""
-    return SourceError(
-        f"{path}: truncated, it holds only {present_s:.1f} s{promised or ', less than its header promises'}",
-        "Copy it again, or keep what is there: sox IN OUT.wav",
-    )
+        if self._in_file < self.frames * (1.0 - tolerance):
+            raise truncated(self.description, self._in_file / self.sample_rate_hz, self.duration_s)

@@ -61,6 +61,11 @@ class AudioSource(Protocol):
         ...
 
     @property
+    def full_scale(self) -> float:
+        """The magnitude at which samples are clipped: 1, or infinity where they have a unit of their own."""
+        ...
+
+    @property
     def lost_samples(self) -> int:
         """All samples known to be lost so far, in sample frames."""
         ...
@@ -105,6 +110,7 @@ class UnsupervisedSource:
 
     ended = False
     last_error: SourceError | None = None
+    full_scale: float = 1.0
 
     @property
     def state(self) -> SourceState:
@@ -176,6 +182,10 @@ class _ChannelView:
     @property
     def last_error(self) -> SourceError | None:
         return self._shared.source.last_error
+
+    @property
+    def full_scale(self) -> float:
+        return self._shared.source.full_scale
 
     @property
     def lost_samples(self) -> int:

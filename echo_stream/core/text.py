@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 DAYS_A_MONTH = 30.0
 MONTH_H = DAYS_A_MONTH * 24
@@ -28,3 +30,8 @@ def duration_text(seconds: float) -> str:
     if whole < 2 * 3600:
         return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 and whole < 600 else "")
     return f"{seconds / 3600:.1f} h" if seconds < 36_000 else f"{seconds / 3600:.0f} h"
+
+
+def path_text(path: Path) -> str:
+    """A path as text that can be printed and stored; bytes of it that are no UTF-8 are shown in hex."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -45,6 +45,8 @@ class Window:
     sample_rate_hz: int
     captured_at: datetime
     """UTC of the last sample."""
+    full_scale: float = 1.0
+    """The magnitude at which samples are clipped; infinity where they have a unit of their own."""
 
 
 @dataclass(frozen=True, slots=True)

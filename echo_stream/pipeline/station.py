@@ -65,7 +65,8 @@ class Ear:
         start, samples = cut
         end = start + len(samples)
         at = self.source.time_of(end)
-        return Window(self.machine, samples, start, end, self.source.sample_rate_hz, at)
+        rate, full_scale = self.source.sample_rate_hz, self.source.full_scale
+        return Window(self.machine, samples, start, end, rate, at, full_scale)
 
     @property
     def rested(self) -> bool:
@@ -124,6 +125,6 @@ class Station:
 
 def figures_of(window: Window) -> SensorFigures:
     """What a window says about its sensor."""
-    found = signal_figures(window.samples)
+    found = signal_figures(window.samples, window.full_scale)
     hum, rumble = hum_and_rumble(window.samples, window.sample_rate_hz)
     return SensorFigures(found.level_dbfs, found.clipped_share, found.dead, found.stuck, hum, rumble)

@@ -51,6 +51,7 @@ class Device:
     ended = False
     state: SourceState = "running"
     last_error = None
+    full_scale = 1.0
 
     def __init__(self, world: World) -> None:
         self._world = world

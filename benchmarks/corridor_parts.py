@@ -22,7 +22,7 @@ from echo_stream.core.types import EncoderIdentity, Features, Window
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
-from echo_stream.pipeline.factory import encoder_of
+from echo_stream.pipeline.factory import build_encoder
 
 SETTLE_S, MEASURE_S = 15.0, 30.0
 HOUR, CORESET = 3600, 2000
@@ -96,7 +96,7 @@ def measure(folder: Path, banks: Path | None, rate_hz: int, machines: int) -> di
 
 def _alone(settings: Settings, rate_hz: int) -> dict[str, float]:
     """Wall milliseconds of encoding and scoring one window, taking turns."""
-    encoder = encoder_of(load(settings.folder / "config.yaml"))
+    encoder = build_encoder(load(settings.folder / "config.yaml"))
     bank = NormalBank.load(bank_path(settings, rate_hz))
     windows = windows_of(rate_hz, 2.0, 16)
     features = encoder.encode(windows[:1])[0]
@@ -120,7 +120,7 @@ def _run_metered() -> None:
     from echo_stream.daemon import daemon  # noqa: PLC0415 - only the child is a daemon
 
     loop_simulated_sources()
-    vars(daemon)["encoder_of"] = lambda config: Metered(encoder_of(config), Path(FIGURES))
+    vars(daemon)["build_encoder"] = lambda config: Metered(build_encoder(config), Path(FIGURES))
     daemon.run_daemon()
 
 

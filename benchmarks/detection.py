@@ -22,7 +22,7 @@ from benchmarks.detection_autoencoder import autoencoder
 from echo_stream.cli.evaluate import auc, evaluate, partial_auc
 from echo_stream.core.types import Window
 from echo_stream.encode.encoder import Encoder, make_encoder
-from echo_stream.pipeline.loop import features_of
+from echo_stream.pipeline.loop import encode_windows
 
 Float64 = NDArray[np.float64]
 Sound = tuple[Float64, int]
@@ -70,7 +70,7 @@ def siren(encoder: Encoder) -> Callable[[Sequence[Sound], Sequence[Sound]], Floa
         rows = []
         for samples, rate in clips:
             cut = Window("", samples.astype(np.float32), 0, len(samples), rate, None)  # type: ignore[arg-type]
-            (_, features), *_ = features_of(encoder, [cut])
+            (_, features), *_ = encode_windows(encoder, [cut])
             rows.append(features.window.ravel() / np.linalg.norm(features.window))
         return np.stack(rows).astype(np.float64)
 

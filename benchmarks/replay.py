@@ -18,7 +18,7 @@ from echo_stream.alarm.condition import margins
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.types import AlarmEvent, AlarmLevel, SensorEvent
 from echo_stream.fit.fit import fit_from_recordings
-from echo_stream.pipeline.factory import bank_of, encoder_of, sources_of, station_of, trip_levels
+from echo_stream.pipeline.factory import build_encoder, build_station, load_bank, open_sources, trip_levels
 from echo_stream.pipeline.loop import listen
 from echo_stream.pipeline.station import Event, Scored, Station
 
@@ -71,13 +71,13 @@ class Rig:
         fit_from_recordings(config, settings, normal, condition="normal", accept=True, progress=_quiet)
         self.machine, self.alarm = settings.id, settings.alarm
         self.window_s, self.hop_s = config.encoder.window_s, config.encoder.hop_s
-        bank = bank_of(settings)
+        bank = load_bank(settings)
         self.held_out = np.concatenate(bank.held_out)
         self.levels = trip_levels(settings, Calibration.of(bank.calibration))
-        self._encoder = encoder_of(config)
-        source = sources_of([settings])[settings.id]
+        self._encoder = build_encoder(config)
+        source = open_sources([settings])[settings.id]
         self.sample_rate_hz = source.sample_rate_hz
-        self._station = station_of(config, settings, source, self._encoder)
+        self._station = build_station(config, settings, source, self._encoder)
         source.close()
 
     def _configuration(self, machine: str, sound: Path) -> tuple[Config, Machine]:
@@ -99,19 +99,21 @@ class Rig:
     def replay(self, sound: Path) -> Replayed:
         """Let the corridor hear a recording from its beginning, with alarms that have heard nothing yet."""
         _, settings = self._configuration(self.machine, sound)
-        source = sources_of([settings])[self.machine]
+        source = open_sources([settings])[self.machine]
         fresh = self._station
         # Whatever state it has is copied; what nobody writes here need not be.
-        only_read = {id(part): part for part in (fresh.ear, fresh.bank, fresh.scorer, fresh.health)}
+        only_read = {id(part): part for part in (fresh.reader, fresh.bank, fresh.scorer, fresh.health)}
         station = deepcopy(fresh, only_read)
-        station.ear = replace(fresh.ear, source=source)
+        station.reader = replace(fresh.reader, source=source)
         events: list[Event] = []
         heard: list[Scored] = []
 
         def tell(_: Station, event: Event) -> None:
             events.append(event)
 
-        listen(lambda: {self.machine: station}, self._encoder, tell=tell, observe=heard.extend, stop=Stop())
+        listen(
+            lambda: {self.machine: station}, self._encoder, on_event=tell, observe=heard.extend, stop=Stop()
+        )
         source.close()
         return Replayed(
             ends_s=np.array([window.end / window.sample_rate_hz for window, _ in heard]),

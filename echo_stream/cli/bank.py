@@ -154,9 +154,9 @@ def _require_fitting(config: Config, machine: Machine, bank_id: str) -> None:
     """A bank that the daemon would refuse is not accepted."""
     from echo_stream.detect.bank import NormalBank
     from echo_stream.fit.versions import BankVersions
-    from echo_stream.pipeline.factory import encoder_of
+    from echo_stream.pipeline.factory import build_encoder
 
     bank = NormalBank.load(BankVersions(machine.bank).path_of(bank_id))
     cut = config.encoder
     rate = machine.source.fixed_rate_hz or bank.sample_rate_hz
-    bank.require(encoder_of(config).identity, rate, cut.window_s, cut.hop_s)
+    bank.require(build_encoder(config).identity, rate, cut.window_s, cut.hop_s)

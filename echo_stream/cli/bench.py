@@ -26,17 +26,17 @@ from echo_stream.alarm.sensor import SensorWatch
 from echo_stream.capture.simulator import Simulated
 from echo_stream.config.schema import Config, EchoEncoder, Windowing
 from echo_stream.core.types import AlarmLevel, EncoderIdentity, Enrolled, Features, Window
-from echo_stream.daemon.events import Announcer
+from echo_stream.daemon.events import EventPublisher
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder, make_encoder
 from echo_stream.encode.runtime import cpu
 from echo_stream.mqtt.connection import Broker
 from echo_stream.mqtt.publisher import Publisher
-from echo_stream.pipeline.factory import encoder_of, sensor_limits
+from echo_stream.pipeline.factory import build_encoder, sensor_limits
 from echo_stream.pipeline.health import Health
-from echo_stream.pipeline.loop import BATCH, features_of, listen, windows_of
-from echo_stream.pipeline.station import Ear, Scored, Station
+from echo_stream.pipeline.loop import BATCH, encode_windows, listen, read_windows
+from echo_stream.pipeline.station import Scored, Station, WindowReader
 
 if TYPE_CHECKING:
     from echo_stream.encode.echo_encoder import EchoEncoder as Echo
@@ -120,7 +120,7 @@ def _configured(config: Config, settings: EchoEncoder) -> tuple[Echo, Echo]:
         wanted = settings.model_copy(update={"runtime": runtime, "precision": precision})
         with tempfile.TemporaryDirectory() as folder:
             anew = config.model_copy(update={"encoder": wanted, "state_dir": Path(folder)})
-            return cast("Echo", encoder_of(anew))
+            return cast("Echo", build_encoder(anew))
 
     own = made(settings.runtime, settings.precision)
     return own, own if (settings.runtime, settings.precision) == ("auto", "auto") else made("auto", "auto")
@@ -168,10 +168,10 @@ def _capacity(encoder: Encoder, rate_hz: int, cut: Windowing) -> Capacity:
         publisher = Publisher(
             Broker(host="127.0.0.1"), node="bench", machines={}, outbox_path=Path(folder) / "outbox.sqlite"
         )
-        announcer = Announcer("bench", publisher)
+        events = EventPublisher("bench", publisher)
         stations = {f"bench{n}": _station(f"bench{n}", bank, rate_hz, cut, n) for n in range(BATCH)}
         for name, station in stations.items():
-            announcer.join(station, name)
+            events.add_station(station, name)
         began_s, windows = 0.0, 0
 
         def observe(scored: Sequence[Scored]) -> None:
@@ -180,7 +180,7 @@ def _capacity(encoder: Encoder, rate_hz: int, cut: Windowing) -> Capacity:
             for window, score in scored:
                 station = stations[window.machine]
                 station.health.scored(window, score, spent_s=0.0, lag_s=0.0, now_s=now_s)
-                announcer.score(station, (window, score))
+                events.score(station, (window, score))
             if not began_s:  # the first round warms up
                 began_s, metered.spent_s = monotonic(), 0.0
                 return
@@ -188,7 +188,7 @@ def _capacity(encoder: Encoder, rate_hz: int, cut: Windowing) -> Capacity:
             if monotonic() - began_s > MEASURE_S:
                 stop.set()
 
-        listen(lambda: stations, metered, tell=announcer.tell, observe=observe, stop=stop)
+        listen(lambda: stations, metered, on_event=events.publish, observe=observe, stop=stop)
         took_s = monotonic() - began_s
         publisher.stop(0.0)
     encode_ms, all_ms = 1e3 * metered.spent_s / windows, 1e3 * took_s / windows
@@ -202,10 +202,10 @@ def _source(rate_hz: int, start_s: float, duration_s: float | None = None) -> Si
 
 def _bank(encoder: Encoder, rate_hz: int, cut: Windowing) -> NormalBank:
     """Fitted on a little sound, and then made as large as a real one, for that is what scoring costs."""
-    heard = windows_of(_source(rate_hz, 0.0, 12 * cut.window_s), window_s=cut.window_s, hop_s=cut.window_s)
+    heard = read_windows(_source(rate_hz, 0.0, 12 * cut.window_s), window_s=cut.window_s, hop_s=cut.window_s)
     enrolled = [
         Enrolled(features, "bench", window.start / rate_hz)
-        for window, features in features_of(encoder, heard)
+        for window, features in encode_windows(encoder, heard)
     ]
     bank = NormalBank.fit(
         enrolled,
@@ -239,7 +239,7 @@ def _station(name: str, bank: NormalBank, rate_hz: int, cut: Windowing, number: 
         for level in AlarmLevel
     ]
     return Station(
-        ear=Ear(name, _source(rate_hz, 0.7 * number), cut.window_s, cut.hop_s),
+        reader=WindowReader(name, _source(rate_hz, 0.7 * number), cut.window_s, cut.hop_s),
         bank=bank,
         bank_id="bench",
         scorer=Scorer(bank),

@@ -54,10 +54,10 @@ def _mqtt_problems(config: Config) -> Iterator[Problem]:
     found = [problem for key, file in files.items() if file and (problem := _file_problem(key, file))]
     yield from found
     if tls.on and not found:
-        from echo_stream.pipeline.factory import broker_of
+        from echo_stream.pipeline.factory import broker_settings
 
         try:
-            broker_of(config).tls_context()
+            broker_settings(config).tls_context()
         except EchoStreamError as error:
             yield ("mqtt", "tls"), _in_one_line(error)
 
@@ -92,12 +92,12 @@ def _sound_problems(config: Config) -> Iterator[Problem]:
             yield ("encoder", key), _in_one_line(error)
     if encoder is None:
         return
-    from echo_stream.pipeline.factory import alarms_of, fitting_bank_of
+    from echo_stream.pipeline.factory import build_alarms, load_fitting_bank
 
     for n, rate_hz in fitted.items():
         machine = config.machines[n]
         try:
-            alarms_of(machine, fitting_bank_of(config, machine, encoder, rate_hz))
+            build_alarms(machine, load_fitting_bank(config, machine, encoder, rate_hz))
         except BankError as error:
             yield ("machines", n, "bank"), _in_one_line(error)
 
@@ -119,7 +119,7 @@ def _rate_hz(machine: Machine) -> int | None:
 
 
 def _encoder(config: Config) -> Encoder:
-    from echo_stream.pipeline.factory import encoder_of
+    from echo_stream.pipeline.factory import build_encoder
 
     settings = config.encoder
     if isinstance(settings, EchoEncoder):
@@ -130,7 +130,7 @@ def _encoder(config: Config) -> Encoder:
                 f"{settings.weights}: {error.strerror}", "echo-stream fetch-model"
             ) from error
     with TemporaryDirectory() as scratch:  # nothing of root's may appear in the service's state directory
-        return encoder_of(config.model_copy(update={"state_dir": Path(scratch)}))
+        return build_encoder(config.model_copy(update={"state_dir": Path(scratch)}))
 
 
 def _in_one_line(error: EchoStreamError) -> str:

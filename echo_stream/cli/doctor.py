@@ -26,7 +26,7 @@ from echo_stream.core.errors import DeliveryError, EchoStreamError
 from echo_stream.core.level import FULL_SCALE
 from echo_stream.core.types import AudioBlock, Float32, Window
 from echo_stream.mqtt.topics import Topics
-from echo_stream.pipeline.factory import broker_of, encoder_of, sources_of
+from echo_stream.pipeline.factory import broker_settings, build_encoder, open_sources
 from echo_stream.pipeline.loop import WAIT_S
 
 _RATE_TOLERANCE = 0.01
@@ -222,7 +222,7 @@ def examine(config: Config) -> Iterator[Check]:
 
 def _real_time_factor(config: Config) -> float:
     """Seconds of work for a second of one machine's sound; the median of some windows."""
-    encoder, cut = encoder_of(config), config.encoder
+    encoder, cut = build_encoder(config), config.encoder
     rate = max((m.source.fixed_rate_hz or 0 for m in config.machines), default=0) or USUAL_RATE_HZ
     samples = np.random.default_rng(0).uniform(-0.1, 0.1, round(rate * cut.window_s)).astype(np.float32)
     window = Window("doctor", samples, 0, len(samples), rate, datetime.now(UTC))
@@ -236,7 +236,7 @@ def _real_time_factor(config: Config) -> float:
 
 def _reach_broker(config: Config) -> str:
     topics = Topics(config.mqtt.topic_root, config.node)
-    for step in check(broker_of(config), topics, protocol=config.mqtt.protocol):
+    for step in check(broker_settings(config), topics, protocol=config.mqtt.protocol):
         if not step.ok:
             raise DeliveryError(f"{step.name}: {step.found}", step.hint)
     return f"{config.mqtt.host}:{config.mqtt.port} takes what is published"
@@ -249,7 +249,7 @@ def _input_names() -> list[str]:
 
 
 def _listen(machine: Machine) -> ProbeResult:
-    source = sources_of([machine], patient=False)[machine.id]
+    source = open_sources([machine], patient=False)[machine.id]
     rate, blocks, began_s = source.sample_rate_hz, list[AudioBlock](), monotonic()
     first_s = last_s = began_s
     with closing(source):

@@ -34,7 +34,7 @@ def evaluate(
     encoder is the configured one; without a configuration, the spectral one.
     """
     from echo_stream.cli.evaluate import evaluate as evaluate_folder
-    from echo_stream.pipeline.factory import encoder_of
+    from echo_stream.pipeline.factory import build_encoder
 
     quiet()
     settings = read_config_or_defaults(config)
@@ -42,7 +42,7 @@ def evaluate(
     with progress("evaluating") as report:
         found = evaluate_folder(
             folder,
-            encoder_of(settings),
+            build_encoder(settings),
             window_s=cut.window_s,
             hop_s=cut.hop_s,
             progress=report,

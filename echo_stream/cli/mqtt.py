@@ -26,13 +26,13 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     from echo_stream.cli.mqtt_check import check as steps_of
     from echo_stream.mqtt.topics import Topics
-    from echo_stream.pipeline.factory import broker_of
+    from echo_stream.pipeline.factory import broker_settings
 
     quiet()
     settings = read_config(config)
     steps = []
     topics = Topics(settings.mqtt.topic_root, settings.node)
-    for step in steps_of(broker_of(settings), topics, protocol=settings.mqtt.protocol):
+    for step in steps_of(broker_settings(settings), topics, protocol=settings.mqtt.protocol):
         steps.append(step)
         if not as_json:
             hint = f"\n        {step.hint}" if step.hint else ""
@@ -47,13 +47,13 @@ def purge_discovery(config: ConfigOption = None) -> None:
     """Take this node's machines out of Home Assistant: empty its retained discovery messages."""
     from echo_stream.cli.mqtt_check import purge_discovery as purge
     from echo_stream.mqtt.topics import Topics
-    from echo_stream.pipeline.factory import broker_of
+    from echo_stream.pipeline.factory import broker_settings
 
     quiet()
     settings = read_config(config)
     mqtt = settings.mqtt
     emptied = purge(
-        broker_of(settings),
+        broker_settings(settings),
         Topics(mqtt.topic_root, settings.node),
         [machine.id for machine in settings.machines],
         prefix=mqtt.discovery_prefix or "homeassistant",
@@ -69,7 +69,7 @@ def watch(config: ConfigOption = None) -> None:
     from rich.live import Live
 
     from echo_stream.cli.watch import Fleet, follow
-    from echo_stream.pipeline.factory import broker_of
+    from echo_stream.pipeline.factory import broker_settings
 
     quiet()
     settings = read_config(config)
@@ -77,7 +77,7 @@ def watch(config: ConfigOption = None) -> None:
     with Live(_table(Fleet(settings.mqtt.topic_root)), auto_refresh=False) as live:
         try:
             follow(
-                broker_of(settings),
+                broker_settings(settings),
                 settings.mqtt.topic_root,
                 lambda fleet: live.update(_table(fleet), refresh=True),
                 stop,

@@ -14,8 +14,8 @@ from echo_stream.config.schema import Config, Machine
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect.scorer import Scorer
 from echo_stream.fit.listen import cut, recording_of
-from echo_stream.pipeline.factory import bank_of, encoder_of, trip_levels
-from echo_stream.pipeline.loop import features_of
+from echo_stream.pipeline.factory import build_encoder, load_bank, trip_levels
+from echo_stream.pipeline.loop import encode_windows
 
 
 def score_recordings(config: Config, machine: Machine, paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -25,14 +25,14 @@ def score_recordings(config: Config, machine: Machine, paths: Sequence[Path]) ->
         BankError, BankMismatch: no bank, a damaged one, or one for another encoder, rate or window.
         SourceError: a recording is missing, damaged or shorter than a window.
     """
-    encoder, bank = encoder_of(config), bank_of(machine)
+    encoder, bank = build_encoder(config), load_bank(machine)
     scorer = Scorer(bank)
     trip = trip_levels(machine, Calibration.of(bank.calibration))[AlarmLevel.ALARM].level
     for file in find_recordings(paths):
         with closing(recording_of(machine, file)) as recording:
             rate = recording.sample_rate_hz
             bank.require(encoder.identity, rate, config.encoder.window_s, config.encoder.hop_s)
-            for window, features in features_of(encoder, cut(config, machine, recording)):
+            for window, features in encode_windows(encoder, cut(config, machine, recording)):
                 score = scorer.score_one(features)
                 yield {
                     "file": str(file),

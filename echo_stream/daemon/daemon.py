@@ -26,15 +26,15 @@ from echo_stream.config.load import find, load
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.errors import ConfigError, EchoStreamError
 from echo_stream.core.types import Window
-from echo_stream.daemon.events import Announcer
+from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.logs import configure
-from echo_stream.daemon.monitor import Vigil
-from echo_stream.daemon.operator_commands import answer
-from echo_stream.daemon.stations import Roster
+from echo_stream.daemon.monitor import Monitor
+from echo_stream.daemon.operator_commands import execute
+from echo_stream.daemon.stations import StationRegistry
 from echo_stream.daemon.status import StatusServer, daemon_socket, overview
 from echo_stream.daemon.systemd import Notifier
 from echo_stream.encode.encoder import Encoder
-from echo_stream.pipeline.factory import encoder_of, evidence_of, publisher_of
+from echo_stream.pipeline.factory import build_encoder, build_evidence, build_publisher
 from echo_stream.pipeline.loop import listen
 from echo_stream.pipeline.station import Scored, Station
 
@@ -79,34 +79,36 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         with ExitStack() as stack:
-            stack.enter_context(_claimed(config.state_dir))
-            encoder = encoder_of(config)
-            self._publisher = publisher_of(config)
+            stack.enter_context(_lock_state_dir(config.state_dir))
+            encoder = build_encoder(config)
+            self._publisher = build_publisher(config)
             stack.callback(self._publisher.stop, DRAIN_S)
-            self._announcer = Announcer(config.node, self._publisher)
-            evidence = evidence_of(config, self._announcer.evidence_complete)
-            self._announcer.evidence = evidence
+            self._events = EventPublisher(config.node, self._publisher)
+            evidence = build_evidence(config, self._events.evidence_complete)
+            self._events.evidence = evidence
             if evidence:
                 evidence.start()
                 stack.callback(evidence.stop)
-            self._vigil = Vigil(
+            self._monitor = Monitor(
                 self.overview,
-                announcer=self._announcer,
+                events=self._events,
                 publisher=self._publisher,
                 notifier=self._notifier,
                 now_s=monotonic(),
             )
-            self._roster = Roster(config, encoder, on_join=self._on_join, on_leave=self._on_leave)
-            self._roster.open()
-            stack.callback(self._roster.close)
-            _warm_up(encoder, self._roster.stations().values())
+            self._registry = StationRegistry(
+                config, encoder, on_added=self._on_added, on_removed=self._on_removed
+            )
+            self._registry.open()
+            stack.callback(self._registry.close)
+            _warm_up(encoder, self._registry.apply_changes().values())
             self._serve_status(stack, daemon_socket(config.state_dir))
             if config.metrics_port is not None:
                 from echo_stream.daemon.metrics import MetricsServer  # noqa: PLC0415 - only who wants it pays
 
                 stack.callback(MetricsServer(config.metrics_port, self.overview).close)
             self._publisher.start()
-            pipeline = Thread(target=self._walk, args=(encoder,), name="pipeline", daemon=True)
+            pipeline = Thread(target=self._run_pipeline, args=(encoder,), name="pipeline", daemon=True)
             pipeline.start()
             stack.callback(pipeline.join, 1.0)
             stack.callback(self._stop.set)
@@ -122,7 +124,7 @@ class Daemon:
         """What status, metrics and health say; any thread."""
         return overview(
             self._config,
-            self._roster.stations_now,
+            self._registry.stations,
             self._publisher,
             since_s=self._since_s,
             alive=self._alive(monotonic()),
@@ -148,12 +150,12 @@ class Daemon:
 
     # The pipeline thread.
 
-    def _walk(self, encoder: Encoder) -> None:
+    def _run_pipeline(self, encoder: Encoder) -> None:
         try:
             listen(
                 self._begin_round,
                 encoder,
-                tell=self._announcer.tell,
+                on_event=self._events.publish,
                 observe=self._observe,
                 stop=self._stop,
             )
@@ -167,36 +169,36 @@ class Daemon:
 
     def _begin_round(self) -> Mapping[str, Station]:
         self._round_at_s = monotonic()
-        stations = self._roster.stations()
+        stations = self._registry.apply_changes()
         for command in self._publisher.commands():
-            ok, outcome = answer(
-                command, stations, self._announcer.transition, self._config.state_dir / "proposals"
+            ok, outcome = execute(
+                command, stations, self._events.transition, self._config.state_dir / "proposals"
             )
             self._publisher.reply(command, ok=ok, outcome=outcome)
         return stations
 
     def _observe(self, scored: Sequence[Scored]) -> None:
         now_s, now = monotonic(), datetime.now(UTC)
-        stations = self._roster.stations_now
-        self._announcer.pass_time()
+        stations = self._registry.stations
+        self._events.pass_time()
         for window, score in scored:
             station = stations[window.machine]
             spent_s = (now_s - self._round_at_s) / len(scored)
             lag_s = (now - window.captured_at).total_seconds()
             station.health.scored(window, score, spent_s=spent_s, lag_s=lag_s, now_s=now_s)
-            self._announcer.score(station, (window, score))
+            self._events.score(station, (window, score))
         self._round_at_s = now_s
         if now_s >= self._losses_at_s:
             self._losses_at_s = now_s + LOSSES_EVERY_S
             _take_losses(stations.values())
 
-    def _on_join(self, station: Station, machine: Machine) -> None:
+    def _on_added(self, station: Station, machine: Machine) -> None:
         self._publisher.join(machine.id, machine.title)
-        self._announcer.join(station, machine.title)
+        self._events.add_station(station, machine.title)
 
-    def _on_leave(self, machine_id: str) -> None:
+    def _on_removed(self, machine_id: str) -> None:
         self._publisher.leave(machine_id)
-        self._vigil.forget(machine_id)
+        self._monitor.remove(machine_id)
 
     # The main thread.
 
@@ -209,16 +211,16 @@ class Daemon:
                 self._notifier.watchdog()
             if self._reload.is_set():
                 self._reload.clear()
-                self._read_again()
-            self._roster.take_new_banks()
-            self._vigil.look(self._roster.stations_now, now_s)
+                self._reload_config()
+            self._registry.take_new_banks()
+            self._monitor.check(self._registry.stations, now_s)
 
-    def _read_again(self) -> None:
+    def _reload_config(self) -> None:
         """SIGHUP: validated first; a bad file keeps the old configuration and says so."""
         self._notifier.reloading()
         try:
             config = load(self._path)
-            self._roster.reload(config)
+            self._registry.reload(config)
             fixed = [key for key in FIXED if getattr(config, key) != getattr(self._config, key)]
             if fixed:
                 log.warning("these take effect at the next restart", keys=fixed)
@@ -232,21 +234,21 @@ class Daemon:
 
 def _take_losses(stations: Iterable[Station]) -> None:
     for station in stations:
-        lost, skipped = station.ear.losses()
+        lost, skipped = station.reader.losses()
         if lost:
-            station.health.lost(lost, station.ear.source.sample_rate_hz)
+            station.health.lost(lost, station.reader.source.sample_rate_hz)
         if skipped:
             station.health.skipped(skipped)
 
 
 def _warm_up(encoder: Encoder, stations: Iterable[Station]) -> None:
     """The first encode of each kind of window takes longest: before READY, not after it."""
-    for rate, window_s in {(s.ear.source.sample_rate_hz, s.ear.window_s) for s in stations}:
+    for rate, window_s in {(s.reader.source.sample_rate_hz, s.reader.window_s) for s in stations}:
         samples = np.random.default_rng(0).uniform(-0.1, 0.1, round(rate * window_s)).astype(np.float32)
         encoder.encode([Window("warm-up", samples, 0, len(samples), rate, datetime.now(UTC))])
 
 
-def _claimed(folder: Path) -> IO[bytes]:
+def _lock_state_dir(folder: Path) -> IO[bytes]:
     """A lock on the state directory, which is made where it is missing; given back when it is closed.
 
     Raises:

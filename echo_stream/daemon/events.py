@@ -1,4 +1,4 @@
-"""From the corridor to those who are told: transitions get wall time, id and payload. Pipeline thread."""
+"""EventPublisher makes messages of the events of the corridor, with wall time, id and payload. Pipeline."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ log = structlog.get_logger()
 Levels = dict[AlarmLevel, LevelState]
 
 
-def remember(station: Station, levels: Levels, at: datetime) -> dict[str, Any]:
-    """What `recall` needs.
+def save_state(station: Station, levels: Levels, at: datetime) -> dict[str, Any]:
+    """What `restore_state` needs.
 
     Args:
         station: the machine's.
@@ -44,8 +44,8 @@ def remember(station: Station, levels: Levels, at: datetime) -> dict[str, Any]:
     }
 
 
-def recall(station: Station, saved: Mapping[str, Any] | None) -> Levels:
-    """Puts a station where it stood; what cannot be used begins anew, and that is said."""
+def restore_state(station: Station, saved: Mapping[str, Any] | None) -> Levels:
+    """Restores a station's alarms. Invalid state is discarded with a warning."""
     levels = {alarm.level: LevelState() for alarm in station.alarms}
     if saved is None:
         return levels
@@ -58,7 +58,11 @@ def recall(station: Station, saved: Mapping[str, Any] | None) -> Levels:
         station.drift.restore(saved["drift"])
         station.proven = saved["proven"] == station.bank.sha256
     except (EchoStreamError, KeyError, TypeError, ValueError) as error:
-        log.warning("the alarms begin anew", machine=station.ear.machine, reason=repr(error))
+        log.warning(
+            "the saved alarm state is invalid and was discarded",
+            machine=station.reader.machine,
+            reason=repr(error),
+        )
         return levels
     return found
 
@@ -78,10 +82,7 @@ def _from_json(saved: Mapping[str, Any]) -> LevelState:
     return LevelState(AlarmState(saved["state"]), saved["active"], event_id=saved["event_id"], **times)
 
 
-# From the corridor to those who are told: transitions get wall time, id and payload. Pipeline thread.
-
-
-class Announcer:
+class EventPublisher:
     """Turns what the corridor finds into messages, and keeps with each what a restart must know.
 
     Args:
@@ -99,19 +100,19 @@ class Announcer:
         self._flood = FloodGate()
         self._chatter = ChatterCounter()
 
-    def join(self, station: Station, name: str) -> None:
+    def add_station(self, station: Station, name: str) -> None:
         """A machine is listened to from now on: its alarms go on where they stood, and the broker knows.
 
         Args:
             station: the machine's.
             name: what people call it.
         """
-        machine = station.ear.machine
+        machine = station.reader.machine
         self._names[machine] = name
-        self._levels[machine] = recall(station, self._publisher.outbox.snapshot(machine))
-        self._set_alarm(machine, datetime.now(UTC))
+        self._levels[machine] = restore_state(station, self._publisher.outbox.snapshot(machine))
+        self._publish_alarm_state(machine, datetime.now(UTC))
 
-    def tell(self, station: Station, event: Event) -> None:
+    def publish(self, station: Station, event: Event) -> None:
         """What the corridor found: log line, and for a transition outbox and retained state."""
         if isinstance(event, AlarmEvent):
             self.transition(station, event)
@@ -121,7 +122,7 @@ class Announcer:
             self._drift(station, event)
 
     def _sensor(self, station: Station, event: SensorEvent) -> None:
-        source, fault = station.ear.source, event.after and event.after.value
+        source, fault = station.reader.source, event.after and event.after.value
         log.warning(f"sensor fault: {fault}" if fault else "the sensor is well again", machine=event.machine)
         ts = source.time_of(event.at)
         onset = None if event.onset is None else source.time_of(event.onset)
@@ -132,13 +133,13 @@ class Announcer:
     def _drift(self, station: Station, event: DriftEvent) -> None:
         say = "the scores drift: extend the bank?" if event.active else "the scores no longer drift"
         log.warning(say, machine=event.machine, median=round(event.median, 2), limit=event.limit)
-        ts = station.ear.source.time_of(event.at)
+        ts = station.reader.source.time_of(event.at)
         payload = messages.drift(event, node=self._node, event_id=messages.new_event_id(ts), ts=ts)
         self._publisher.event(payload, snapshot=self._snapshot(station, ts))
 
     def transition(self, station: Station, event: AlarmEvent, reason: str | None = None) -> None:
         """A transition of an alarm, with what its cause alone does not say."""
-        source, machine = station.ear.source, event.machine
+        source, machine = station.reader.source, event.machine
         ts = source.time_of(event.at)
         onset = None if event.onset is None else source.time_of(event.onset)
         event_id = messages.new_event_id(ts)
@@ -165,9 +166,9 @@ class Announcer:
             reason=reason or _reason(station),
         )
         if report is not None:
-            self._tell_of_flood(report)
+            self._publish_flood(report)
         self._publisher.event(payload, snapshot=self._snapshot(station, ts))
-        self._set_alarm(machine, ts)
+        self._publish_alarm_state(machine, ts)
         if self._chatter.take(event, ts.timestamp()):
             log.warning(
                 "the alarm chatters: delays or dead-band are too small", machine=machine, level=event.level
@@ -189,9 +190,9 @@ class Announcer:
         """Once in a while, also when nothing happens: a flood ends by itself."""
         report = self._flood.tick(datetime.now(UTC).timestamp())
         if report is not None:
-            self._tell_of_flood(report)
+            self._publish_flood(report)
 
-    def _tell_of_flood(self, report: FloodReport) -> None:
+    def _publish_flood(self, report: FloodReport) -> None:
         ts, since = (datetime.fromtimestamp(s, UTC) for s in (report.at_s, report.since_s))
         say = "alarms flood: they are announced as one" if report.active else "the flood of alarms is over"
         log.warning(say, announcements=report.announcements, machines=report.machines)
@@ -252,14 +253,14 @@ class Announcer:
         )
         self._publisher.event(payload)
 
-    def _set_alarm(self, machine: str, ts: datetime) -> None:
+    def _publish_alarm_state(self, machine: str, ts: datetime) -> None:
         name, levels = self._names[machine], self._levels[machine]
         payload = messages.alarm_state(node=self._node, machine=machine, name=name, ts=ts, levels=levels)
         self._publisher.set_alarm(machine, payload)
 
     def _snapshot(self, station: Station, at: datetime) -> dict[str, Any]:
         """Kept in one transaction with the event that led here."""
-        return remember(station, self._levels[station.ear.machine], at)
+        return save_state(station, self._levels[station.reader.machine], at)
 
 
 def _reason(station: Station) -> str | None:
@@ -274,9 +275,9 @@ def _keep(evidence: Evidence, station: Station, event: AlarmEvent, payload: Mapp
         payload,
         at=event.at,
         onset=event.onset,
-        sample_rate_hz=station.ear.source.sample_rate_hz,
+        sample_rate_hz=station.reader.source.sample_rate_hz,
         bands=station.score.bands if station.score else (),
-        history=station.ear.slicer.history,
+        history=station.reader.slicer.history,
         normal=_normal_spectrum(station),
     )
 

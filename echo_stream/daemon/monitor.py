@@ -1,4 +1,4 @@
-"""What the main thread looks at once a second; a trouble is said when it begins and when it ends."""
+"""Monitor checks sources and pace once a second; it logs a problem when it begins and ends. Main thread."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from echo_stream.daemon.events import Announcer
+from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.systemd import Notifier
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.pipeline.station import Station
@@ -20,12 +20,12 @@ AWAY = ("waiting", "lost")
 log = structlog.get_logger()
 
 
-class Vigil:
+class Monitor:
     """Follows sources and pace, publishes health, writes the summary.
 
     Args:
         overview: the daemon's state.
-        announcer: for health messages.
+        events: for health messages.
         publisher: for the machines' availability.
         notifier: for the line in `systemctl status`.
         now_s: monotonic time.
@@ -35,13 +35,13 @@ class Vigil:
         self,
         overview: Callable[[], dict[str, Any]],
         *,
-        announcer: Announcer,
+        events: EventPublisher,
         publisher: Publisher,
         notifier: Notifier,
         now_s: float,
     ) -> None:
         self._overview = overview
-        self._announcer = announcer
+        self._events = events
         self._publisher = publisher
         self._notifier = notifier
         self._captures: dict[str, str] = {}
@@ -51,40 +51,40 @@ class Vigil:
         self._health_at_s = now_s
         self._summary_at_s = now_s + SUMMARY_EVERY_S
 
-    def look(self, stations: Mapping[str, Station], now_s: float) -> None:
+    def check(self, stations: Mapping[str, Station], now_s: float) -> None:
         """Once a second."""
         for machine, station in stations.items():
-            self._look_at_capture(machine, station)
-        self._look_at_pace(stations, now_s)
+            self._check_capture(machine, station)
+        self._check_pace(stations, now_s)
         self._notifier.status(self._in_a_line(stations))
         if now_s >= self._health_at_s:
             self._health_at_s = now_s + HEALTH_EVERY_S
             for found in self._overview()["machines"]:
-                self._announcer.health(found)
+                self._events.health(found)
         if now_s >= self._summary_at_s:
             self._summary_at_s = now_s + SUMMARY_EVERY_S
             _summarise(self._overview())
 
-    def forget(self, machine: str) -> None:
+    def remove(self, machine: str) -> None:
         """A machine is gone."""
         self._captures.pop(machine, None)
 
-    def _look_at_capture(self, machine: str, station: Station) -> None:
-        capture, before = station.ear.source.state, self._captures.get(machine)
-        reason = station.ear.source.last_error
+    def _check_capture(self, machine: str, station: Station) -> None:
+        capture, before = station.reader.source.state, self._captures.get(machine)
+        reason = station.reader.source.last_error
         opening = capture == "waiting" and reason is None  # takes a second or two with PortAudio
         if capture == before or opening:
             return
         self._captures[machine] = capture
         self._publisher.set_available(machine, capture == "running")
-        device = station.ear.source.description
+        device = station.reader.source.description
         if capture in AWAY:
             log.warning(f"no sound: {capture}", machine=machine, device=device, reason=str(reason))
         elif capture == "ended" or before is not None:
             log.info(f"sound: {capture}", machine=machine, device=device)
 
-    def _look_at_pace(self, stations: Mapping[str, Station], now_s: float) -> None:
-        skipped = sum(station.ear.slicer.skipped_hops for station in stations.values())
+    def _check_pace(self, stations: Mapping[str, Station], now_s: float) -> None:
+        skipped = sum(station.reader.slicer.skipped_hops for station in stations.values())
         if skipped > self._skipped:
             self._late_until_s = now_s + CATCHING_UP_S
         self._skipped = skipped

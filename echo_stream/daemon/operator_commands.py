@@ -1,4 +1,4 @@
-"""What operators ask for, done: acknowledge, shelve, reset, out of service, mark normal. Pipeline thread."""
+"""Operator commands change alarms: acknowledge, shelve, reset, out of service, mark normal. Pipeline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 Transition = Callable[[Station, AlarmEvent, str], None]
 
 
-def answer(
+def execute(
     command: Command, stations: Mapping[str, Station], transition: Transition, proposals: Path
 ) -> tuple[bool, str]:
     """Carries a command out, or refuses it: whether it was done, and the outcome or the reason in words.
@@ -34,7 +34,7 @@ def answer(
     """
     asked = {"machine": command.machine, "by": command.by, "sender": command.sender}
     try:
-        outcome = _obey(command, stations, transition, proposals)
+        outcome = _execute(command, stations, transition, proposals)
     except EchoStreamError as error:
         log.warning(f"command refused: {command.verb}", reason=error.message, **asked)
         return False, error.message
@@ -42,13 +42,15 @@ def answer(
     return True, outcome
 
 
-def _obey(command: Command, stations: Mapping[str, Station], transition: Transition, proposals: Path) -> str:
+def _execute(
+    command: Command, stations: Mapping[str, Station], transition: Transition, proposals: Path
+) -> str:
     station = stations.get(command.machine)
     if station is None:
         raise EchoStreamError(f"no machine {command.machine} is listened to")
     if command.verb is Verb.MARK_NORMAL:
-        return f"kept as {_keep(station, proposals)}: echo-stream bank extend learns from it"
-    at = station.heard_until
+        return f"kept as {_propose(station, proposals)}: echo-stream bank extend learns from it"
+    at = station.scored_until
     done, refusals = [], []
     for alarm in station.alarms:
         if command.level not in (None, alarm.level):
@@ -80,15 +82,17 @@ def _apply(command: Command, alarm: Alarm, at: int) -> Sequence[AlarmEvent]:
     return verbs[command.verb](at)
 
 
-def _keep(station: Station, proposals: Path) -> Path:
+def _propose(station: Station, proposals: Path) -> Path:
     """The sound that is in memory, as a proposal to learn from."""
-    ear, rate = station.ear, station.ear.source.sample_rate_hz
-    end = station.heard_until
-    stretch = ear.slicer.stretch(end - 1)
-    samples = longest(ear.slicer.history, end, (stretch[0] if stretch else end) - end, rate)
+    reader, rate = station.reader, station.reader.source.sample_rate_hz
+    end = station.scored_until
+    stretch = reader.slicer.stretch(end - 1)
+    samples = longest(reader.slicer.history, end, (stretch[0] if stretch else end) - end, rate)
     if not len(samples):
-        raise EchoStreamError("there is no sound in memory to keep", "try again when the machine is heard")
-    path = proposals / ear.machine / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.flac"
+        raise EchoStreamError(
+            "there is no sound in memory to keep", "try again when sound comes from the machine"
+        )
+    path = proposals / reader.machine / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.flac"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, flac(samples, rate))

@@ -1,4 +1,4 @@
-"""Which machines are listened to, and how that changes while the daemon runs.
+"""StationRegistry holds the machines that are listened to and changes them while the daemon runs.
 
 The main thread prepares a change (a new bank, a new configuration); the pipeline thread applies it between
 two rounds of the corridor, so that nothing changes under a window.
@@ -17,20 +17,26 @@ from echo_stream.core.errors import EchoStreamError
 from echo_stream.detect.bank_file import accepted_version
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
-from echo_stream.pipeline.factory import alarms_of, by_device, fitting_bank_of, sources_of, station_of
+from echo_stream.pipeline.factory import (
+    build_alarms,
+    build_station,
+    by_device,
+    load_fitting_bank,
+    open_sources,
+)
 from echo_stream.pipeline.station import Station
 
 log = structlog.get_logger()
 
 
-class Roster:
+class StationRegistry:
     """The stations by machine id.
 
     Args:
         config: what to listen to.
         encoder: shared by all.
-        on_join: told of each station before its first window, on the thread that opens it.
-        on_leave: told of each machine that is gone.
+        on_added: called with each station before its first window, on the thread that opens it.
+        on_removed: called with the id of each machine that was removed.
     """
 
     def __init__(
@@ -38,13 +44,13 @@ class Roster:
         config: Config,
         encoder: Encoder,
         *,
-        on_join: Callable[[Station, Machine], None],
-        on_leave: Callable[[str], None],
+        on_added: Callable[[Station, Machine], None],
+        on_removed: Callable[[str], None],
     ) -> None:
         self.config = config
         self._encoder = encoder
-        self._on_join = on_join
-        self._on_leave = on_leave
+        self._on_added = on_added
+        self._on_removed = on_removed
         self._stations: dict[str, Station] = {}
         self._changes: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._banks: dict[str, object] = {}
@@ -56,10 +62,10 @@ class Roster:
             EchoStreamError: a bank is missing or does not fit, a recording cannot be read.
         """
         for station, machine in self._prepare(self.config):
-            self._join(station, machine)
+            self._add(station, machine)
 
-    def stations(self) -> Mapping[str, Station]:
-        """Those present now. The pipeline asks once a round; what was prepared takes effect here."""
+    def apply_changes(self) -> Mapping[str, Station]:
+        """Applies every prepared change and returns the stations; called once a round by the pipeline."""
         try:
             while True:
                 self._changes.get_nowait()()
@@ -67,24 +73,24 @@ class Roster:
             return self._stations
 
     @property
-    def stations_now(self) -> Mapping[str, Station]:
-        """Those present now, for whoever only looks; any thread."""
+    def stations(self) -> Mapping[str, Station]:
+        """A copy of the stations present now, for reading on any thread."""
         return dict(self._stations)
 
     def close(self) -> None:
         """Closes every source; the pipeline has ended."""
         for station in self._stations.values():
-            station.ear.source.close()
+            station.reader.source.close()
 
     # What follows is called by the main thread.
 
     def take_new_banks(self) -> None:
         """Prepares the change to every bank that was accepted since this was last asked."""
         for machine in self.config.machines:
-            mark = _mark(machine)
-            if mark != self._banks.get(machine.id):
-                self._banks[machine.id] = mark
-                self._retune(machine)
+            fingerprint = _fingerprint(machine)
+            if fingerprint != self._banks.get(machine.id):
+                self._banks[machine.id] = fingerprint
+                self._replace_bank(machine)
 
     def reload(self, config: Config) -> None:
         """Prepares the change to another configuration; machines that are the same go on without a gap.
@@ -101,38 +107,38 @@ class Roster:
 
         def change() -> None:
             for machine_id in leaving:
-                self._stations.pop(machine_id).ear.source.close()
-                self._on_leave(machine_id)
+                self._stations.pop(machine_id).reader.source.close()
+                self._on_removed(machine_id)
             for station, machine in opened:
-                self._join(station, machine)
+                self._add(station, machine)
 
         self._changes.put(change)
         before = {machine.id: machine for machine in self.config.machines}
         for machine in (m for key in same for m in new[key]):
             if machine != before[machine.id]:
-                self._retune(machine)
+                self._replace_bank(machine)
         self.config = config
 
     def _prepare(self, config: Config) -> list[tuple[Station, Machine]]:
         with ExitStack() as opened:
-            sources = sources_of(config.machines)
+            sources = open_sources(config.machines)
             for source in sources.values():
                 opened.callback(source.close)
-            made = [(station_of(config, m, sources[m.id], self._encoder), m) for m in config.machines]
+            made = [(build_station(config, m, sources[m.id], self._encoder), m) for m in config.machines]
             opened.pop_all()
-        self._banks |= {machine.id: _mark(machine) for machine in config.machines}
+        self._banks |= {machine.id: _fingerprint(machine) for machine in config.machines}
         return made
 
-    def _join(self, station: Station, machine: Machine) -> None:
+    def _add(self, station: Station, machine: Machine) -> None:
         self._stations[machine.id] = station
-        self._on_join(station, machine)
+        self._on_added(station, machine)
 
-    def _retune(self, machine: Machine) -> None:
+    def _replace_bank(self, machine: Machine) -> None:
         """Bank and alarms anew, for a station whose source stays; without success the old ones stay."""
         try:
-            rate = self._stations[machine.id].ear.source.sample_rate_hz
-            bank = fitting_bank_of(self.config, machine, self._encoder, rate)
-            alarms = alarms_of(machine, bank)
+            rate = self._stations[machine.id].reader.source.sample_rate_hz
+            bank = load_fitting_bank(self.config, machine, self._encoder, rate)
+            alarms = build_alarms(machine, bank)
         except EchoStreamError as error:
             log.error(
                 "the bank in use stays: the new one cannot be taken", machine=machine.id, reason=str(error)
@@ -141,7 +147,7 @@ class Roster:
 
         def change() -> None:
             station = self._stations[machine.id]
-            end = station.heard_until
+            end = station.scored_until
             for new, old in zip(alarms, station.alarms, strict=True):
                 new.restore(old.snapshot(), at=end)
             station.bank, station.scorer, station.alarms = bank, Scorer(bank), alarms
@@ -152,7 +158,7 @@ class Roster:
         self._changes.put(change)
 
 
-def _mark(machine: Machine) -> object:
+def _fingerprint(machine: Machine) -> object:
     """Changes when another bank is accepted, or the file is written anew."""
     try:
         found = machine.bank.stat()

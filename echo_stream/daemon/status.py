@@ -215,12 +215,12 @@ def overview(
 
 
 def _machine(station: Station, now_s: float) -> dict[str, Any]:
-    capture = station.ear.source.state
+    capture = station.reader.source.state
     return {
         **station.health.snapshot(now_s),
         "listening": capture == "running",
         "capture": capture,
-        "device": station.ear.source.description,
+        "device": station.reader.source.description,
         "bank": station.bank_id,
         "alarms": {a.level.value: {"state": a.state.value, "active": a.active} for a in station.alarms},
     }

@@ -27,7 +27,7 @@ from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.core.errors import SourceError
 from echo_stream.core.files import write_whole
 from echo_stream.encode.encoder import Encoder
-from echo_stream.pipeline.loop import windows_of
+from echo_stream.pipeline.loop import read_windows
 
 PART_S = 300.0
 """Long enough for the runs of windows that a calibration needs, short enough for a core to finish soon."""
@@ -116,7 +116,7 @@ def spread(parts: Sequence[Part], most: int) -> list[Part]:
 def most_windows(encoder: Encoder, part: Part) -> int:
     """How many windows like those of a part are learnt at most."""
     with closing(source_of(part)) as source:
-        cut = windows_of(source, window_s=part.window_s, hop_s=part.hop_s)
+        cut = read_windows(source, window_s=part.window_s, hop_s=part.hop_s)
         (features,) = encoder.encode(list(islice(cut, 1)))
     return min(MOST_WINDOWS, max(1, int(MOST_BYTES / (features.window.nbytes + features.segments.nbytes))))
 

@@ -29,8 +29,8 @@ from echo_stream.core.types import Features, Window
 from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.archive import Part, Tensors, keep, kept, place, source_of, too_short
 from echo_stream.fit.recorded import COLUMN_S, SpectrogramSlice, look_at
-from echo_stream.pipeline.loop import features_of, windows_of
-from echo_stream.pipeline.station import figures_of
+from echo_stream.pipeline.loop import encode_windows, read_windows
+from echo_stream.pipeline.station import sensor_figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +85,15 @@ def encode(part: Part, encoder: Encoder, advance: Callable[[float], None]) -> Te
 
     def cut() -> Iterator[Window]:
         with closing(source_of(part)) as source:
-            windows = windows_of(source, window_s=part.window_s, hop_s=part.hop_s)
+            windows = read_windows(source, window_s=part.window_s, hop_s=part.hop_s)
             for window in windows if part.last else islice(windows, part.windows):
                 advance(part.hop_s)
                 if part.details:
-                    figures.append(figures_of(window))
+                    figures.append(sensor_figures(window))
                     look_at(window, slices, look_s)
                 yield window
 
-    found = [(w.start / w.sample_rate_hz, features) for w, features in features_of(encoder, cut())]
+    found = [(w.start / w.sample_rate_hz, features) for w, features in encode_windows(encoder, cut())]
     if not found:  # the header promised more than there is
         raise too_short(part.path, part.window_s)
     tensors = {

@@ -26,7 +26,7 @@ from echo_stream.fit.report import write_report
 from echo_stream.fit.session import Enrolment, Session, from_provenance
 from echo_stream.fit.summary import Change, Fitted
 from echo_stream.fit.versions import BankVersions
-from echo_stream.pipeline.factory import encoder_of, trip_levels
+from echo_stream.pipeline.factory import build_encoder, trip_levels
 
 FRESH = "begin anew with --fresh, and enrol every operating state"
 
@@ -101,7 +101,7 @@ def fit(
         BankError: there is too little of it, or what was learnt before cannot be read.
         BankMismatch: what was learnt before was encoded in another way.
     """
-    encoder = encoder_of(config)
+    encoder = build_encoder(config)
     kept, notes = ([], []) if fresh else _other_conditions(config, machine, encoder, condition)
     found = acquire(encoder=encoder, condition=condition, others=[e.session for e in kept], progress=progress)
     learnt = learn(config, machine, encoder, found, kept, condition=condition, trimmed=trimmed)
@@ -134,7 +134,7 @@ def extend(
         BankError: there is no bank, it has no such state, or what was learnt before cannot be read.
         BankMismatch: what was learnt before was encoded in another way.
     """
-    encoder = encoder_of(config)
+    encoder = build_encoder(config)
     versions = BankVersions(machine.bank)
     base_id = versions.accepted
     if base_id is None:

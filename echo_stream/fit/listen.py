@@ -23,9 +23,9 @@ from echo_stream.fit.archive_jobs import Encoded, encode_parts
 from echo_stream.fit.checks import SILENCE_DBFS
 from echo_stream.fit.recorded import COLUMN_S, Recordings, Segment, level_meter, look_at
 from echo_stream.fit.session import MICROPHONE, Session
-from echo_stream.pipeline.factory import sources_of
-from echo_stream.pipeline.loop import features_of, windows_of
-from echo_stream.pipeline.station import figures_of
+from echo_stream.pipeline.factory import open_sources
+from echo_stream.pipeline.loop import encode_windows, read_windows
+from echo_stream.pipeline.station import sensor_figures
 
 
 def read_recordings(
@@ -133,7 +133,7 @@ def record_source(
         progress(min(done_s, wanted_s), wanted_s, level)
         return done_s <= wanted_s
 
-    with closing(sources_of([machine], patient=False)[machine.id]) as source:
+    with closing(open_sources([machine], patient=False)[machine.id]) as source:
         _check_device(machine, source, others)
         began = datetime.now(UTC)
         name = f"{source.description} {began:%Y-%m-%dT%H:%M:%SZ}"
@@ -157,7 +157,7 @@ def cut(config: Config, machine: Machine, source: AudioSource) -> Iterator[Windo
     """
     window_s, hop_s = config.encoder.window_s, config.encoder.hop_s
     none = True
-    for window in windows_of(source, machine=machine.id, window_s=window_s, hop_s=hop_s):
+    for window in read_windows(source, machine=machine.id, window_s=window_s, hop_s=hop_s):
         none = False
         yield window
     if none:
@@ -183,14 +183,14 @@ def _record(
 
     def windows() -> Iterator[Window]:
         for window in cut(config, machine, source):
-            figures = figures_of(window)
+            figures = sensor_figures(window)
             if not go_on(window, level_meter(figures)):
                 break
             segment.figures.append(figures)
             look_at(window, segment.slices, look_s)
             yield window
 
-    for window, features in features_of(encoder, windows()):
+    for window, features in encode_windows(encoder, windows()):
         start_s = window.start / window.sample_rate_hz
         segment.enrolled.append(Enrolled(features, name, start_s, condition))
     _refuse_silence(segment, condition)

@@ -35,7 +35,7 @@ from echo_stream.evidence.store import Kept
 from echo_stream.mqtt.connection import Broker
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.pipeline.health import Health
-from echo_stream.pipeline.station import Ear, Station
+from echo_stream.pipeline.station import Station, WindowReader
 
 if TYPE_CHECKING:
     from echo_stream.encode.echo import EchoDimensions
@@ -46,7 +46,7 @@ LONGEST_DELAY_S = 60.0  # of the sound between onset and alarm no more than this
 REST_S = 2.0  # a machine must sound at rest for so long; less than the on-delay of its alarms
 
 
-def encoder_of(config: Config) -> Encoder:
+def build_encoder(config: Config) -> Encoder:
     """The one encoder that all machines share.
 
     Raises:
@@ -87,7 +87,7 @@ def by_device(machines: Iterable[Machine]) -> dict[object, list[Machine]]:
     return together
 
 
-def sources_of(machines: Iterable[Machine], *, patient: bool = True) -> dict[str, AudioSource]:
+def open_sources(machines: Iterable[Machine], *, patient: bool = True) -> dict[str, AudioSource]:
     """The source of each machine, opened, with the machine's one channel.
 
     Args:
@@ -142,7 +142,7 @@ def _open(machine: Machine, channels: int, patient: bool) -> AudioSource:
     return RawPcm(source.sample_rate_hz, source.format, source.channels)
 
 
-def bank_of(machine: Machine) -> NormalBank:
+def load_bank(machine: Machine) -> NormalBank:
     """The bank that the configuration names.
 
     Raises:
@@ -156,9 +156,9 @@ def bank_of(machine: Machine) -> NormalBank:
     return NormalBank.load(machine.bank)
 
 
-def fitting_bank_of(config: Config, machine: Machine, encoder: Encoder, sample_rate_hz: int) -> NormalBank:
+def load_fitting_bank(config: Config, machine: Machine, encoder: Encoder, sample_rate_hz: int) -> NormalBank:
     """The same, where it fits encoder, rate and window; otherwise a BankMismatch."""
-    bank = bank_of(machine)
+    bank = load_bank(machine)
     bank.require(encoder.identity, sample_rate_hz, config.encoder.window_s, config.encoder.hop_s)
     return bank
 
@@ -192,7 +192,7 @@ def _trips(machine: Machine, find: Callable[..., FoundTrip]) -> dict[AlarmLevel,
     return levels
 
 
-def alarms_of(machine: Machine, bank: NormalBank) -> tuple[Alarm, ...]:
+def build_alarms(machine: Machine, bank: NormalBank) -> tuple[Alarm, ...]:
     """The warning and the alarm of a machine, with trip levels from its bank."""
     calibration = Calibration.of(bank.calibration)
     return tuple(
@@ -217,7 +217,7 @@ def sensor_limits(bank: NormalBank) -> SensorLimits:
     return saved or SensorLimits(FLOOR_DBFS, 0.0)
 
 
-def station_of(config: Config, machine: Machine, source: AudioSource, encoder: Encoder) -> Station:
+def build_station(config: Config, machine: Machine, source: AudioSource, encoder: Encoder) -> Station:
     """Source, bank and alarms of one machine, put together.
 
     Raises:
@@ -225,8 +225,8 @@ def station_of(config: Config, machine: Machine, source: AudioSource, encoder: E
         BankMismatch: its bank is for another encoder, rate or window.
     """
     cut = config.encoder
-    bank = fitting_bank_of(config, machine, encoder, source.sample_rate_hz)
-    ear = Ear(
+    bank = load_fitting_bank(config, machine, encoder, source.sample_rate_hz)
+    reader = WindowReader(
         machine.id,
         source,
         cut.window_s,
@@ -235,11 +235,11 @@ def station_of(config: Config, machine: Machine, source: AudioSource, encoder: E
         live=machine.source.realtime,
     )
     return Station(
-        ear=ear,
+        reader=reader,
         bank=bank,
         bank_id=accepted_version(machine.bank) or "",
         scorer=Scorer(bank),
-        alarms=alarms_of(machine, bank),
+        alarms=build_alarms(machine, bank),
         sensor=SensorWatch(machine.id, sample_rate_hz=source.sample_rate_hz, limits=sensor_limits(bank)),
         drift=DriftWatch(machine.id, sample_rate_hz=source.sample_rate_hz),
         rest=Condition(0.5, 0.25, on_delay=round(REST_S * source.sample_rate_hz), off_delay=0),
@@ -257,7 +257,7 @@ def _kept_s(config: Config, machine: Machine) -> float:
 # From the configuration to the parts of delivery: broker, publisher, evidence.
 
 
-def evidence_of(config: Config, on_complete: Callable[[Kept], None]) -> Evidence | None:
+def build_evidence(config: Config, on_complete: Callable[[Kept], None]) -> Evidence | None:
     """What keeps the sound of alarms, not started yet; None where nothing is to be kept."""
     wanted = config.evidence
     if not wanted.enabled:
@@ -273,7 +273,7 @@ def evidence_of(config: Config, on_complete: Callable[[Kept], None]) -> Evidence
     )
 
 
-def broker_of(config: Config) -> Broker:
+def broker_settings(config: Config) -> Broker:
     """Where the broker is, and how it lets us in."""
     mqtt, tls = config.mqtt, config.mqtt.tls
     return Broker(
@@ -288,11 +288,11 @@ def broker_of(config: Config) -> Broker:
     )
 
 
-def publisher_of(config: Config) -> Publisher:
+def build_publisher(config: Config) -> Publisher:
     """The MQTT side, not started yet."""
     mqtt = config.mqtt
     return Publisher(
-        broker_of(config),
+        broker_settings(config),
         node=config.node,
         machines={machine.id: machine.title for machine in config.machines},
         outbox_path=config.state_dir / "outbox.sqlite",

@@ -118,7 +118,7 @@ class Health:
         self.hop_s = hop_s
         self._lock = threading.Lock()
         self._asked_s = now_s
-        self._heard_s: float | None = None
+        self._last_window_s: float | None = None
         """Monotonic time of the last window."""
         self._offset_s = 0.0
         """The time line is the sample index plus this: the wait for the first sample, less the part of the
@@ -145,10 +145,10 @@ class Health:
         """
         end_s = window.end / window.sample_rate_hz
         with self._lock:
-            if self._heard_s is None:
+            if self._last_window_s is None:
                 filling_s = window.samples.size / window.sample_rate_hz - self.hop_s
                 self._offset_s = max(0.0, now_s - self._asked_s - end_s) - filling_s
-            self._heard_s = now_s
+            self._last_window_s = now_s
             start = max(self._position_s, self._offset_s + end_s - self.hop_s)
             self._position_s = self._offset_s + end_s
             self._remember(start, self._position_s)
@@ -205,7 +205,9 @@ class Health:
                 "p_value": None if score is None else score.p_value,
                 "level_dbfs": None if score is None else round(score.level_dbfs, 2),
                 "last_window_at": at,
-                "last_window_age_s": None if self._heard_s is None else round(now_s - self._heard_s, 3),
+                "last_window_age_s": None
+                if self._last_window_s is None
+                else round(now_s - self._last_window_s, 3),
                 "real_time_factor": self._real_time_factor(),
                 **self._lags.snapshot(now_s),
             }
@@ -218,7 +220,7 @@ class Health:
 
     def _elapsed(self, now_s: float) -> float:
         """Seconds of the time line up to now, without those that a window in time may still score."""
-        since_s = now_s - (self._asked_s if self._heard_s is None else self._heard_s)
+        since_s = now_s - (self._asked_s if self._last_window_s is None else self._last_window_s)
         return self._position_s + max(0.0, since_s - self.hop_s - GRACE_S)
 
     def _coverage(self, now_s: float, over_s: float) -> float | None:

@@ -1,6 +1,6 @@
 """THE CORRIDOR: sound in, features, a score against the normal bank, alarm events out. One thread runs it.
 
-`listen` is what the daemon does for years; `windows_of` and `features_of` are its first lines, for a
+`listen` is what the daemon does for years; `read_windows` and `encode_windows` are its first lines, for a
 recording or a stretch of listening: offline equals online by construction. No clock, no network, no
 configuration here.
 """
@@ -14,7 +14,7 @@ from time import sleep
 from echo_stream.capture.source import AudioSource
 from echo_stream.core.types import Features, Window
 from echo_stream.encode.encoder import Encoder
-from echo_stream.pipeline.station import Ear, Event, Scored, Station
+from echo_stream.pipeline.station import Event, Scored, Station, WindowReader
 
 WAIT_S = 0.05  # PortAudio delivers in bursts of up to 0.1 s
 BATCH = 16
@@ -25,7 +25,7 @@ def listen(
     stations: Callable[[], Mapping[str, Station]],
     encoder: Encoder,
     *,
-    tell: Callable[[Station, Event], None],
+    on_event: Callable[[Station, Event], None],
     observe: Callable[[Sequence[Scored]], None],
     stop: threading.Event,
 ) -> None:
@@ -34,7 +34,7 @@ def listen(
     Args:
         stations: asked once a round, so that machines can come and go between two rounds.
         encoder: turns windows into features.
-        tell: gets each event, before the windows that follow are looked at.
+        on_event: gets each event, before the windows that follow are looked at.
         observe: gets what was scored, in every round at least once, also where that is nothing.
         stop: ends it.
 
@@ -44,7 +44,7 @@ def listen(
     """
     while not stop.is_set():
         present = stations()
-        windows = due(station.ear for station in present.values())
+        windows = due(station.reader for station in present.values())
         for at in range(0, len(windows), BATCH):
             scored = []
             part = windows[at : at + BATCH]
@@ -52,26 +52,28 @@ def listen(
                 station = present[window.machine]
                 scored.append((window, station.scorer.score_one(features)))
                 for event in station.judge(scored[-1]):
-                    tell(station, event)
+                    on_event(station, event)
             observe(scored)
         if not windows:
             observe([])
-        if not windows and all(station.ear.source.ended for station in present.values()):
+        if not windows and all(station.reader.source.ended for station in present.values()):
             return
-        if all(present[window.machine].ear.rested for window in windows):
+        if all(present[window.machine].reader.idle for window in windows):
             stop.wait(WAIT_S)
 
 
-def due(ears: Iterable[Ear]) -> list[Window]:
+def due(readers: Iterable[WindowReader]) -> list[Window]:
     """Windows to encode together: at most one of each machine, those that are complete now."""
-    return [window for ear in ears if (window := ear.window()) is not None]
+    return [window for reader in readers if (window := reader.window()) is not None]
 
 
-def windows_of(source: AudioSource, *, machine: str = "", window_s: float, hop_s: float) -> Iterator[Window]:
+def read_windows(
+    source: AudioSource, *, machine: str = "", window_s: float, hop_s: float
+) -> Iterator[Window]:
     """All windows of a source of one channel, in order, until it ends."""
-    ear = Ear(machine, source, window_s, hop_s)
+    reader = WindowReader(machine, source, window_s, hop_s)
     while True:
-        if (window := ear.window()) is not None:
+        if (window := reader.window()) is not None:
             yield window
         elif source.ended:
             return
@@ -79,7 +81,7 @@ def windows_of(source: AudioSource, *, machine: str = "", window_s: float, hop_s
             sleep(WAIT_S)
 
 
-def features_of(encoder: Encoder, windows: Iterable[Window]) -> Iterator[tuple[Window, Features]]:
+def encode_windows(encoder: Encoder, windows: Iterable[Window]) -> Iterator[tuple[Window, Features]]:
     """Windows with their features, encoded in batches, in the order in which they came."""
     batch: list[Window] = []
     for window in windows:

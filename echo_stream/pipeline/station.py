@@ -29,7 +29,7 @@ likely it is the bank that does not fit (docs/adr/0011)."""
 
 
 @dataclass(slots=True)
-class Ear:
+class WindowReader:
     """A source of one channel, cut into windows."""
 
     machine: str
@@ -69,7 +69,7 @@ class Ear:
         return Window(self.machine, samples, start, end, rate, at, full_scale)
 
     @property
-    def rested(self) -> bool:
+    def idle(self) -> bool:
         """The next window has not been heard yet: to ask again at once is in vain."""
         return self.live and not self.slicer.pending
 
@@ -85,7 +85,7 @@ class Ear:
 class Station:
     """Everything that is one machine's own; the encoder is shared."""
 
-    ear: Ear
+    reader: WindowReader
     bank: NormalBank
     bank_id: str
     scorer: Scorer
@@ -97,7 +97,7 @@ class Station:
     health: Health
     score: Score | None = None
     """Of the newest window; not the window itself: its samples take memory."""
-    heard_until: int = 0
+    scored_until: int = 0
     """Where the newest window ended."""
     proven: bool = False
     """The machine has sounded normal with this bank once: the bank fits what is heard."""
@@ -107,8 +107,8 @@ class Station:
     def judge(self, scored: Scored) -> Iterator[Event]:
         """What the next window changes: at its sensor first, because that suppresses the machine's alarms."""
         window, score = scored
-        self.score, self.heard_until = score, window.end
-        yield from self.sensor.step(figures_of(window), window.start, window.end)
+        self.score, self.scored_until = score, window.end
+        yield from self.sensor.step(sensor_figures(window), window.start, window.end)
         self.rest.step(float(score.condition == OFF), window.start, window.end)
         reasons = {SENSOR: self.sensor.masks_machine, OFF: self.rest.active}
         self.proven |= score.value <= min(alarm.clear for alarm in self.alarms)
@@ -123,7 +123,7 @@ class Station:
             yield from self.drift.step(score.value, window.end)
 
 
-def figures_of(window: Window) -> SensorFigures:
+def sensor_figures(window: Window) -> SensorFigures:
     """What a window says about its sensor."""
     found = signal_figures(window.samples, window.full_scale)
     hum, rumble = hum_and_rumble(window.samples, window.sample_rate_hz)

@@ -18,7 +18,7 @@ from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.echo import EchoDimensions, EchoModel
 from echo_stream.encode.encoder import make_encoder
 from echo_stream.encode.stand_in import random_model
-from echo_stream.pipeline.loop import features_of, windows_of
+from echo_stream.pipeline.loop import encode_windows, read_windows
 from tests.cli.test_cli import echo_stream, refused
 
 SMALLEST = {"embed_dim": 12, "depth": 1, "heads": 2}
@@ -88,7 +88,7 @@ def test_a_larger_bank_scores_as_before() -> None:
     larger = of_size(bank, 1000)
     assert len(larger.references[0].start_s) == 1000
     source = bench._source(8000, 3.0, 20.0)
-    features = [f for _, f in features_of(encoder, windows_of(source, window_s=2.0, hop_s=1.0))]
+    features = [f for _, f in encode_windows(encoder, read_windows(source, window_s=2.0, hop_s=1.0))]
     before, after = Scorer(bank).score(features), Scorer(larger).score(features)
     assert [score.value for score in after] == pytest.approx([score.value for score in before], rel=1e-4)
 

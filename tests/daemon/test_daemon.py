@@ -169,7 +169,7 @@ def test_a_second_daemon_is_refused(project: Path) -> None:
         assert terminate(process)[0] == 0
 
 
-def test_operators_are_obeyed_and_answered(project: Path, broker: MosquittoBroker) -> None:
+def test_commands_of_operators_are_executed_and_answered(project: Path, broker: MosquittoBroker) -> None:
     configure(project, broker, FAULTY)
     with subscriber(broker.host, broker.port) as told, daemon(project) as process:
         wait_for(lambda: len(told.events) == 2, 30, "warning and alarm")

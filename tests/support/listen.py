@@ -26,7 +26,7 @@ def tell(**what: Any) -> None:
     print(json.dumps({"at_s": boot_clock(), **what}), flush=True)
 
 
-class Ear:
+class Capture:
     """One supervised microphone and what it heard."""
 
     def __init__(self, number: int, device: str, rate: int, channels: int) -> None:
@@ -70,7 +70,7 @@ class Ear:
 
 def main(folder: Path, devices: list[str]) -> None:
     ears = [
-        Ear(number, device, int(rate), int(channels))
+        Capture(number, device, int(rate), int(channels))
         for number, (device, rate, channels) in enumerate(spec.split(":") for spec in devices)
     ]
     commands = b""

@@ -286,7 +286,7 @@ def make_goes_on(site: Path) -> None:
 
 def keep_half(copy: Path, site: Path, first: Path) -> None:
     """Of the --resume folder what an interruption after the first recording leaves."""
-    encoder = code("build").encoder_of(code("configfile").load(copy / "config.yaml"))
+    encoder = code("build").build_encoder(code("configfile").load(copy / "config.yaml"))
     (part,) = code("archive").parts_of(first, window_s=1.0, hop_s=0.5, details=True)
     file = first.stat()
     about = {

@@ -302,7 +302,7 @@ def keep_half(copy: Path, site: Path, first: Path) -> None:
     assert len(list((copy / "kept").iterdir())) == 2
     (site / "kept").mkdir()
     shutil.copy(copy / "kept" / f"{name}.safetensors", site / "kept/part.safetensors")
-    write_json(HERE / "kept_about.json", about)
+    write_json(HERE / "kept_about.json", {**about, "path": "recordings/normal_1.flac"})
 
 
 # ---------------------------------------------------------------------- the rare payloads

@@ -123,7 +123,7 @@ class Chaos:
             time.sleep(self._random.uniform(0.0, 0.12) * self._pace)
         self._healing.set()
         faults.join()
-        self._settle()
+        self._take_acknowledgements()
         report = self._count()
         report.seconds = round(time.monotonic() - began_s, 1)
         return report
@@ -202,7 +202,7 @@ class Chaos:
 
     # The end.
 
-    def _settle(self) -> None:
+    def _take_acknowledgements(self) -> None:
         for state in self._states.values():
             self._process.ask(alarm=state)
         wait_until(lambda: self._process.ask(counters=True)["outbox_depth"] == 0, "the outbox is empty", 120)

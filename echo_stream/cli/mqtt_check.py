@@ -61,10 +61,10 @@ def check(broker: Broker, topics: Topics, *, protocol: Protocol = 5) -> Iterator
                 yield Step(name, False, error.message, error.hint)
                 return
             yield Step(name, True, found)
-        told[0].leave()
+        told[0].disconnect()
     finally:
         for connection in told:
-            connection.drop()
+            connection.abort()
 
 
 def _name(broker: Broker) -> str:
@@ -241,7 +241,7 @@ def purge_discovery(
                 f"{len(waiting)} of {len(found)} discovery messages could not be emptied",
                 "try again; check what the broker's access list lets this user publish",
             )
-        connection.leave()
+        connection.disconnect()
     finally:
-        connection.drop()
+        connection.abort()
     return sorted(found)

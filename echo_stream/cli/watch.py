@@ -209,6 +209,6 @@ def _follow_one(
                 changed = False
                 shown_s = time.monotonic()
                 on_change(fleet)
-        connection.leave()
+        connection.disconnect()
     finally:
-        connection.drop()
+        connection.abort()

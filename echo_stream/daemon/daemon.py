@@ -180,7 +180,7 @@ class Daemon:
     def _observe(self, scored: Sequence[Scored]) -> None:
         now_s, now = monotonic(), datetime.now(UTC)
         stations = self._registry.stations
-        self._events.pass_time()
+        self._events.tick()
         for window, score in scored:
             station = stations[window.machine]
             spent_s = (now_s - self._round_at_s) / len(scored)
@@ -193,11 +193,11 @@ class Daemon:
             _take_losses(stations.values())
 
     def _on_added(self, station: Station, machine: Machine) -> None:
-        self._publisher.join(machine.id, machine.title)
+        self._publisher.add_machine(machine.id, machine.title)
         self._events.add_station(station, machine.title)
 
     def _on_removed(self, machine_id: str) -> None:
-        self._publisher.leave(machine_id)
+        self._publisher.remove_machine(machine_id)
         self._monitor.remove(machine_id)
 
     # The main thread.

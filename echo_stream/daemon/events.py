@@ -1,4 +1,4 @@
-"""EventPublisher makes messages of the events of the corridor, with wall time, id and payload. Pipeline."""
+"""EventPublisher makes payloads of the events of the corridor, with wall time, id and payload. Pipeline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from echo_stream.core.errors import EchoStreamError
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState, DriftEvent, SensorEvent
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.evidence.store import Kept
-from echo_stream.mqtt import payloads as messages
+from echo_stream.mqtt import payloads
 from echo_stream.mqtt.payloads import LevelState, timestamp
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.pipeline.station import Event, Scored, Station
@@ -83,11 +83,11 @@ def _from_json(saved: Mapping[str, Any]) -> LevelState:
 
 
 class EventPublisher:
-    """Turns what the corridor finds into messages, and keeps with each what a restart must know.
+    """Turns what the corridor finds into payloads, and keeps with each what a restart must know.
 
     Args:
         node: name of this PC.
-        publisher: takes the messages; never waits for the network.
+        publisher: takes the payloads; never waits for the network.
     """
 
     def __init__(self, node: str, publisher: Publisher) -> None:
@@ -126,15 +126,15 @@ class EventPublisher:
         log.warning(f"sensor fault: {fault}" if fault else "the sensor is well again", machine=event.machine)
         ts = source.time_of(event.at)
         onset = None if event.onset is None else source.time_of(event.onset)
-        event_id = messages.new_event_id(ts)
-        payload = messages.sensor(event, node=self._node, event_id=event_id, ts=ts, onset_ts=onset)
+        event_id = payloads.new_event_id(ts)
+        payload = payloads.sensor(event, node=self._node, event_id=event_id, ts=ts, onset_ts=onset)
         self._publisher.event(payload, snapshot=self._snapshot(station, ts))
 
     def _drift(self, station: Station, event: DriftEvent) -> None:
         say = "the scores drift: extend the bank?" if event.active else "the scores no longer drift"
         log.warning(say, machine=event.machine, median=round(event.median, 2), limit=event.limit)
         ts = station.reader.source.time_of(event.at)
-        payload = messages.drift(event, node=self._node, event_id=messages.new_event_id(ts), ts=ts)
+        payload = payloads.drift(event, node=self._node, event_id=payloads.new_event_id(ts), ts=ts)
         self._publisher.event(payload, snapshot=self._snapshot(station, ts))
 
     def transition(self, station: Station, event: AlarmEvent, reason: str | None = None) -> None:
@@ -142,14 +142,14 @@ class EventPublisher:
         source, machine = station.reader.source, event.machine
         ts = source.time_of(event.at)
         onset = None if event.onset is None else source.time_of(event.onset)
-        event_id = messages.new_event_id(ts)
+        event_id = payloads.new_event_id(ts)
         was = self._levels[machine][event.level]
         since = was.since if event.before == event.after else ts
         self._levels[machine][event.level] = LevelState(event.after, event.active, since, onset, event_id)
         kept = self.evidence if event.level is AlarmLevel.ALARM and event.after is AlarmState.UNACK else None
         clip, picture = kept.names(machine, ts, event_id) if kept else (None, None)
         alone, report = self._flood.take(event, ts.timestamp())
-        payload = messages.event(
+        payload = payloads.event(
             event,
             node=self._node,
             event_id=event_id,
@@ -186,7 +186,7 @@ class EventPublisher:
             event_id=event_id,
         )
 
-    def pass_time(self) -> None:
+    def tick(self) -> None:
         """Once in a while, also when nothing happens: a flood ends by itself."""
         report = self._flood.tick(datetime.now(UTC).timestamp())
         if report is not None:
@@ -196,9 +196,9 @@ class EventPublisher:
         ts, since = (datetime.fromtimestamp(s, UTC) for s in (report.at_s, report.since_s))
         say = "alarms flood: they are announced as one" if report.active else "the flood of alarms is over"
         log.warning(say, announcements=report.announcements, machines=report.machines)
-        payload = messages.flood(
+        payload = payloads.flood(
             node=self._node,
-            event_id=messages.new_event_id(ts),
+            event_id=payloads.new_event_id(ts),
             ts=ts,
             since=since,
             active=report.active,
@@ -213,7 +213,7 @@ class EventPublisher:
         if self.evidence:
             self.evidence.on_samples_buffered(window.machine, window.end, window.captured_at)
         trips = {alarm.level: alarm.trip for alarm in station.alarms}
-        payload = messages.score(
+        payload = payloads.score(
             score,
             node=self._node,
             machine=window.machine,
@@ -225,7 +225,7 @@ class EventPublisher:
 
     def health(self, found: Mapping[str, Any]) -> None:
         """How well a machine is being listened to; `found` is its part of the overview."""
-        payload = messages.health(
+        payload = payloads.health(
             node=self._node,
             machine=found["machine"],
             ts=datetime.now(UTC),
@@ -242,7 +242,7 @@ class EventPublisher:
 
     def evidence_complete(self, kept: Kept) -> None:
         """Sound and picture of an alarm are on the disk; told by the evidence's own thread."""
-        payload = messages.evidence(
+        payload = payloads.evidence(
             node=self._node,
             machine=kept.machine,
             event_id=kept.event_id,
@@ -255,7 +255,7 @@ class EventPublisher:
 
     def _publish_alarm_state(self, machine: str, ts: datetime) -> None:
         name, levels = self._names[machine], self._levels[machine]
-        payload = messages.alarm_state(node=self._node, machine=machine, name=name, ts=ts, levels=levels)
+        payload = payloads.alarm_state(node=self._node, machine=machine, name=name, ts=ts, levels=levels)
         self._publisher.set_alarm(machine, payload)
 
     def _snapshot(self, station: Station, at: datetime) -> dict[str, Any]:

@@ -290,7 +290,7 @@ class Connection:
         else:
             self._client.subscribe(topic, qos)
 
-    def leave(self, timeout_s: float = 1.0) -> None:
+    def disconnect(self, timeout_s: float = 1.0) -> None:
         """Say good-bye: the broker forgets the will and the session."""
         if self._client.socket() is None:
             return
@@ -302,7 +302,7 @@ class Connection:
             except DeliveryError:
                 return
 
-    def drop(self) -> None:
+    def abort(self) -> None:
         """End it without a word: to the broker we have vanished. Harmless where it has ended already."""
         connected = self._client.socket()
         if connected is not None:

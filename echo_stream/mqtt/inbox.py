@@ -72,7 +72,7 @@ class Inbox:
                 self._discover_at_s = time.monotonic() + random.uniform(0.0, self._birth_delay_s)  # noqa: S311
             return
         machine = message.topic.split("/")[-2]
-        reply_to, sender = self._envelope(machine, message)
+        reply_to, sender = self._reply_address(machine, message)
         try:
             self._checked(machine, message, reply_to, sender)
         except CommandRefused as refusal:
@@ -100,7 +100,7 @@ class Inbox:
         """Send discovery again where its time has come."""
         if self._discover_at_s is not None and time.monotonic() >= self._discover_at_s:
             self._discover_at_s = None
-            self._mailbox.announce(f"{self._prefix}/")
+            self._mailbox.resend(f"{self._prefix}/")
 
     def _checked(self, machine: str, message: MQTTMessage, reply_to: ReplyTo, sender: dict[str, str]) -> None:
         if message.retain:
@@ -125,7 +125,7 @@ class Inbox:
             sender=sender,
         )
 
-    def _envelope(self, machine: str, message: MQTTMessage) -> tuple[ReplyTo, dict[str, str]]:
+    def _reply_address(self, machine: str, message: MQTTMessage) -> tuple[ReplyTo, dict[str, str]]:
         """Where to answer, and what the broker says of who asks."""
         topic: str | None = getattr(message.properties, "ResponseTopic", None)
         correlation: bytes | None = getattr(message.properties, "CorrelationData", None)
@@ -163,4 +163,4 @@ class Inbox:
             outcome=outcome,
         )
         if reply_to.topic is not None:
-            self._mailbox.once(reply_to.topic, json.dumps(payload), reply_to.correlation)
+            self._mailbox.enqueue(reply_to.topic, json.dumps(payload), reply_to.correlation)

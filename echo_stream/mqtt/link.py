@@ -33,11 +33,11 @@ _STEADY_S = 10.0
 """A connection that holds for this long is a good one."""
 _SHORT_LIVED_SAID = 3
 """So many shorter ones in a row are said, each; then there is silence until one holds."""
-_TURN_S = 1.0
-_TEND_S = 60.0
+_STEP_S = 1.0
+_MAINTAIN_S = 60.0
 _STOP_SHARE = 0.8
 _LAST_TRY_S = 1.0
-_FAREWELL_SHARE = 0.3
+_DISCONNECT_SHARE = 0.3
 """Of the time to stop, what is left at most for draining and good-bye, and of that for the good-bye."""
 
 log = structlog.get_logger()
@@ -52,7 +52,7 @@ class Link:
         outbox: What it owes.
         mailbox: States, scores and replies.
         inbox: Takes what the broker brings.
-        last_words: The topics that are to say offline at the end.
+        offline_topics: The topics that are to say offline at the end.
         protocol: To begin with; 5 falls back to 3.
         retry_min_s: First wait before connecting again; it doubles, with jitter, up to retry_max_s.
         retry_max_s: Longest wait while the broker is away.
@@ -67,7 +67,7 @@ class Link:
         mailbox: Mailbox,
         inbox: Inbox,
         *,
-        last_words: Callable[[], list[str]],
+        offline_topics: Callable[[], list[str]],
         protocol: Protocol,
         retry_min_s: float,
         retry_max_s: float,
@@ -86,7 +86,7 @@ class Link:
         self._outbox = outbox
         self._mailbox = mailbox
         self._inbox = inbox
-        self._last_words = last_words
+        self._offline_topics = offline_topics
         self._protocol: Protocol = protocol
         self._retry_min_s = retry_min_s
         self._retry_max_s = retry_max_s
@@ -99,7 +99,7 @@ class Link:
         self._short_lived = 0
         self._steady_at_s = 0.0
         self._wait_s = retry_min_s
-        self._tend_at_s = 0.0
+        self._maintain_at_s = 0.0
 
     @property
     def alive(self) -> bool:
@@ -123,29 +123,31 @@ class Link:
     def _run(self) -> None:
         gone = False
         while not self._stopping.is_set():
-            self._tend()
+            self._maintain()
             before, gone = self.connections, False
             try:
-                self._talk()
+                self._hold_connection()
             except BrokerTooOld as error:
                 log.warning("the broker does not speak MQTT 5: going on with 3.1.1", reason=error.message)
                 self._protocol = 3
             except BrokerRefuses as error:
                 unsteady = self._short_lived >= _SHORT_LIVED_SAID and self.connections > before
-                self._troubled(*(_UNSTEADY if unsteady else ("the broker refuses us", error.hint)), error)
-                self._rest(self._refused_retry_s)
+                self._report_trouble(
+                    *(_UNSTEADY if unsteady else ("the broker refuses us", error.hint)), error
+                )
+                self._wait_to_retry(self._refused_retry_s)
             except BrokerAway as error:
                 gone = True
                 unsteady = self._short_lived >= _SHORT_LIVED_SAID
                 away = (_AWAY[0], error.hint or _AWAY[1])
-                self._troubled(*(_UNSTEADY if unsteady else away), error)
-                self._rest(self._wait_s)
+                self._report_trouble(*(_UNSTEADY if unsteady else away), error)
+                self._wait_to_retry(self._wait_s)
                 self._wait_s = min(2 * self._wait_s, self._retry_max_s)
         if gone:  # it may be back, and then says for ever that we are online
             with contextlib.suppress(DeliveryError):
-                self._talk()
+                self._hold_connection()
 
-    def _talk(self) -> None:
+    def _hold_connection(self) -> None:
         """One connection, until it ends or we are to stop.
 
         Raises:
@@ -155,7 +157,7 @@ class Link:
         connection = self._connect(self._protocol)
         try:
             connection.open(_LAST_TRY_S if self._stopping.is_set() else math.inf)
-            self._arrived()
+            self._on_connected()
             session = Session(
                 connection,
                 self._outbox,
@@ -166,23 +168,23 @@ class Link:
                 refused_retry_s=self._refused_retry_s,
             )
             while not self._stopping.is_set():
-                session.turn(_TURN_S)
+                session.step(_STEP_S)
                 self._steady()
                 self._inbox.tick()
-                self._tend()
-            self._leave(session)
+                self._maintain()
+            self._drain(session)
         finally:
             self.connected = False
-            connection.drop()
+            connection.abort()
 
-    def _arrived(self) -> None:
+    def _on_connected(self) -> None:
         self.connected = True
         self.connections += 1
         self._short_lived += 1
         self._steady_at_s = time.monotonic() + _STEADY_S
         # Of a connection that comes and goes, one line is enough until it holds.
         if self._short_lived <= _SHORT_LIVED_SAID:
-            self._say_connected()
+            self._log_connected()
 
     def _steady(self) -> None:
         """A connection has held for a while: the next outage begins with short waits and is said again."""
@@ -191,9 +193,9 @@ class Link:
             self._refusal = ""
             self._wait_s = self._retry_min_s
             if self._trouble:
-                self._say_connected()
+                self._log_connected()
 
-    def _say_connected(self) -> None:
+    def _log_connected(self) -> None:
         self._trouble = ""
         log.info(
             "connected to the broker",
@@ -205,15 +207,15 @@ class Link:
     def _count(self, delivered: int) -> None:
         self.published += delivered
 
-    def _leave(self, session: Session) -> None:
+    def _drain(self, session: Session) -> None:
         """Drain, keeping a part of the time for the good-bye."""
-        drained_by_s = self._stop_at_s - (self._stop_at_s - time.monotonic()) * _FAREWELL_SHARE
+        drained_by_s = self._stop_at_s - (self._stop_at_s - time.monotonic()) * _DISCONNECT_SHARE
         while not session.idle and (left_s := drained_by_s - time.monotonic()) > 0:
-            session.turn(left_s)
-        session.farewell(self._last_words(), self._stop_at_s)
+            session.step(left_s)
+        session.disconnect(self._offline_topics(), self._stop_at_s)
 
-    def _troubled(self, trouble: str, hint: str, error: DeliveryError) -> None:
-        """Say once what began; `_say_connected` says that it ended."""
+    def _report_trouble(self, trouble: str, hint: str, error: DeliveryError) -> None:
+        """Say once what began; `_log_connected` says that it ended."""
         self.last_error = error.message
         if trouble != self._trouble:
             log.warning(trouble, reason=error.message, hint=hint)
@@ -225,11 +227,11 @@ class Link:
             log.warning("the broker refuses a message", reason=reason, hint=_REFUSED_HINT)
         self._refusal = reason
 
-    def _rest(self, wait_s: float) -> None:
+    def _wait_to_retry(self, wait_s: float) -> None:
         # With jitter, so that many daemons do not come back at once.
         self._stopping.wait(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
 
-    def _tend(self) -> None:
-        if time.monotonic() >= self._tend_at_s:
-            self._outbox.tend(steady_time())
-            self._tend_at_s = time.monotonic() + _TEND_S
+    def _maintain(self) -> None:
+        if time.monotonic() >= self._maintain_at_s:
+            self._outbox.maintain(steady_time())
+            self._maintain_at_s = time.monotonic() + _MAINTAIN_S

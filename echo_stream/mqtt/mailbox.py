@@ -13,11 +13,11 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-_MAX_ONCE = 100
+_MAX_QUEUED = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class Message:
     """A message to be sent."""
 
     topic: str
@@ -37,59 +37,59 @@ class Mailbox:
 
     def __init__(self, score_interval_s: float) -> None:
         self._lock = threading.Lock()
-        self._kept: dict[str, Letter] = {}
+        self._states: dict[str, Message] = {}
         self._changed: dict[str, None] = {}
-        self._scores: dict[str, Letter] = {}
-        self._once: deque[Letter] = deque(maxlen=_MAX_ONCE)
+        self._scores: dict[str, Message] = {}
+        self._queued: deque[Message] = deque(maxlen=_MAX_QUEUED)
         self._score_due_s: dict[str, float] = {}
         self._score_interval_s = score_interval_s
         self._wake_in, self.wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self.wake_out.setblocking(False)
 
-    def keep(self, topic: str, payload: str, qos: int = 1) -> None:
+    def set_state(self, topic: str, payload: str, qos: int = 1) -> None:
         """Set a retained state; the same again is not sent again."""
-        latest = Letter(topic, payload, qos, retain=True)
+        latest = Message(topic, payload, qos, retain=True)
         with self._lock:
-            if self._kept.get(topic) == latest:
+            if self._states.get(topic) == latest:
                 return
-            self._kept[topic] = latest
+            self._states[topic] = latest
             self._changed[topic] = None
         self.wake()
 
-    def score(self, topic: str, payload: str, expiry_s: int) -> None:
+    def set_score(self, topic: str, payload: str, expiry_s: int) -> None:
         """Replace a score that was not sent yet."""
         with self._lock:
-            self._scores[topic] = Letter(topic, payload, 0, retain=False, expiry_s=expiry_s)
+            self._scores[topic] = Message(topic, payload, 0, retain=False, expiry_s=expiry_s)
         self.wake()
 
-    def once(self, topic: str, payload: str, correlation: bytes | None) -> None:
+    def enqueue(self, topic: str, payload: str, correlation: bytes | None) -> None:
         """Send a reply; of too many that wait, the oldest go."""
         with self._lock:
-            self._once.append(Letter(topic, payload, 1, retain=False, correlation=correlation))
+            self._queued.append(Message(topic, payload, 1, retain=False, correlation=correlation))
         self.wake()
 
-    def announce(self, prefix: str) -> None:
+    def resend(self, prefix: str) -> None:
         """The states whose topics begin so are to be sent again."""
         with self._lock:
-            self._changed |= {topic: None for topic in self._kept if topic.startswith(prefix)}
+            self._changed |= {topic: None for topic in self._states if topic.startswith(prefix)}
         self.wake()
 
-    def announce_all(self) -> None:
+    def resend_all(self) -> None:
         """All states are to be sent again; scores from before are stale."""
         with self._lock:
-            self._changed = dict.fromkeys(self._kept)
+            self._changed = dict.fromkeys(self._states)
             self._scores.clear()
 
-    def take(self, room: int) -> list[Letter]:
+    def take(self, room: int) -> list[Message]:
         """What is to be sent now: at most `room` states and replies, and scores, which need no room."""
         now_s = time.monotonic()
         with self._lock:
-            taken = [self._kept[topic] for topic in list(self._changed)[: max(room, 0)]]
+            taken = [self._states[topic] for topic in list(self._changed)[: max(room, 0)]]
             for state in taken:
                 del self._changed[state.topic]
-            while self._once and len(taken) < room:
-                taken.append(self._once.popleft())
+            while self._queued and len(taken) < room:
+                taken.append(self._queued.popleft())
             for topic in [topic for topic in self._scores if now_s >= self._score_due_s.get(topic, 0.0)]:
                 taken.append(self._scores.pop(topic))
                 self._score_due_s[topic] = now_s + self._score_interval_s
@@ -108,7 +108,7 @@ class Mailbox:
         with contextlib.suppress(OSError):
             self._wake_in.send(b".")
 
-    def hush(self) -> None:
+    def clear_wakeup(self) -> None:
         """Empty `wake_out`."""
         with contextlib.suppress(BlockingIOError):
             self.wake_out.recv(4096)

@@ -251,13 +251,13 @@ class Outbox:
             return self._seq[machine]
 
     def snapshot(self, machine: str) -> dict[str, Any] | None:
-        """The state last kept for a machine by `put` or `keep`; None where there is none."""
+        """The state last kept for a machine by `put` or `save_snapshot`; None where there is none."""
         with self._lock:
             text = self._snapshots.get(machine)
         loaded: dict[str, Any] | None = json.loads(text) if text else None
         return loaded
 
-    def keep(self, machine: str, snapshot: dict[str, Any]) -> None:
+    def save_snapshot(self, machine: str, snapshot: dict[str, Any]) -> None:
         """Keep a machine's state where there is no event to put with it."""
         with self._lock:
             self._snapshots[machine] = json.dumps(snapshot)
@@ -309,7 +309,7 @@ class Outbox:
             self._forget(ids)
             self._save()
 
-    def tend(self, now_s: float) -> None:
+    def maintain(self, now_s: float) -> None:
         """To be called now and then: writes what the disk refused before, drops what is too old."""
         with self._lock:
             self._save()
@@ -338,7 +338,7 @@ class Outbox:
             except sqlite3.DatabaseError as error:
                 if not is_corrupt(error):
                     raise
-                self._start_anew(error)
+                self._replace_file(error)
                 self._write()
         except (sqlite3.Error, OSError) as error:
             self._refused(error)
@@ -384,11 +384,11 @@ class Outbox:
         try:
             if not is_corrupt(error):
                 raise error
-            self._start_anew(error)
+            self._replace_file(error)
         except (sqlite3.Error, OSError) as refusal:
             self._refused(refusal)
 
-    def _start_anew(self, error: Exception) -> None:
+    def _replace_file(self, error: Exception) -> None:
         self.set_aside = self._file.set_aside()
         log.error(
             "the outbox is corrupt: it was set aside and a new one begun; what waited in it is not sent",

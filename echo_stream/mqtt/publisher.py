@@ -57,7 +57,7 @@ class Publisher:
     Args:
         broker: Where the broker is and how it lets us in.
         node: Name of this PC in the topics.
-        machines: Id and name of each machine that is there from the start; see `join` and `leave`.
+        machines: Id and name of each machine that is there from the start; see `add_machine`.
         outbox_path: Where events wait until they are acknowledged.
         topic_root: First levels of all topics.
         protocol: 5, falling back to 3 (3.1.1) where the broker refuses it, or 3.
@@ -116,15 +116,15 @@ class Publisher:
             self.outbox,
             self._mailbox,
             self._inbox,
-            last_words=self._last_words,
+            offline_topics=self._offline_topics,
             protocol=protocol,
             retry_min_s=retry_min_s,
             retry_max_s=retry_max_s,
             refused_retry_s=refused_retry_s,
         )
-        self._mailbox.keep(self.topics.status, ONLINE)
+        self._mailbox.set_state(self.topics.status, ONLINE)
         for machine, name in machines.items():
-            self.join(machine, name)
+            self.add_machine(machine, name)
 
     # What the daemon calls. None of it waits for the network, none of it raises because of it.
 
@@ -142,7 +142,7 @@ class Publisher:
         self._mailbox.close()
         return self.outbox.depth == 0
 
-    def join(self, machine: str, name: str) -> None:
+    def add_machine(self, machine: str, name: str) -> None:
         """A machine is watched from now on: offline until `set_available`, known to Home Assistant."""
         self._machines[machine] = name
         self.set_available(machine, False)
@@ -150,9 +150,11 @@ class Publisher:
             found = discovery(
                 self.topics, machine, name=name, version=__version__, score_expires_s=self._score_shown_s
             )
-            self._mailbox.keep(discovery_topic(self._discovery_prefix, self.topics, machine), _json(found))
+            self._mailbox.set_state(
+                discovery_topic(self._discovery_prefix, self.topics, machine), _json(found)
+            )
 
-    def leave(self, machine: str) -> None:
+    def remove_machine(self, machine: str) -> None:
         """A machine is watched no more: offline, its retained states and its discovery are removed."""
         self._machines.pop(machine, None)
         self.set_available(machine, False)
@@ -160,7 +162,7 @@ class Publisher:
         if self._discovery_prefix is not None:
             removed.append(discovery_topic(self._discovery_prefix, self.topics, machine))
         for topic in removed:
-            self._mailbox.keep(topic, "")
+            self._mailbox.set_state(topic, "")
 
     def next_seq(self, machine: str) -> int:
         """The sequence number for the next event of a machine."""
@@ -183,19 +185,19 @@ class Publisher:
 
     def set_alarm(self, machine: str, payload: Payload) -> None:
         """The retained state of a machine's alarm, from `messages.alarm_state`."""
-        self._mailbox.keep(self.topics.of(machine, "alarm"), _json(payload))
+        self._mailbox.set_state(self.topics.of(machine, "alarm"), _json(payload))
 
     def health(self, machine: str, payload: Payload) -> None:
         """The retained health of a machine, from `messages.health`."""
-        self._mailbox.keep(self.topics.of(machine, "health"), _json(payload), qos=0)
+        self._mailbox.set_state(self.topics.of(machine, "health"), _json(payload), qos=0)
 
     def set_available(self, machine: str, available: bool) -> None:
         """Whether capture and bank of a machine work; offline until this says otherwise."""
-        self._mailbox.keep(self.topics.of(machine, "availability"), ONLINE if available else OFFLINE)
+        self._mailbox.set_state(self.topics.of(machine, "availability"), ONLINE if available else OFFLINE)
 
     def score(self, machine: str, payload: Payload) -> None:
         """The newest score, from `messages.score`; those between two messages are not sent."""
-        self._mailbox.score(self.topics.of(machine, "score"), _json(payload), self._score_expiry_s)
+        self._mailbox.set_score(self.topics.of(machine, "score"), _json(payload), self._score_expiry_s)
 
     def commands(self) -> list[Command]:
         """What operators have asked since the last call; to be answered by `reply`."""
@@ -238,7 +240,7 @@ class Publisher:
             will=self._will,
         )
 
-    def _last_words(self) -> list[str]:
+    def _offline_topics(self) -> list[str]:
         return [
             *(self.topics.of(machine, "availability") for machine in tuple(self._machines)),
             self.topics.status,

@@ -47,7 +47,7 @@ class Session:
         self._outbox = outbox
         self._mailbox = mailbox
         self._delivered = delivered
-        self._say_refused = refused
+        self._report_refusal = refused
         self._refused_retry_s = refused_retry_s
         self._in_flight: dict[int, int | None] = {}
         """Packet id to outbox row; None for what is in no outbox."""
@@ -59,7 +59,7 @@ class Session:
         self._refusal = ""
         for topic in subscriptions:
             connection.subscribe(topic)
-        mailbox.announce_all()
+        mailbox.resend_all()
 
     @property
     def idle(self) -> bool:
@@ -70,7 +70,7 @@ class Session:
     def _room(self) -> int:
         return self._connection.window - len(self._in_flight)
 
-    def turn(self, timeout_s: float) -> None:
+    def step(self, timeout_s: float) -> None:
         """Send what is due, wait for the network, note what was acknowledged.
 
         Raises:
@@ -82,36 +82,36 @@ class Session:
         try:
             self._connection.step(self._mailbox.due_s(timeout_s), self._mailbox.wake_out)
         except BrokerAway as error:
-            self._settle()
+            self._take_acknowledgements()
             if self._refusal:  # mosquitto 2.0.11 hangs up on who sends what its access list forbids
                 raise BrokerRefuses(f"a message was refused: {self._refusal}") from error
             raise
-        self._mailbox.hush()
-        self._settle()
+        self._mailbox.clear_wakeup()
+        self._take_acknowledgements()
         if self._in_flight and time.monotonic() - self._progress_s > _ACK_TIMEOUT_S:
             raise BrokerAway(f"the broker acknowledged nothing for {_ACK_TIMEOUT_S:g} s")
 
-    def farewell(self, topics: Iterable[str], until_s: float) -> None:
+    def disconnect(self, topics: Iterable[str], until_s: float) -> None:
         """Say offline on these topics, wait for the acknowledgements until a monotonic time, and leave."""
         for topic in topics:
-            self._mailbox.keep(topic, OFFLINE)
-        self.turn(0.0)
+            self._mailbox.set_state(topic, OFFLINE)
+        self.step(0.0)
         while self._in_flight and (left_s := until_s - time.monotonic()) > 0:
-            self.turn(left_s)
-        self._connection.leave()
+            self.step(left_s)
+        self._connection.disconnect()
 
     def _send_states(self) -> None:
-        for letter in self._mailbox.take(self._room):
+        for message in self._mailbox.take(self._room):
             packet = self._connection.publish(
-                letter.topic,
-                letter.payload,
-                qos=letter.qos,
-                retain=letter.retain,
-                expiry_s=letter.expiry_s,
-                correlation=letter.correlation,
+                message.topic,
+                message.payload,
+                qos=message.qos,
+                retain=message.retain,
+                expiry_s=message.expiry_s,
+                correlation=message.correlation,
             )
-            if letter.qos > 0:
-                self._note(packet, None)
+            if message.qos > 0:
+                self._track(packet, None)
 
     def _send_events(self) -> None:
         room = self._room
@@ -135,14 +135,14 @@ class Session:
         packet = self._connection.publish(
             row.topic, json.dumps(payload, separators=(",", ":")), qos=1, user=user
         )
-        self._note(packet, row.id)
+        self._track(packet, row.id)
 
-    def _note(self, packet: int, row_id: int | None) -> None:
+    def _track(self, packet: int, row_id: int | None) -> None:
         if not self._in_flight:
             self._progress_s = time.monotonic()
         self._in_flight[packet] = row_id
 
-    def _settle(self) -> None:
+    def _take_acknowledgements(self) -> None:
         """Forget what the broker has, and hold back for a while where it refused something."""
         done: list[int] = []
         for packet, refusal in self._connection.acknowledged:
@@ -154,7 +154,7 @@ class Session:
                 done.append(row_id)
         self._connection.acknowledged.clear()
         for denied in filter(None, self._connection.subscribed):
-            self._say_refused(f"subscription to commands: {denied}")
+            self._report_refusal(f"subscription to commands: {denied}")
         self._connection.subscribed.clear()
         if done:
             self._outbox.ack(done)
@@ -162,7 +162,7 @@ class Session:
 
     def _refused(self, row_id: int | None, refusal: str) -> None:
         self._refusal = refusal
-        self._say_refused(refusal)
+        self._report_refusal(refusal)
         if row_id is not None:
             self._fed_id = 0
             self._late_id = self._outbox.last_id

@@ -60,7 +60,7 @@ def test_what_was_put_is_there_for_the_next_run(path: Path) -> None:
     assert [first.next_seq("pump3") for _ in range(3)] == [1, 2, 3]
     row = put(first, 0)
     first.put("fan1", "t", {"n": 1}, now_s=NOW_S, snapshot={"state": "UNACK"})
-    first.keep("pump3", {"state": "NORMAL"})
+    first.save_snapshot("pump3", {"state": "NORMAL"})
     first.close()
     second = Outbox(path)
     assert numbers(second) == [0, 1]
@@ -112,11 +112,11 @@ def test_what_is_too_old_goes_but_no_newest_of_its_key(path: Path, logged: Logge
     outbox = Outbox(path, max_age_s=30 * DAY_S)
     for n in range(5):
         put(outbox, n, now_s=NOW_S + n * DAY_S)
-    outbox.tend(NOW_S + 29 * DAY_S)
+    outbox.maintain(NOW_S + 29 * DAY_S)
     assert outbox.depth == 5
-    outbox.tend(NOW_S + 31.5 * DAY_S)
+    outbox.maintain(NOW_S + 31.5 * DAY_S)
     assert numbers(outbox) == [2, 3, 4]
-    outbox.tend(NOW_S + 365 * DAY_S)
+    outbox.maintain(NOW_S + 365 * DAY_S)
     assert numbers(outbox) == [4]
     assert outbox.dropped == 4
     assert [line["dropped"] for line in logged] == [2, 2]
@@ -180,7 +180,7 @@ def test_a_file_that_goes_bad_while_it_is_used(path: Path, logged: Logged) -> No
     assert [outbox.next_seq("pump3") for _ in range(7)][-1] == 7
     for n in range(300):
         put(outbox, n)
-    outbox.tend(NOW_S)
+    outbox.maintain(NOW_S)
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
@@ -240,7 +240,7 @@ outbox.ack([rows[0].id, rows[1].id, rows[10].id])
 full["left"] = outbox.depth
 full["first"] = outbox.pending()[0].payload["n"]
 resource.setrlimit(resource.RLIMIT_FSIZE, free)
-outbox.tend(1.8e9)
+outbox.maintain(1.8e9)
 print(json.dumps({"full": full, "unsaved": outbox.unsaved, "depth": outbox.depth}))
 """
 
@@ -285,7 +285,7 @@ def test_a_disk_that_is_away_at_start_and_comes_later(tmp_path: Path, logged: Lo
     assert not readable
     (tmp_path / "mount").unlink()
     (tmp_path / "disk").rename(tmp_path / "mount")
-    outbox.tend(NOW_S)
+    outbox.maintain(NOW_S)
     assert numbers(outbox) == [0, 1, 2], "what an earlier run left comes first"
     readable = outbox.readable
     assert readable
@@ -391,9 +391,9 @@ class Model(RuleBasedStateMachine):
             self.outbox.ack([gone.id])
 
     @rule(by_s=st.sampled_from([1.0, 500.0, 2000.0]))
-    def tend(self, by_s: float) -> None:
+    def maintain(self, by_s: float) -> None:
         self.now_s += by_s
-        self.outbox.tend(self.now_s)
+        self.outbox.maintain(self.now_s)
         self.make_room(age=True)
 
     @rule()

@@ -13,6 +13,7 @@ from echo_stream.cli import judging, operating
 from echo_stream.cli import mqtt as broker
 from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet
 from echo_stream.cli.fit import fit_normal, score
+from echo_stream.cli.replay import replay
 
 app = typer.Typer(
     name="echo-stream",
@@ -49,6 +50,7 @@ def run(config: ConfigOption = None) -> None:
 
 app.command("fit-normal")(fit_normal)
 app.command()(score)
+app.command()(replay)
 
 
 @app.command()

@@ -1,0 +1,89 @@
+"""replay: the events of a recording, the same that the daemon announces for the same sound."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import pytest
+import soundfile
+
+from echo_stream.capture.simulator import FaultKind, Simulated
+from tests.support.broker import MosquittoBroker
+from tests.support.daemon import daemon, run, subscriber, wait_for
+
+FAULT_S = (40.0, 70.0)
+CONFIG = """\
+node: pc7
+state_dir: state
+mqtt: {{host: {host}, port: {port}}}
+machines:
+  - id: pump3
+    source: {source}
+    bank: banks/pump3.safetensors
+"""
+NORMAL = "{kind: simulated, seed: 5, pace: fast, duration_s: 120}"
+KEYS = ["at_s", "onset_s", "level", "path", "from", "to", "cause", "active", "score", "threshold"]
+
+
+def write_config(folder: Path, source: str, port: int = 1883) -> None:
+    (folder / "config.yaml").write_text(CONFIG.format(host="127.0.0.1", port=port, source=source))
+
+
+def record(path: Path) -> None:
+    """The simulated machine with a fault, as a file."""
+    fault: list[tuple[float, float, FaultKind]] = [(*FAULT_S, "bearing")]
+    source = Simulated(5, 16_000, fault, pace="fast", start_s=200.0, duration_s=100.0)
+    with soundfile.SoundFile(path, "w", 16_000, 1, "FLOAT") as file:
+        while (block := source.read()) is not None:
+            file.write(block.samples[:, 0])
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bank of the simulated machine and a recording of its fault."""
+    folder = tmp_path_factory.mktemp("recorded")
+    write_config(folder, NORMAL)
+    run(folder, "fit-normal", "--machine", "pump3")
+    record(folder / "fault.wav")
+    write_config(folder, "{kind: recording, path: fault.wav, pace: fast}")
+    return folder
+
+
+def events_of(folder: Path, *words: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run(folder, "replay", "-m", "pump3", *words, "--json").splitlines()]
+
+
+def test_a_recording_raises_the_events_that_the_daemon_announces(
+    recorded: Path, broker: MosquittoBroker
+) -> None:
+    events = events_of(recorded, "fault.wav", "--picture", "replay.png")
+    assert all(list(event) == KEYS for event in events)
+    alarms = [event for event in events if event["level"] == "alarm"]
+    assert alarms[0]["to"] == "UNACK"
+    assert alarms[0]["active"]
+    assert FAULT_S[0] <= alarms[0]["onset_s"] < alarms[0]["at_s"] < FAULT_S[0] + 30
+    assert not alarms[-1]["active"]
+    assert matplotlib.image.imread(recorded / "replay.png").shape[2] == 4
+
+    write_config(recorded, "{kind: recording, path: fault.wav, pace: fast}", broker.port)
+    with subscriber(broker.host, broker.port) as seen, daemon(recorded) as process:
+        wait_for(lambda: process.poll() is not None, 60, "the daemon reached the end of the recording")
+        announced = wait_for(
+            lambda: seen.events if len(seen.events) == len(events) else None, 20, f"{len(events)} events"
+        )
+    same = ("level", "from", "to", "cause", "active")
+    assert [[e[key] for key in same] for e in announced] == [[e[key] for key in same] for e in events]
+    assert [e["score"] for e in announced] == pytest.approx([e["score"] for e in events], abs=1e-3)
+
+
+def test_several_recordings_are_named(recorded: Path) -> None:
+    (recorded / "again.wav").write_bytes((recorded / "fault.wav").read_bytes())
+    events = events_of(recorded, "fault.wav", "again.wav")
+    assert [event.pop("file") for event in events] == ["again.wav"] * (len(events) // 2) + ["fault.wav"] * (
+        len(events) // 2
+    )
+    assert events[: len(events) // 2] == events[len(events) // 2 :], "each begins anew"
+    assert "alarm" in run(recorded, "replay", "-m", "pump3", "fault.wav")

@@ -51,13 +51,13 @@ def replay(
 ) -> None:
     """Show what would have been announced in recordings, with the machine's bank and settings."""
     from echo_stream.capture.recording import find_recordings
-    from echo_stream.pipeline.factory import encoder_of
+    from echo_stream.pipeline.factory import build_encoder
 
     quiet()
     settings = read_config(config)
     which = pick(settings, machine)
     files = find_recordings(recordings)
-    encoder = encoder_of(settings)
+    encoder = build_encoder(settings)
     show = print_json if as_json else _print_line
     replayed = []
     for file in files:
@@ -93,13 +93,13 @@ def replay_one(
     from echo_stream.config.schema import RecordingSource
     from echo_stream.core.errors import SourceError
     from echo_stream.fit.listen import recording_of
-    from echo_stream.pipeline.factory import station_of
+    from echo_stream.pipeline.factory import build_station
     from echo_stream.pipeline.loop import listen
 
     found = Replayed(file)
     with closing(recording_of(machine, file)) as source:
         fast = RecordingSource(kind="recording", path=file, pace="fast", channel=machine.source.channel)
-        station = station_of(config, machine.model_copy(update={"source": fast}), source, encoder)
+        station = build_station(config, machine.model_copy(update={"source": fast}), source, encoder)
 
         def on_event(_: Station, event: Event) -> None:
             found.events.append(event_of(event, source.sample_rate_hz))
@@ -112,7 +112,7 @@ def replay_one(
                 for name, level in levels_of(station).items():
                     found.levels.setdefault(name, []).append(level)
 
-        listen(lambda: {machine.id: station}, encoder, tell=on_event, observe=observe, stop=Stop())
+        listen(lambda: {machine.id: station}, encoder, on_event=on_event, observe=observe, stop=Stop())
     if not found.ends_s:
         raise SourceError(
             f"{file}: shorter than one window of {config.encoder.window_s:g} s",

@@ -1,7 +1,8 @@
-"""The commands that every user meets: run, fit-normal, score, devices, check-config, fetch-model, demo."""
+"""The command line names every command with its options; each command is the file of its name."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,10 @@ import typer
 
 from echo_stream import __version__
 from echo_stream.cli import bank as banks
-from echo_stream.cli import judging, operating
 from echo_stream.cli import mqtt as broker
 from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet
-from echo_stream.cli.fit import fit_normal, score
+from echo_stream.cli.events import events_app
+from echo_stream.cli.fit import ResumeOption, fit_normal, score
 from echo_stream.cli.replay import replay
 
 app = typer.Typer(
@@ -23,6 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+PrintOption = Annotated[bool, typer.Option("--print", help="show what would be done, and do nothing")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -114,7 +118,64 @@ def demo(
     run_demo(into)
 
 
-app.add_typer(judging.app)
-app.add_typer(operating.app)
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="machines in the layout of DCASE task 2")],
+    resume: ResumeOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit and score machines whose faults are known: AUC and pAUC for each machine and kind of fault.
+
+    DIR holds MACHINE/train/normal_*, MACHINE/test/normal_* and MACHINE/test/anomaly_KIND_*, at any depth. The
+    encoder is the configured one; without a configuration, the spectral one.
+    """
+    from echo_stream.cli.evaluate import run_evaluate
+
+    run_evaluate(folder, config, as_json, resume)
+
+
+@app.command()
+def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Ask the running daemon how each machine is, and how it is itself."""
+    from echo_stream.cli.status import show_status
+
+    show_status(config, as_json)
+
+
+@app.command()
+def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Look whether this PC is fit: CPU, disk, rights, devices, level, broker, clock. Listens some seconds."""
+    from echo_stream.cli.doctor import run_doctor
+    from echo_stream.core.checks import Verdict
+
+    raise typer.Exit(1 if run_doctor(config, as_json) is Verdict.FAIL else 0)
+
+
+@app.command()
+def bench(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Measure what this PC can carry: runtimes, and machines by encoder and rate. Takes half a minute."""
+    from echo_stream.cli.bench import run_bench
+
+    run_bench(config, as_json)
+
+
+@app.command("install-service")
+def install_service(only_print: PrintOption = False) -> None:
+    """Write unit, user, directories and an example configuration; start nothing."""
+    from echo_stream.cli.install import install_service as install
+
+    install(Path(sys.argv[0]).absolute(), only_print=only_print)
+
+
+@app.command("uninstall-service")
+def uninstall_service(only_print: PrintOption = False) -> None:
+    """Stop the service and remove what install-service made; banks, state and settings stay."""
+    from echo_stream.cli.install import uninstall_service as uninstall
+
+    uninstall(only_print=only_print)
+
+
+app.add_typer(events_app, name="events")
 app.add_typer(broker.app)
 app.add_typer(banks.app)

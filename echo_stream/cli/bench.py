@@ -24,6 +24,7 @@ from echo_stream.alarm.condition import Condition
 from echo_stream.alarm.drift import DriftWatch
 from echo_stream.alarm.sensor import SensorWatch
 from echo_stream.capture.simulator import Simulated
+from echo_stream.cli.common import print_json, quiet, read_config_or_defaults
 from echo_stream.config.schema import Config, EchoEncoder, Windowing
 from echo_stream.core.types import AlarmLevel, EncoderIdentity, Enrolled, Features, Window
 from echo_stream.daemon.events import EventPublisher
@@ -249,3 +250,34 @@ def _station(name: str, bank: NormalBank, rate_hz: int, cut: Windowing, number: 
         rest=Condition(0.5, 0.25, on_delay=2 * rate_hz, off_delay=0),
         health=Health(name, cut.hop_s, monotonic()),
     )
+
+
+def run_bench(config: Path | None, as_json: bool) -> None:
+    """Measure with this configuration, or the defaults, and print what was found."""
+    quiet()
+    settings = read_config_or_defaults(config)
+    cut = settings.encoder
+    found = []
+    if not as_json:
+        print(f"{this_pc()}\nwindows of {cut.window_s:g} s, one every {cut.hop_s:g} s; ms are of one window")
+    for one in measure(settings):
+        found.append(one)
+        if not as_json:
+            _print_measured(one)
+    if as_json:
+        own = {"pc": this_pc(), "window_s": cut.window_s, "hop_s": cut.hop_s, "load": LOAD}
+        print_json({**own, "encoders": [one.to_json() for one in found]})
+    else:
+        print(f"\nmachines: at a load of {LOAD:.0%}, all with the same rate and encoder; see docs/scaling.md")
+
+
+def _print_measured(one: Measured) -> None:
+    print(f"\n{one.encoder}" + (f", {one.about}" if one.about else ""), flush=True)
+    for runtime, ms in one.runtimes_ms.items():
+        used = "".join(
+            [", auto picks it" if runtime == one.auto else "", ", in use" if runtime == one.runtime else ""]
+        )
+        print(f"  {runtime:20} {ms:8.2f} ms, the net alone, 2 s at 48 kHz{used}")
+    for at in one.capacities:
+        times = f"encoding {at.encode_ms:7.2f} ms  the rest {at.rest_ms:6.2f} ms"
+        print(f"  {at.rate_hz / 1000:4.0f} kHz  {times}  {at.machines:6} machines", flush=True)

@@ -1,24 +1,33 @@
-"""demo: the whole way in a minute, without microphone, existing broker or download. Main thread.
+"""demo shows the whole way in a minute, without microphone, existing broker or download. Main thread.
 
-Nothing in it is put on: `fit-normal` and `run` are the commands that every user runs, the broker and the
-subscriber are real; only the machine is simulated.
+Nothing in it is staged: `fit-normal` and `run` are the commands that every user runs, the broker, the
+subscriber and the evidence are real; only the machine is simulated.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
+import signal
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from echo_stream.capture.simulator import Fault, FaultKind, Scenario, SimulatedMachine, write_wav
+from paho.mqtt.client import MQTTMessage
+
+from echo_stream.capture.simulator import FaultKind, SimulatedMachine, write_wav
 from echo_stream.cli.demo_broker import HOST, DemoBroker, demo_broker
-from echo_stream.cli.demo_listen import Seen, command, listen, say
-from echo_stream.cli.demo_picture import Run, draw_run
 from echo_stream.config.schema import AlarmSettings
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.evidence.store import list_events
+from echo_stream.mqtt.connection import Broker, Connection
 
 SEED: Final = 5
 RATE_HZ: Final = 16000
@@ -30,6 +39,13 @@ FAULT_START_S: Final = 15
 FAULT_END_S: Final = 28
 ALARM: Final = AlarmSettings()
 """The delays that every user has until he sets others."""
+
+PATIENCE_S: Final = 75.0
+"""After this time the demonstration has failed."""
+_STOP_S: Final = 10.0
+_SHOWN: Final = {"status", "availability", "alarm", "event", "evidence"}
+
+say = partial(print, flush=True)
 
 CONFIG: Final = """\
 # Written by echo-stream demo; an example to play with.
@@ -57,6 +73,27 @@ The same with a microphone:
      and your broker:                             mqtt: {host: localhost, port: 1883}
   3. echo-stream fit-normal --machine pump3 --minutes 10      while it runs as it should
   4. echo-stream run                              and scratch on the housing for ten seconds"""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One that the subscriber received."""
+
+    at: datetime
+    """UTC of its arrival."""
+    topic: str
+    text: str
+
+    @property
+    def what(self) -> str:
+        """The last part of the topic."""
+        return self.topic.rsplit("/", 1)[-1]
+
+    @property
+    def alarm(self) -> bool | None:
+        """Whether the alarm is on after this; None if it does not say."""
+        event = json.loads(self.text) if self.what == "event" else {}
+        return event["active"] if event.get("level") == "alarm" else None
 
 
 def run_demo(into: Path, verbose: bool = False) -> None:
@@ -88,11 +125,9 @@ def run_demo(into: Path, verbose: bool = False) -> None:
             f"   Listening in real time; a {FAULT} fault comes at {FAULT_START_S} s, goes at {FAULT_END_S} s."
         )
         say("   What a subscriber receives, topic and payload:")
-        seen = listen(config, log, broker, verbose)
+        run = listen(config, log, broker, verbose)
         say("   SIGTERM: the daemon said goodbye and stopped with exit code 0.")
-    run = _run_of(machine, seen)
-    draw_run(run, into / "demo.png")
-    _summarise(run, seen.stream_at, into, state, time.monotonic() - begun_s)
+    _summarise(run, into, state, time.monotonic() - begun_s)
 
 
 def _write_config(into: Path, state: str, broker: DemoBroker) -> Path:
@@ -126,46 +161,124 @@ def _fit(config: Path, recording: Path) -> None:
     say("\n".join(f"   {line}" for line in done.stdout.splitlines()))
 
 
-def _run_of(machine: SimulatedMachine, seen: Seen) -> Run:
-    scores = [(_since(seen.stream_at, s["ts"]), s["score"], s["threshold"]) for s in seen.scores]
-    heard = Scenario(machine, [Fault(FAULT, FAULT_START_S, FAULT_END_S)])
-    return Run(
-        samples=heard.render(0, round(scores[-1][0] * RATE_HZ)),
-        sample_rate_hz=RATE_HZ,
-        fault=FAULT,
-        fault_start_s=FAULT_START_S,
-        fault_end_s=FAULT_END_S,
-        raised_s=(seen.raised_at - seen.stream_at).total_seconds(),
-        cleared_s=(seen.cleared_at - seen.stream_at).total_seconds(),
-        scores=scores,
-    )
-
-
-def _summarise(run: Run, stream_at: datetime, into: Path, state: str, took_s: float) -> None:
+def _summarise(run: Run, into: Path, state: str, took_s: float) -> None:
     def line(what: str, at_s: float, more: str = "") -> None:
-        at = f"{stream_at + timedelta(seconds=at_s):%H:%M:%S.%f}"[:-5]
+        at = f"{run.stream_at + timedelta(seconds=at_s):%H:%M:%S.%f}"[:-5]
         say(f"  {what:<24} {at}  {at_s:5.1f} s  {more}")
 
-    raised_after_s, cleared_after_s = run.raised_s - run.fault_start_s, run.cleared_s - run.fault_end_s
+    raised_s = (run.raised_at - run.stream_at).total_seconds()
+    cleared_s = (run.cleared_at - run.stream_at).total_seconds()
+    raised_after = f"{raised_s - FAULT_START_S:.1f} s later, of which {ALARM.on_delay_s:g} s are the on-delay"
+    cleared_after = (
+        f"{cleared_s - FAULT_END_S:.1f} s later, of which {ALARM.off_delay_s:g} s are the off-delay"
+    )
     say("\nSummary: UTC, and seconds since the daemon began to listen")
-    line(f"{run.fault} fault began", run.fault_start_s)
-    line(
-        "alarm reached us",
-        run.raised_s,
-        f"{raised_after_s:.1f} s later, of which {ALARM.on_delay_s:g} s are the on-delay",
-    )
-    line("fault was gone", run.fault_end_s)
-    line(
-        "alarm was cleared",
-        run.cleared_s,
-        f"{cleared_after_s:.1f} s later, of which {ALARM.off_delay_s:g} s are the off-delay",
-    )
-    say(f"  The whole run as a picture: {into / 'demo.png'}")
+    line(f"{FAULT} fault began", FAULT_START_S)
+    line("alarm was received", raised_s, raised_after)
+    line("fault was gone", FAULT_END_S)
+    line("alarm was cleared", cleared_s, cleared_after)
     for kept in list_events(into / state / "evidence"):
-        say(f"  What was heard at the alarm: {kept.clip} and {kept.picture or 'no picture yet'}")
+        if kept.picture is not None:
+            picture = shutil.copyfile(kept.picture, into / "demo.png")
+            say(f"  The alarm's picture: {picture}, its sound: {kept.clip}")
     say(f"  All this took {took_s:.0f} s.\n")
     say(WITH_A_MICROPHONE)
 
 
-def _since(begin: datetime, timestamp: str) -> float:
-    return (datetime.fromisoformat(timestamp) - begin).total_seconds()
+# The live half: the real daemon as a process, and what a subscriber receives from it.
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The times of one run."""
+
+    stream_at: datetime
+    """UTC of the first sample."""
+    raised_at: datetime
+    """When the event arrived that said the alarm is on."""
+    cleared_at: datetime
+    """And that it is off."""
+
+
+def command(*arguments: str) -> list[str]:
+    """This program with arguments, as a process of its own."""
+    return [sys.executable, "-m", "echo_stream", *arguments]
+
+
+def listen(config: Path, log: Path, broker: DemoBroker, verbose: bool) -> Run:
+    """Run the daemon until an alarm was raised, cleared and drawn, printing what a subscriber receives.
+
+    Raises:
+        EchoStreamError: the daemon failed, no alarm came or none went, or it did not stop as it should.
+    """
+    messages: list[Message] = []
+
+    def received(message: MQTTMessage) -> None:
+        text = message.payload.decode("utf-8", "replace")
+        messages.append(Message(datetime.now(UTC), message.topic, text))
+        if verbose or messages[-1].what in _SHOWN:
+            say(message.topic, text)
+
+    subscriber = Connection(
+        Broker(host=HOST, port=broker.port),
+        client_id="echo-stream-demo",
+        protocol=broker.protocol,
+        on_message=received,
+    )
+    try:
+        subscriber.open()
+        subscriber.subscribe("echo-stream/#")
+        with _daemon(config, log) as daemon:
+            until_s = time.monotonic() + PATIENCE_S
+            while time.monotonic() < until_s and daemon.poll() is None and not _is_over(messages):
+                subscriber.step(0.2)
+            if daemon.poll() is None:
+                daemon.send_signal(signal.SIGTERM)
+            code = daemon.wait(_STOP_S)
+            _receive_rest(subscriber, messages)
+    finally:
+        subscriber.abort()
+    lines = log.read_text(encoding="utf-8").splitlines()
+    if code != 0:
+        raise EchoStreamError(f"the daemon ended with exit code {code}, see {log}", "\n".join(lines[-10:]))
+    raised_at = next((m.at for m in messages if m.alarm), None)
+    cleared_at = next((m.at for m in messages if m.alarm is False and raised_at), None)
+    if raised_at is None or cleared_at is None:
+        lacking = "no alarm was raised" if raised_at is None else "the alarm was not cleared"
+        raise EchoStreamError(f"{lacking} within {PATIENCE_S:.0f} s", f"see {log}")
+    return Run(_stream_began(lines), raised_at, cleared_at)
+
+
+def _is_over(messages: list[Message]) -> bool:
+    """The alarm was raised and cleared, and its evidence is complete."""
+    states = [message.alarm for message in messages if message.alarm is not None]
+    complete = any(message.what == "evidence" for message in messages)
+    return complete and True in states and states[-1] is False
+
+
+def _receive_rest(subscriber: Connection, messages: list[Message]) -> None:
+    """What the daemon published when it stopped, until nothing comes for a while."""
+    count = -1
+    while count != len(messages):
+        count = len(messages)
+        subscriber.step(0.5)
+
+
+@contextmanager
+def _daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as file:
+        process = subprocess.Popen(command("run", "--config", str(config)), stdout=file, stderr=file)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def _stream_began(lines: list[str]) -> datetime:
+    """When the simulated stream began, from the lines of the daemon's log."""
+    for line in lines:
+        if '"simulated stream begins"' in line:
+            return datetime.fromisoformat(json.loads(line)["at"])
+    raise EchoStreamError("the daemon's log does not say when the simulated stream began", lines[0])

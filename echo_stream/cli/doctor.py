@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,10 @@ from time import monotonic, sleep
 
 import numpy as np
 
-from echo_stream.cli.mqtt_check import check
+from echo_stream.cli.common import print_json, quiet, read_config_or_defaults
+from echo_stream.cli.mqtt_check import check as check_broker
 from echo_stream.config.schema import Config, Machine, Microphone
-from echo_stream.core.checks import Check, Verdict
+from echo_stream.core.checks import Check, Verdict, worst
 from echo_stream.core.errors import DeliveryError, EchoStreamError
 from echo_stream.core.level import FULL_SCALE
 from echo_stream.core.types import AudioBlock, Float32, Window
@@ -236,7 +237,7 @@ def _real_time_factor(config: Config) -> float:
 
 def _reach_broker(config: Config) -> str:
     topics = Topics(config.mqtt.topic_root, config.node)
-    for step in check(broker_settings(config), topics, protocol=config.mqtt.protocol):
+    for step in check_broker(broker_settings(config), topics, protocol=config.mqtt.protocol):
         if not step.ok:
             raise DeliveryError(f"{step.name}: {step.found}", step.hint)
     return f"{config.mqtt.host}:{config.mqtt.port} takes what is published"
@@ -265,3 +266,17 @@ def _listen(machine: Machine) -> ProbeResult:
     live = machine.source.realtime and last_s - first_s > LISTEN_S / 2
     measured_hz = (len(samples) - len(blocks[0].samples)) / (last_s - first_s) if live else None
     return ProbeResult(samples, rate, measured_hz)
+
+
+def run_doctor(config: Path | None, as_json: bool) -> Verdict:
+    """Print every check as soon as it is done, or all of them as JSON; the worst verdict."""
+    quiet()
+    checks = []
+    for check in examine(read_config_or_defaults(config)):
+        checks.append(check)
+        if not as_json:
+            advice = f"\n        {check.advice}" if check.advice else ""
+            print(f"{check.verdict.upper():4}  {check.name}: {check.finding}{advice}", flush=True)
+    if as_json:
+        print_json({"verdict": worst(checks), "checks": [asdict(check) for check in checks]})
+    return worst(checks)

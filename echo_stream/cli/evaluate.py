@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,8 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
 
 from echo_stream.capture.recording import Recording, find_recordings
+from echo_stream.cli.common import print_json, progress, quiet, read_config_or_defaults
 from echo_stream.core.errors import SourceError
 from echo_stream.core.text import Progress
 from echo_stream.core.types import Enrolled
@@ -23,6 +27,7 @@ from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.archive import Part, most_windows, parts_of, spread
 from echo_stream.fit.archive_jobs import Encoded, encode_parts
+from echo_stream.pipeline.factory import build_encoder
 
 MAX_FPR = 0.1
 
@@ -279,3 +284,52 @@ def _rated(machine: _Machine, scores: Sequence[float]) -> dict[str, Any]:
 
 def _counts(clips: Sequence[Clip]) -> dict[str, int]:
     return {"clips": len(clips), "recordings": len({clip.recording for clip in clips})}
+
+
+def run_evaluate(folder: Path, config: Path | None, as_json: bool, resume: Path | None) -> None:
+    """Evaluate the machines of a folder with the configured encoder, and print what was found."""
+    quiet()
+    settings = read_config_or_defaults(config)
+    cut = settings.encoder
+    with progress("evaluating") as report:
+        found = evaluate(
+            folder,
+            build_encoder(settings),
+            window_s=cut.window_s,
+            hop_s=cut.hop_s,
+            progress=report,
+            resume=resume,
+        )
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    columns = (
+        "machine",
+        "kind",
+        "AUC",
+        "pAUC 0.1",
+        "normal clips",
+        "recordings",
+        "faulty clips",
+        "recordings",
+    )
+    table = Table(*columns)
+    for machine in found["machines"]:
+        normal = machine["test_normal"]
+        rows = [("all", machine, machine["test_anomaly"])]
+        rows += [(kind, it, it) for kind, it in machine["kinds"].items()]
+        for n, (kind, rates, faulty) in enumerate(rows):
+            counts = [normal["clips"], normal["recordings"], faulty["clips"], faulty["recordings"]]
+            name = machine["machine"] if n == 0 else ""
+            table.add_row(name, kind, _shown(rates["auc"]), _shown(rates["pauc"]), *map(str, counts))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    means = [_shown(found[key]) for key in ("mean_auc", "mean_pauc", "harmonic_mean")]
+    print(f"mean AUC {means[0]}, mean pAUC {means[1]}, harmonic mean of both {means[2]}")
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

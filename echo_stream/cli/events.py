@@ -1,0 +1,85 @@
+"""events lists the evidence of alarms on this PC's disk."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet, read_config
+from echo_stream.core.errors import EchoStreamError
+
+if TYPE_CHECKING:
+    from echo_stream.evidence.store import Kept
+
+events_app = typer.Typer(help="The evidence of alarms on this PC's disk.", invoke_without_command=True)
+
+
+@events_app.callback()
+def events(
+    context: typer.Context,
+    machine: Annotated[str | None, typer.Option("--machine", "-m", help="only of this one")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="only since then: 2026-11-20, 2026-11-20T08:00, or 3d, 12h, 30min ago")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the alarms whose evidence is on the disk, oldest first."""
+    if context.invoked_subcommand is not None:
+        return
+    from echo_stream.evidence.store import list_events
+
+    quiet()
+    folder = read_config(config).state_dir / "evidence"
+    kept = list_events(folder, machine, _time(since) if since else None)
+    if as_json:
+        print_json([_event(one) for one in kept])
+        return
+    for one in kept:
+        print(f"{one.at:%Y-%m-%d %H:%M:%S}Z  {one.machine}  score {one.event['score']:.2f}  {one.event_id}")
+    if not kept:
+        print(f"no evidence in {folder}")
+
+
+@events_app.command()
+def show(event_id: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None) -> None:
+    """Say where the files of one alarm are."""
+    from echo_stream.evidence.store import list_events
+
+    quiet()
+    folder = read_config(config).state_dir / "evidence"
+    for kept in list_events(folder):
+        if kept.event_id == event_id:
+            print_json(_event(kept))
+            return
+    raise EchoStreamError(
+        f"no evidence of event {event_id} in {folder}", "echo-stream events lists what there is"
+    )
+
+
+def _event(kept: Kept) -> dict[str, Any]:
+    files = {"document": kept.document, "clip": kept.clip, "picture": kept.picture}
+    paths = {name: str(path) if path else None for name, path in files.items()}
+    return {**kept.event, "complete": kept.complete, "files": paths}
+
+
+_UNITS = {
+    "min": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+
+
+def _time(since: str) -> datetime:
+    for unit, length in _UNITS.items():
+        number = since.removesuffix(unit)
+        if number != since and number.isdigit():
+            return datetime.now(UTC) - int(number) * length
+    try:
+        at = datetime.fromisoformat(since)
+    except ValueError:
+        raise typer.BadParameter(f"--since {since}: expected a date, a time, or 3d, 12h, 30min") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)

@@ -1,0 +1,45 @@
+"""status asks the running daemon and shows its answer as a table."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from echo_stream.cli.common import print_json, read_config
+from echo_stream.daemon.status import ask, find_socket
+
+
+def show_status(config: Path | None, as_json: bool) -> None:
+    """Ask the daemon that runs with this configuration, and print what it says."""
+    found = ask(find_socket(read_config(config).state_dir))
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    broker, uptime = found["broker"], timedelta(seconds=round(found["uptime_s"]))
+    link = "connected" if broker["connected"] else f"AWAY ({broker['last_error'] or 'not yet connected'})"
+    print(f"echo-stream {found['version']} on {found['node']}, up {uptime}, encoder {found['encoder']}")
+    print(f"broker {broker['host']}:{broker['port']} {link}; outbox {found['outbox']['depth']}")
+    table = Table("machine", "alarm", "warning", "score", "coverage", "level", "sound", "real-time factor")
+    for machine in found["machines"]:
+        states = [machine["alarms"][level]["state"] for level in ("alarm", "warning")]
+        numbers = [
+            _shown(machine["score"], ".2f"),
+            _shown(machine["coverage_10m"], ".3f"),
+            _shown(machine["level_dbfs"], ".1f", " dBFS"),
+        ]
+        factor = _shown(machine["real_time_factor"], ".4f")
+        table.add_row(machine["machine"], *states, *numbers, machine["capture"], factor)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _shown(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 DAYS_A_MONTH = 30.0
@@ -35,3 +37,50 @@ def duration_text(seconds: float) -> str:
 def path_text(path: Path) -> str:
     """A path as text that can be printed and stored; bytes of it that are no UTF-8 are shown in hex."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def utc_text(at: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds: `2026-11-20T08:14:03.120Z`.
+
+    Raises:
+        ValueError: `at` carries no time zone.
+    """
+    if at.tzinfo is None:
+        raise ValueError(f"{at!r} has no time zone")
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def clean_text(text: str, most: int = 200) -> str:
+    """Text from outside, safe for logs, terminals and JSON: every control and unpaired character becomes `?`.
+
+    Args:
+        text: Of anybody: a command, a topic, an answer of the broker.
+        most: Longer text ends with `...` after so many characters.
+    """
+    shown = text if len(text) <= most else f"{text[:most]}..."
+    # Cc: escape sequences; Cs: half a character, which UTF-8 cannot write; Cf, Zl, Zp: turn or break lines.
+    return "".join("?" if unicodedata.category(c) in ("Cc", "Cs", "Cf", "Zl", "Zp") else c for c in shown)
+
+
+def topic_trouble(name: str, value: str, *, levels: bool = False, most_bytes: int = 1000) -> str:
+    """Why a value cannot be part of the topics that the daemon publishes to; empty where it can.
+
+    Args:
+        name: Of the value, for the sentence.
+        value: A level of a topic, or several.
+        levels: Several levels with / between them are allowed.
+        most_bytes: MQTT allows 65,535 for a whole topic; brokers often less.
+    """
+    parts = value.split("/") if levels else [value]
+    if not all(parts):
+        return f"{name} {value[:100]!r} has an empty level: no / at its start or end, none twice"
+    wrong = sorted(
+        {c for part in parts for c in part if c in "/+#" or unicodedata.category(c) in ("Cc", "Cs")}
+    )
+    if wrong:
+        return f"{name} {value[:100]!r} holds {', '.join(map(repr, wrong[:5]))}, which no topic may hold"
+    if value.startswith("$"):
+        return f"{name} {value[:100]!r} begins with $: such topics belong to the broker"
+    if len(value.encode()) > most_bytes:
+        return f"{name} is {len(value.encode())} bytes long, at most {most_bytes} fit into a topic"
+    return ""

@@ -13,11 +13,12 @@ from echo_stream import __version__
 from echo_stream.alarm.flood import ChatterCounter, FloodGate, FloodReport
 from echo_stream.core.calibration import NormalSpectrum
 from echo_stream.core.errors import EchoStreamError
+from echo_stream.core.text import utc_text
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState, DriftEvent, SensorEvent
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.evidence.store import Kept
 from echo_stream.mqtt import payloads
-from echo_stream.mqtt.payloads import LevelState, timestamp
+from echo_stream.mqtt.payloads import LevelState
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.pipeline.station import Event, Scored, Station
 
@@ -35,7 +36,7 @@ def save_state(station: Station, levels: Levels, at: datetime) -> dict[str, Any]
         at: wall time.
     """
     return {
-        "at": timestamp(at),
+        "at": utc_text(at),
         "alarms": {alarm.level.value: alarm.snapshot() for alarm in station.alarms},
         "levels": {level.value: _to_json(state) for level, state in levels.items()},
         "sensor": station.sensor.snapshot(),
@@ -71,8 +72,8 @@ def _to_json(state: LevelState) -> dict[str, Any]:
     return {
         "state": state.state.value,
         "active": state.active,
-        "since": state.since and timestamp(state.since),
-        "onset": state.onset and timestamp(state.onset),
+        "since": state.since and utc_text(state.since),
+        "onset": state.onset and utc_text(state.onset),
         "event_id": state.event_id,
     }
 
@@ -128,14 +129,14 @@ class EventPublisher:
         onset = None if event.onset is None else source.time_of(event.onset)
         event_id = payloads.new_event_id(ts)
         payload = payloads.sensor(event, node=self._node, event_id=event_id, ts=ts, onset_ts=onset)
-        self._publisher.event(payload, snapshot=self._snapshot(station, ts))
+        self._publisher.event("sensor", payload, snapshot=self._snapshot(station, ts))
 
     def _drift(self, station: Station, event: DriftEvent) -> None:
         say = "the scores drift: extend the bank?" if event.active else "the scores no longer drift"
         log.warning(say, machine=event.machine, median=round(event.median, 2), limit=event.limit)
         ts = station.reader.source.time_of(event.at)
         payload = payloads.drift(event, node=self._node, event_id=payloads.new_event_id(ts), ts=ts)
-        self._publisher.event(payload, snapshot=self._snapshot(station, ts))
+        self._publisher.event("drift", payload, snapshot=self._snapshot(station, ts))
 
     def transition(self, station: Station, event: AlarmEvent, reason: str | None = None) -> None:
         """A transition of an alarm, with what its cause alone does not say."""
@@ -167,7 +168,7 @@ class EventPublisher:
         )
         if report is not None:
             self._publish_flood(report)
-        self._publisher.event(payload, snapshot=self._snapshot(station, ts))
+        self._publisher.event("event", payload, snapshot=self._snapshot(station, ts))
         self._publish_alarm_state(machine, ts)
         if self._chatter.take(event, ts.timestamp()):
             log.warning(
@@ -205,7 +206,7 @@ class EventPublisher:
             announcements=report.announcements,
             machines=report.machines,
         )
-        self._publisher.event(payload)
+        self._publisher.event("flood", payload)
 
     def score(self, station: Station, scored: Scored) -> None:
         """The newest score of a machine, as telemetry."""
@@ -251,7 +252,7 @@ class EventPublisher:
             picture=kept.picture.name if kept.picture else None,
             folder=str(kept.document.parent),
         )
-        self._publisher.event(payload)
+        self._publisher.event("evidence", payload)
 
     def _publish_alarm_state(self, machine: str, ts: datetime) -> None:
         name, levels = self._names[machine], self._levels[machine]

@@ -1,22 +1,24 @@
-"""What operators may ask of a machine's alarm: from an MQTT payload to a checked Command. Pure; any thread.
+"""Commands are what operators may ask of a machine's alarm: from an MQTT payload to a checked Command.
 
-The rules are those of schemas/command.json, written out because jsonschema is no dependency of the daemon; a
-test holds the two against each other.
+The rules stand in models.Command, from which the schema is made. Pure; any thread.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from echo_stream.core.errors import DeliveryError
+from pydantic import ValidationError
+
+from echo_stream.core.errors import CommandRefused
+from echo_stream.core.text import clean_text
 from echo_stream.core.types import AlarmLevel
+from echo_stream.mqtt import models
 
 MAX_PAYLOAD_BYTES = 4096
-MAX_SHELVE_S = 7 * 86_400
 
 
 class Verb(StrEnum):
@@ -29,10 +31,6 @@ class Verb(StrEnum):
     OUT_OF_SERVICE = "out_of_service"
     IN_SERVICE = "in_service"
     MARK_NORMAL = "mark_normal"
-
-
-class CommandRefused(DeliveryError):
-    """A command that is malformed; the message says why, for the reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,34 +66,29 @@ class Command:
 def parse(
     machine: str, payload: bytes, reply_to: ReplyTo, sender: Mapping[str, str] | None = None
 ) -> Command:
-    """A command from the payload of a message on `.../cmd`.
+    """A command from the payload of a message on `.../cmd`; texts of people come out clean.
 
     Raises:
         CommandRefused: It is not what schemas/command.json says.
     """
     asked = _object(payload)
-    unknown = sorted(set(asked) - set(_FIELDS))
-    if unknown:
-        raise CommandRefused(f"unknown field {unknown[0]!r}; known: {', '.join(_FIELDS)}")
-    if "command" not in asked:
-        raise CommandRefused("the field 'command' is missing")
-    for name, value in asked.items():
-        expected, fits = _FIELDS[name]
-        if not fits(value):
-            raise CommandRefused(f"{name}: expected {expected}, found {str(value)[:100]!r}")
-    verb = Verb(asked["command"])
-    if (verb is Verb.SHELVE) != ("duration_s" in asked):
+    try:
+        fields = models.Command.model_validate(asked).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise CommandRefused(_reason(error)) from None
+    verb = Verb(fields["command"])
+    if (verb is Verb.SHELVE) != ("duration_s" in fields):
         needs = "needs" if verb is Verb.SHELVE else "takes no"
         raise CommandRefused(f"{verb} {needs} duration_s")
     return Command(
         machine=machine,
         verb=verb,
         reply_to=reply_to,
-        level=AlarmLevel(asked["level"]) if "level" in asked else None,
-        duration_s=float(asked["duration_s"]) if "duration_s" in asked else None,
-        by=asked.get("by"),
-        reason=asked.get("reason"),
-        id=asked.get("id"),
+        level=AlarmLevel(fields["level"]) if "level" in fields else None,
+        duration_s=fields.get("duration_s"),
+        by=_clean(fields.get("by")),
+        reason=_clean(fields.get("reason")),
+        id=fields.get("id"),
         sender=sender,
     )
 
@@ -106,9 +99,15 @@ def tokens(payload: bytes) -> tuple[str | None, str | None]:
         asked = _object(payload)
     except CommandRefused:
         return None, None
-    command, token = asked.get("command"), asked.get("id")
-    known = command if isinstance(command, str) and command in list(Verb) else None
-    return known, token if _FIELDS["id"][1](token) else None
+    found: list[str | None] = []
+    for name in ("command", "id"):
+        try:
+            # Each by itself, with a command that is right where it is the id that is asked for.
+            one = models.Command.model_validate({"command": "ack", name: asked[name]})
+            found.append(str(getattr(one, name)))
+        except (KeyError, ValidationError):
+            found.append(None)
+    return found[0], found[1]
 
 
 def _object(payload: bytes) -> dict[str, Any]:
@@ -127,19 +126,17 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)  # Python's parser takes NaN and Infinity, JSON does not
 
 
-def _text(least: int, most: int) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, str) and least <= len(value) <= most
+def _reason(error: ValidationError) -> str:
+    """The first thing that is wrong, in a sentence for the reply."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = clean_text(".".join(str(part) for part in first["loc"]), 100)
+    if first["type"] == "missing":
+        return f"the field {name!r} is missing"
+    if first["type"] == "extra_forbidden":
+        return f"unknown field {name!r}; known: {', '.join(models.Command.model_fields)}"
+    expected = first["msg"].replace("Input should be", "expected", 1)
+    return f"{name}: {expected}; found {clean_text(str(first['input']), 100)!r}"
 
 
-def _duration(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_SHELVE_S
-
-
-_FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
-    "command": (f"one of {', '.join(Verb)}", lambda value: value in list(Verb)),
-    "level": ("alarm or warning", lambda value: value in list(AlarmLevel)),
-    "duration_s": (f"seconds above 0, at most {MAX_SHELVE_S}", _duration),
-    "by": ("a text of 1 to 100 characters", _text(1, 100)),
-    "reason": ("a text of at most 500 characters", _text(0, 500)),
-    "id": ("a text of at most 100 characters", _text(0, 100)),
-}
+def _clean(text: str | None) -> str | None:
+    return None if text is None else clean_text(text, 500)

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 import structlog
 from paho.mqtt.client import MQTTMessage
 
+from echo_stream.core.errors import CommandRefused
 from echo_stream.mqtt import payloads as messages
-from echo_stream.mqtt.commands import Command, CommandRefused, ReplyTo, parse, tokens
+from echo_stream.mqtt.commands import Command, ReplyTo, parse, tokens
 from echo_stream.mqtt.mailbox import Mailbox
 from echo_stream.mqtt.payloads import ONLINE
 from echo_stream.mqtt.topics import Topics

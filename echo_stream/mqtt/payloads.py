@@ -1,8 +1,8 @@
-"""The words we send, as dicts: what happened, and where the alarms stand. Pure; called from any thread.
+"""The payload builders make what is sent, as dicts: what happened, and where the alarms stand. Any thread.
 
-What others need of payload.py and telemetry.py can be had from here. Each payload has a JSON Schema under
-`schemas/`; the tests hold every message against it, and docs/mqtt.md is made from it. Numbers that are not
-finite are sent as null, because JSON knows no NaN.
+Plain dicts, not validated: an alarm goes out whatever its values are. models.py says what each field means,
+and the tests hold every builder against it. Numbers that are not finite are sent as null, because JSON knows
+no NaN.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib import resources
 from typing import Any
 
+from echo_stream.core.text import utc_text
 from echo_stream.core.types import (
     AlarmEvent,
     AlarmLevel,
@@ -38,17 +39,6 @@ SCHEMAS = (
 
 _BANDS_TOLD = 5
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-
-
-def timestamp(at: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds: `2026-11-20T08:14:03.120Z`.
-
-    Raises:
-        ValueError: `at` carries no time zone.
-    """
-    if at.tzinfo is None:
-        raise ValueError(f"{at!r} has no time zone")
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def new_event_id(at: datetime) -> str:
@@ -86,33 +76,6 @@ def number(value: float | None) -> float | None:
     return float(f"{value:.6g}")
 
 
-# The words we send, as dicts: what happened, and where the alarms stand. Pure; called from any thread.
-#
-# What others need of payload.py and telemetry.py can be had from here. Each payload has a JSON Schema under
-# `schemas/`; the tests hold every message against it, and docs/mqtt.md is made from it. Numbers that are not
-# finite are sent as null, because JSON knows no NaN.
-
-__all__ = [
-    "OFFLINE",
-    "ONLINE",
-    "SCHEMAS",
-    "SCHEMA_VERSION",
-    "LevelState",
-    "Payload",
-    "alarm_state",
-    "drift",
-    "event",
-    "evidence",
-    "flood",
-    "health",
-    "new_event_id",
-    "reply",
-    "schema",
-    "score",
-    "sensor",
-    "timestamp",
-]
-
 ONLINE = "online"
 OFFLINE = "offline"
 _PRIORITY = {AlarmLevel.ALARM: "high", AlarmLevel.WARNING: "low"}
@@ -149,6 +112,8 @@ def event(
     clip: str | None = None,
     picture: str | None = None,
     reason: str | None = None,
+    path: str | None = None,
+    why: str | None = None,
 ) -> Payload:
     """One transition of one alarm (`.../event`, QoS 1, through the outbox).
 
@@ -168,12 +133,14 @@ def event(
         clip: File name of the recorded sound.
         picture: File name of the spectrogram.
         reason: What the cause alone does not say: the sensor's fault, or who commanded it and why.
+        path: Which trip condition was met: strong, step or slow.
+        why: The same in words.
     """
-    return {
+    payload: Payload = {
         "schema": SCHEMA_VERSION,
         "event_id": event_id,
         "seq": seq,
-        "ts": timestamp(ts),
+        "ts": utc_text(ts),
         "delayed": delayed,
         "merged": merged,
         "node": node,
@@ -188,7 +155,7 @@ def event(
         "score": number(event.score),
         "threshold": number(event.threshold),
         "p_value": number(score.p_value) if score else None,
-        "onset_ts": timestamp(onset_ts) if onset_ts else None,
+        "onset_ts": utc_text(onset_ts) if onset_ts else None,
         "evidence": {
             "bands_hz": bands_hz(score.bands) if score else [],
             "level_delta_db": number(score.level_delta_db) if score else None,
@@ -198,6 +165,8 @@ def event(
         "bank": {"id": bank_id, "sha256": bank_sha256},
         "coverage_10m": number(coverage_10m),
     }
+    # Left out where there is none: consumers of the first version know no such field.
+    return payload | {key: text for key, text in (("path", path), ("why", why)) if text is not None}
 
 
 def evidence(
@@ -217,7 +186,7 @@ def evidence(
     return {
         "schema": SCHEMA_VERSION,
         "event_id": event_id,
-        "ts": timestamp(ts),
+        "ts": utc_text(ts),
         "node": node,
         "machine": machine,
         "clip": clip,
@@ -233,14 +202,14 @@ def sensor(
     return {
         "schema": SCHEMA_VERSION,
         "event_id": event_id,
-        "ts": timestamp(ts),
+        "ts": utc_text(ts),
         "delayed": False,
         "node": node,
         "machine": event.machine,
         "from": event.before and event.before.value,
         "to": event.after and event.after.value,
         "active": event.after is not None,
-        "onset_ts": timestamp(onset_ts) if onset_ts else None,
+        "onset_ts": utc_text(onset_ts) if onset_ts else None,
     }
 
 
@@ -249,7 +218,7 @@ def drift(event: DriftEvent, *, node: str, event_id: str, ts: datetime) -> Paylo
     return {
         "schema": SCHEMA_VERSION,
         "event_id": event_id,
-        "ts": timestamp(ts),
+        "ts": utc_text(ts),
         "delayed": False,
         "node": node,
         "machine": event.machine,
@@ -283,10 +252,10 @@ def flood(
     return {
         "schema": SCHEMA_VERSION,
         "event_id": event_id,
-        "ts": timestamp(ts),
+        "ts": utc_text(ts),
         "delayed": False,
         "node": node,
-        "since": timestamp(since),
+        "since": utc_text(since),
         "active": active,
         "announcements": announcements,
         "machines": list(machines),
@@ -306,7 +275,7 @@ def alarm_state(
     active = [level for level, it in ((AlarmLevel.ALARM, alarm), (AlarmLevel.WARNING, warning)) if it.active]
     return {
         "schema": SCHEMA_VERSION,
-        "ts": timestamp(ts),
+        "ts": utc_text(ts),
         "node": node,
         "machine": machine,
         "name": name,
@@ -323,13 +292,10 @@ def _level(it: LevelState) -> Payload:
     return {
         "state": it.state.value,
         "active": it.active,
-        "since": timestamp(it.since) if it.since else None,
-        "onset_ts": timestamp(it.onset) if it.onset else None,
+        "since": utc_text(it.since) if it.since else None,
+        "onset_ts": utc_text(it.onset) if it.onset else None,
         "event_id": it.event_id,
     }
-
-
-# Payloads of how it goes: scores, health, replies to commands. Pure; any thread.
 
 
 def score(
@@ -344,7 +310,7 @@ def score(
     """The newest anomaly score (`.../score`, QoS 0, expires; those between two messages are not sent)."""
     return {
         "schema": SCHEMA_VERSION,
-        "ts": timestamp(ts),
+        "ts": utc_text(ts),
         "node": node,
         "machine": machine,
         "score": number(score.value),
@@ -389,7 +355,7 @@ def health(
     """
     return {
         "schema": SCHEMA_VERSION,
-        "ts": timestamp(ts),
+        "ts": utc_text(ts),
         "node": node,
         "machine": machine,
         "capture": capture,
@@ -426,7 +392,7 @@ def reply(
     """
     return {
         "schema": SCHEMA_VERSION,
-        "ts": timestamp(ts),
+        "ts": utc_text(ts),
         "node": node,
         "machine": machine,
         "command": command,

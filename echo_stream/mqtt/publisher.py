@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
@@ -26,8 +26,8 @@ from echo_stream.mqtt.payloads import OFFLINE, ONLINE, Payload
 from echo_stream.mqtt.topics import Topics
 
 _SESSION_EXPIRY_S = 60
-_KINDS = {"seq": "event", "clip": "evidence", "from": "sensor", "median": "drift", "machines": "flood"}
-"""The first of these fields in a payload says what it is: the last level of its topic."""
+Kind = Literal["event", "evidence", "sensor", "drift", "flood"]
+"""What goes through the outbox; the last level of its topic."""
 
 log = structlog.get_logger()
 
@@ -168,18 +168,18 @@ class Publisher:
         """The sequence number for the next event of a machine."""
         return self.outbox.next_seq(machine)
 
-    def event(self, payload: Payload, *, snapshot: dict[str, Any] | None = None) -> None:
+    def event(self, kind: Kind, payload: Payload, *, snapshot: dict[str, Any] | None = None) -> None:
         """Something that must not be lost: on disk when this returns, then sent until acknowledged.
 
         Args:
-            payload: From `messages.event`, `evidence`, `sensor`, `drift` or `flood`.
+            kind: What it is: which builder of payloads.py made it.
+            payload: What that made.
             snapshot: State of the machine's alarm after it, for `outbox.snapshot` after a restart; kept in
                 the same transaction.
         """
         machine = payload.get("machine", "")
-        what = _KINDS[next(key for key in payload if key in _KINDS)]
-        topic = self.topics.of(machine, what) if machine else self.topics.flood
-        key = f"{what} {payload.get('level', '')}"
+        topic = self.topics.of(machine, kind) if machine else self.topics.flood
+        key = f"{kind} {payload.get('level', '')}"
         self.outbox.put(machine, topic, payload, now_s=steady_time(), key=key, snapshot=snapshot)
         self._mailbox.wake()
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from echo_stream.core.text import utc_text
 from echo_stream.core.types import Score, Window
 
 _SHORTEST_S: Final = 1e-3
@@ -242,4 +243,4 @@ def _share(value: float | None) -> float | None:
 
 
 def _iso(window: Window) -> str:
-    return window.captured_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc_text(window.captured_at)

@@ -73,7 +73,7 @@ def test_following_a_broker_that_comes_and_goes(
 ) -> None:
     publisher = publish(broker)
     publisher.set_available("pump3", True)
-    publisher.event(an_event())
+    publisher.event("event", an_event())
     wait_until(lambda: watched and watched[-1].machines.get(("pc7", "pump3")), "the machine")
     fleet = watched[-1]
     pump = fleet.machines["pc7", "pump3"]

@@ -21,6 +21,7 @@ from echo_stream.capture.simulator import FAULT_KINDS, Fault, FaultKind, Scenari
 from echo_stream.capture.windows import Slicer
 from echo_stream.core.calibration import NormalSpectrum
 from echo_stream.core.files import write_whole
+from echo_stream.core.text import utc_text
 from echo_stream.core.types import BandScore, Float32
 from echo_stream.evidence.recorder import Evidence, longest
 from echo_stream.evidence.spectrum import (
@@ -32,7 +33,7 @@ from echo_stream.evidence.spectrum import (
     measure_alarm,
 )
 from echo_stream.evidence.store import Kept, advance_clock, document_path, list_events, remove_parts, tidy
-from echo_stream.mqtt.payloads import new_event_id, timestamp
+from echo_stream.mqtt.payloads import new_event_id
 
 RATE_HZ = 8000
 START = datetime(2026, 11, 20, 8, 0, 0, tzinfo=UTC)
@@ -69,7 +70,7 @@ class Stream:
         event = {
             "event_id": new_event_id(at),
             "machine": self.machine,
-            "ts": timestamp(at),
+            "ts": utc_text(at),
             "level": "alarm",
             "score": 3.5,
             "threshold": 2.1,
@@ -233,7 +234,7 @@ def some_event(folder: Path, day: int, size: int, machine: str = "m") -> Path:
     write_whole(
         path,
         json.dumps(
-            {"event": {"event_id": f"E{day}", "machine": machine, "ts": timestamp(at)}, "complete": True}
+            {"event": {"event_id": f"E{day}", "machine": machine, "ts": utc_text(at)}, "complete": True}
         ).encode(),
     )
     write_whole(path.with_suffix(".flac"), b"x" * size)
@@ -384,7 +385,7 @@ def test_an_alarm_without_sound_is_counted(tmp_path: Path) -> None:
     with working(tmp_path, post_roll_s=0.5) as (evidence, complete):
         stream = Stream(evidence, keep_s=2)
         evidence.alarm(
-            {"event_id": "E", "machine": "pump3", "ts": timestamp(START)},
+            {"event_id": "E", "machine": "pump3", "ts": utc_text(START)},
             at=50 * RATE_HZ,
             onset=None,
             sample_rate_hz=RATE_HZ,
@@ -420,7 +421,7 @@ def measured(kind: FaultKind) -> AlarmSpectrum:
         rate, [band_levels_db(w, rate) for w in machine.sound(60, start_s=600).reshape(30, -1)]
     )
     document = {
-        "event": {"machine": "m", "ts": timestamp(START), "level": "alarm", "score": 3.0, "threshold": 2.0},
+        "event": {"machine": "m", "ts": utc_text(START), "level": "alarm", "score": 3.0, "threshold": 2.0},
         "clip": {"sample_rate_hz": rate, "alarm_s": 12.0, "onset_s": 9.0},
         "bands_hz": [[b.low_hz, b.high_hz, b.contribution] for b in BANDS],
         "normal": normal.to_json(),

@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo_stream.mqtt.commands import Command, CommandRefused, ReplyTo, parse, tokens
+from echo_stream.core.errors import CommandRefused
+from echo_stream.mqtt.commands import Command, ReplyTo, parse, tokens
 from tests.support.damage import TREES, damaged, fuzz, twisted
 
 HERE = ReplyTo("echo-stream/pc7/pump3/reply")

@@ -14,7 +14,7 @@ import pytest
 from echo_stream.core.types import AlarmLevel, AlarmState
 from echo_stream.mqtt import payloads as messages
 from echo_stream.mqtt import session as mqtt_session
-from echo_stream.mqtt.publisher import Publisher
+from echo_stream.mqtt.publisher import Kind, Publisher
 from tests.support.broker import MosquittoBroker, mosquitto
 from tests.support.fake_broker import ACCEPT, FakeBroker, packets, publication
 
@@ -39,7 +39,7 @@ def put_events(publisher: Publisher, count: int, machine: str = "pump3") -> list
     """Events in order; their ids."""
     events = [an_event(machine, publisher.next_seq(machine)) for _ in range(count)]
     for event in events:
-        publisher.event(event)
+        publisher.event("event", event)
     return [event["event_id"] for event in events]
 
 
@@ -52,7 +52,7 @@ def test_everything_arrives_where_the_convention_says(
     event = an_event(seq=publisher.next_seq("pump3"))
     publisher.set_available("pump3", True)
     publisher.set_alarm("pump3", alarm_payload())
-    publisher.event(event)
+    publisher.event("event", event)
     publisher.score("pump3", score_payload())
     wait_until(lambda: heard.texts(f"{ROOT}/pump3/score"), "score")
     wait_until(lambda: heard.texts(f"{ROOT}/pump3/event"), "event")
@@ -110,10 +110,10 @@ def test_each_kind_of_event_goes_to_its_own_topic(
 ) -> None:
     heard = listen(broker, "echo-stream/pc7/#")
     publisher = publish(broker)
-    kinds = ("event", "evidence", "sensor", "drift", "flood")
+    kinds: tuple[Kind, ...] = ("event", "evidence", "sensor", "drift", "flood")
     sent = {kind: messages.schema(kind)["examples"][0] for kind in kinds}
-    for payload in sent.values():
-        publisher.event(payload)
+    for kind in kinds:
+        publisher.event(kind, sent[kind])
     wait_until(lambda: publisher.counters().published == 5, "acknowledged")
     wait_until(lambda: heard.texts(f"{ROOT}/flood"), "the last")
     for kind in kinds:

@@ -207,6 +207,6 @@ def test_a_broker_that_forbids_the_commands_still_gets_the_events(
     with mosquitto(tmp_path, extra=f"acl_file {access}") as broker:
         heard = listen(broker, "echo-stream/+/+/event")
         publisher = publish(broker)
-        publisher.event(an_event())
+        publisher.event("event", an_event())
         wait_until(lambda: heard.heard, "the event")
         assert publisher.counters().connections == 1

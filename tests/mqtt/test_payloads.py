@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo_stream.core.errors import DeliveryError
+from echo_stream.core.text import utc_text
 from echo_stream.core.types import (
     AlarmLevel,
     AlarmState,
@@ -169,9 +170,9 @@ def test_alarm_state_before_any_event() -> None:
 
 def test_timestamps_are_utc_and_need_a_zone() -> None:
     there = datetime(2026, 11, 20, 14, 0, 0, tzinfo=timezone(timedelta(hours=2)))
-    assert messages.timestamp(there) == "2026-11-20T12:00:00.000Z"
+    assert utc_text(there) == "2026-11-20T12:00:00.000Z"
     with pytest.raises(ValueError, match="no time zone"):
-        messages.timestamp(datetime(2026, 11, 20))  # noqa: DTZ001 - that is the point
+        utc_text(datetime(2026, 11, 20))  # noqa: DTZ001 - that is the point
 
 
 @given(st.lists(st.integers(0, 4_000_000_000_000), min_size=2, max_size=20, unique=True))

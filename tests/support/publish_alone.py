@@ -76,7 +76,7 @@ def main() -> None:
         asked = json.loads(line)
         answer: object = "ok"
         if "event" in asked:
-            publisher.event(asked["event"])
+            publisher.event("event", asked["event"])
         elif "alarm" in asked:
             publisher.set_alarm(asked["alarm"]["machine"], asked["alarm"])
         else:

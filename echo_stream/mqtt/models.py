@@ -1,0 +1,604 @@
+"""The models describe every payload: schemas/*.json and docs/mqtt.md are made from them, commands are checked.
+
+`scripts/make-mqtt-docs` writes both; a test fails when they are stale. What the daemon sends is built as
+plain dicts by payloads.py, because a thousand machines send a score each second, and because an alarm must go
+out even where a value is unforeseen; the tests hold every builder against its model.
+"""
+
+# ruff: noqa: E501 - descriptions are lines of docs/mqtt.md
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic.json_schema import GenerateJsonSchema
+
+from echo_stream.core.types import AlarmLevel, AlarmState, SensorFault
+
+MAX_SHELVE_S = 7 * 86_400
+_EVENT_ID = "01KB5GZ1P0W3V6F1Q2Z8Y7X5RT"
+_TS = "2026-11-20T08:14:03.120Z"
+_CLIP = "20261120T081403Z_pump3.flac"
+_PICTURE = "20261120T081403Z_pump3.png"
+
+EventId = Annotated[str, Field(pattern="^[0-7][0-9A-HJKMNP-TV-Z]{25}$")]
+Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Band = tuple[float, float, Share]
+Bands = Annotated[
+    list[Band],
+    Field(
+        max_length=5,
+        description="The bands that carry the score, largest first: lower edge in Hz, upper edge in Hz, share "
+        "(0 to 1) of all that raises the score.",
+    ),
+]
+Level = Literal[AlarmLevel.ALARM, AlarmLevel.WARNING]
+Priority = Literal["high", "low"]
+Cause = Literal[
+    "condition",
+    "clear",
+    "ack",
+    "reset",
+    "shelve",
+    "unshelve",
+    "shelve_expired",
+    "out_of_service",
+    "in_service",
+    "suppress",
+    "unsuppress",
+    "realarm",
+]
+CommandName = Literal["ack", "shelve", "unshelve", "reset", "out_of_service", "in_service", "mark_normal"]
+
+
+class Model(BaseModel):
+    """What all payloads have in common: no unknown field, JSON's own types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Payload(Model):
+    """A message of ours: which version of its schema, and from where."""
+
+    schema_: Literal[1] = Field(
+        alias="schema",
+        description="Version of this payload; raised when a field changes its meaning or goes.",
+    )
+    ts: Timestamp = Field(description="When this was found (UTC).")
+    node: str = Field(description="The PC that listens.")
+
+
+class OutboxPayload(Payload):
+    """A message that waits in the outbox until the broker has acknowledged it."""
+
+    event_id: EventId = Field(description="ULID; the same however often the message arrives.")
+    delayed: bool = Field(description="It could not be sent at once: broker or network were away.")
+    unsaved: bool | None = Field(
+        None,
+        description="true: the disk did not take it before it was sent. After a power cut its `seq` can come "
+        "again with another `event_id`. Left out otherwise.",
+    )
+
+
+class EvidenceOfEvent(Model):
+    """What was heard."""
+
+    bands_hz: Bands
+    level_delta_db: float | None = Field(description="Level less the usual level, in dB.")
+    clip: str | None = Field(description="File name of the recorded sound, on the node.")
+    picture: str | None = Field(description="File name of the spectrogram, on the node.")
+
+
+class BankOfEvent(Model):
+    """The bank of normal sound that it was compared with."""
+
+    id: str = Field(description="Its name.")
+    sha256: str = Field(description="Of its file.")
+
+
+class Event(OutboxPayload):
+    """One transition of one level of a machine's alarm. Sent through the outbox: at least once; deduplicate on `event_id`."""
+
+    model_config = ConfigDict(
+        title="Event",
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": 1,
+                    "event_id": _EVENT_ID,
+                    "seq": 412,
+                    "ts": _TS,
+                    "delayed": False,
+                    "merged": False,
+                    "node": "pc7",
+                    "machine": "pump3",
+                    "level": "alarm",
+                    "priority": "high",
+                    "from": "NORMAL",
+                    "to": "UNACK",
+                    "cause": "condition",
+                    "reason": None,
+                    "active": True,
+                    "score": 3.41,
+                    "threshold": 2.1,
+                    "p_value": 0.0003,
+                    "onset_ts": "2026-11-20T08:14:00.120Z",
+                    "evidence": {
+                        "bands_hz": [[2800, 3500, 0.41]],
+                        "level_delta_db": 2.3,
+                        "clip": _CLIP,
+                        "picture": _PICTURE,
+                    },
+                    "bank": {"id": "b7", "sha256": "9f" * 32},
+                    "coverage_10m": 0.998,
+                }
+            ]
+        },
+    )
+
+    seq: int = Field(
+        ge=1,
+        description="Counts the events of this machine; a hole says that events were dropped by a full outbox.",
+    )
+    ts: Timestamp = Field(description="When it happened (UTC).")
+    merged: bool = Field(
+        description="Part of a flood, which is announced as one: need not be announced by itself."
+    )
+    machine: str = Field(description="Id of the machine that is watched.")
+    level: Level = Field(description="Which of the two levels of the alarm moved.")
+    priority: Priority = Field(description="`high` for an alarm, `low` for a warning.")
+    from_: AlarmState = Field(alias="from", description="State before.")
+    to: AlarmState = Field(description="State after.")
+    cause: Cause = Field(description="What moved it.")
+    path: Literal["strong", "step", "slow"] | None = Field(
+        None,
+        description="Which trip condition was met: `strong`: far above the threshold for a short time; `step`: "
+        "above it for the on-delay; `slow`: a little above it for long. Left out where none was.",
+    )
+    why: str | None = Field(None, description="The same in words, for people. Left out where there is none.")
+    reason: str | None = Field(
+        description="What the cause alone does not say: the sensor's fault, or who commanded it and why."
+    )
+    active: bool = Field(description="The condition is true now.")
+    score: float | None = Field(description="Anomaly score: about 0 for normal sound, higher is worse.")
+    threshold: float | None = Field(description="Score at which this level trips.")
+    p_value: Share | None = Field(description="Share of normal windows that score at least as high.")
+    onset_ts: Timestamp | None = Field(
+        description="When the condition became true; null where it is not true."
+    )
+    evidence: EvidenceOfEvent = Field(description="What was heard.")
+    bank: BankOfEvent = Field(description="The bank of normal sound that it was compared with.")
+    coverage_10m: Share | None = Field(description="Share of the last ten minutes that was scored.")
+
+
+class LevelOfAlarm(Model):
+    """Where one of the two levels stands."""
+
+    state: AlarmState = Field(description="State.")
+    active: bool = Field(description="The condition is true now.")
+    since: Timestamp | None = Field(
+        description="When it came into this state; null where it never left NORMAL."
+    )
+    onset_ts: Timestamp | None = Field(
+        description="When the condition became true; null where it is not true."
+    )
+    event_id: EventId | None = Field(description="Of the transition that led here.")
+
+
+class LevelsOfAlarm(Model):
+    """Both levels."""
+
+    alarm: LevelOfAlarm = Field(description="The alarm.")
+    warning: LevelOfAlarm = Field(description="The warning.")
+
+
+class Alarm(Payload):
+    """Where the alarm of a machine stands. Retained: who subscribes knows it at once."""
+
+    model_config = ConfigDict(
+        title="Alarm state",
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": 1,
+                    "ts": _TS,
+                    "node": "pc7",
+                    "machine": "pump3",
+                    "name": "Pump 3",
+                    "state": "UNACK",
+                    "active": True,
+                    "level": "alarm",
+                    "priority": "high",
+                    "event_id": _EVENT_ID,
+                    "levels": {
+                        "alarm": {
+                            "state": "UNACK",
+                            "active": True,
+                            "since": _TS,
+                            "onset_ts": "2026-11-20T08:14:00.120Z",
+                            "event_id": _EVENT_ID,
+                        },
+                        "warning": {
+                            "state": "NORMAL",
+                            "active": False,
+                            "since": None,
+                            "onset_ts": None,
+                            "event_id": None,
+                        },
+                    },
+                }
+            ]
+        },
+    )
+
+    ts: Timestamp = Field(description="When this state was made (UTC).")
+    machine: str = Field(description="Id of the machine that is watched.")
+    name: str = Field(description="Name of the machine, for people.")
+    state: AlarmState = Field(
+        description="State of the level that matters more: the alarm's, or the warning's while the alarm is "
+        "NORMAL."
+    )
+    active: bool = Field(description="The condition of either level is true now.")
+    level: Level | None = Field(description="The higher level that is active; null where none is.")
+    priority: Priority | None = Field(description="Of that level.")
+    event_id: EventId | None = Field(description="Of the transition that led to `state`.")
+    levels: LevelsOfAlarm = Field(description="Both levels.")
+
+
+class Evidence(Payload):
+    """The recording of an event is complete, its post-roll included. Sent through the outbox; deduplicate on `event_id`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": 1,
+                    "event_id": _EVENT_ID,
+                    "ts": "2026-11-20T08:14:13.120Z",
+                    "node": "pc7",
+                    "machine": "pump3",
+                    "clip": _CLIP,
+                    "picture": _PICTURE,
+                    "folder": "/var/lib/echo-stream/evidence/pump3",
+                }
+            ]
+        }
+    )
+
+    event_id: EventId = Field(description="Of the event that the recording belongs to.")
+    ts: Timestamp = Field(description="When it was complete (UTC).")
+    machine: str = Field(description="Id of the machine that is watched.")
+    clip: str = Field(description="File name of the sound (FLAC).")
+    picture: str | None = Field(description="File name of the spectrogram (PNG); null where none was drawn.")
+    folder: str = Field(description="Where both lie on the node.")
+    unsaved: bool | None = Field(None, description="As in an event. Left out otherwise.")
+
+
+class Sensor(OutboxPayload):
+    """A microphone or its cable went wrong, or is well again: not a fault of the machine. The machine's alarm is SUPPRESSED meanwhile. Sent through the outbox; deduplicate on `event_id`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": 1,
+                    "event_id": _EVENT_ID,
+                    "ts": _TS,
+                    "delayed": False,
+                    "node": "pc7",
+                    "machine": "pump3",
+                    "from": None,
+                    "to": "dead",
+                    "active": True,
+                    "onset_ts": "2026-11-20T08:13:53.120Z",
+                }
+            ]
+        }
+    )
+
+    ts: Timestamp = Field(description="When it was found (UTC).")
+    machine: str = Field(description="Id of the machine that is watched.")
+    from_: SensorFault | None = Field(alias="from", description="What was wrong before; null: nothing.")
+    to: SensorFault | None = Field(
+        description="`dead`: no sample differs from another. `stuck`: long runs of one value. `clipped`: "
+        "overdriven. `quiet`, `loud`: far outside the level that was fitted. `hum`: little but mains hum. "
+        "`rumble`: little but the lowest frequencies. null: nothing is wrong."
+    )
+    active: bool = Field(description="Something is wrong now.")
+    onset_ts: Timestamp | None = Field(description="When the fault began; null where nothing is wrong.")
+
+
+class Drift(OutboxPayload):
+    """The scores of normal sound have slowly moved away from those that were fitted, or have come back: time to extend the bank. Sent through the outbox; deduplicate on `event_id`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": 1,
+                    "event_id": _EVENT_ID,
+                    "ts": _TS,
+                    "delayed": False,
+                    "node": "pc7",
+                    "machine": "pump3",
+                    "active": True,
+                    "median": 0.92,
+                    "limit": 0.8,
+                }
+            ]
+        }
+    )
+
+    ts: Timestamp = Field(description="When it was found (UTC).")
+    machine: str = Field(description="Id of the machine that is watched.")
+    active: bool = Field(description="They are away now.")
+    median: float | None = Field(
+        description="Median of the scores, smoothed over hours; about 0 when fitted."
+    )
+    limit: float | None = Field(description="Above this it counts as drift.")
+
+
+class Flood(OutboxPayload):
+    """More warnings of this node's machines than people can take in: announced as one. Their events carry `merged: true`; alarms of high priority are never merged. Sent through the outbox, again while it lasts; deduplicate on `event_id`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": 1,
+                    "event_id": _EVENT_ID,
+                    "ts": _TS,
+                    "delayed": False,
+                    "node": "pc7",
+                    "since": _TS,
+                    "active": True,
+                    "announcements": 11,
+                    "machines": ["fan1", "pump3"],
+                }
+            ]
+        }
+    )
+
+    since: Timestamp = Field(description="When the flood began (UTC).")
+    active: bool = Field(description="It has begun or goes on; otherwise it is over.")
+    announcements: Count = Field(
+        description="At its beginning those of the last ten minutes, later and at its end all that were merged."
+    )
+    machines: list[str] = Field(description="Where: every machine that announced something in this flood.")
+
+
+class Score(Payload):
+    """The newest anomaly score, one every 1 to 10 s. Not retained; expires (MQTT 5)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": 1,
+                    "ts": _TS,
+                    "node": "pc7",
+                    "machine": "pump3",
+                    "score": 0.31,
+                    "threshold": 2.1,
+                    "warning_threshold": 1.6,
+                    "p_value": 0.38,
+                    "level_dbfs": -31.2,
+                    "level_delta_db": 0.4,
+                    "condition": "normal",
+                    "bands_hz": [[2800, 3500, 0.2]],
+                }
+            ]
+        }
+    )
+
+    ts: Timestamp = Field(description="End of the window (UTC).")
+    machine: str = Field(description="Id of the machine that is watched.")
+    score: float | None = Field(description="Anomaly score: about 0 for normal sound, higher is worse.")
+    threshold: float | None = Field(description="Score at which the alarm trips.")
+    warning_threshold: float | None = Field(
+        description="Score at which the warning trips; null where there is none."
+    )
+    p_value: Share | None = Field(description="Share of normal windows that score at least as high.")
+    level_dbfs: float | None = Field(description="Level of the window, in dB relative to full scale.")
+    level_delta_db: float | None = Field(description="Level less the usual level, in dB.")
+    condition: str = Field(description="Operating state whose normal sound is nearest.")
+    bands_hz: Bands
+
+
+class Health(Payload):
+    """How well a machine is being listened to. Retained."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": 1,
+                    "ts": _TS,
+                    "node": "pc7",
+                    "machine": "pump3",
+                    "capture": "listening",
+                    "coverage_10m": 0.998,
+                    "level_dbfs": -31.2,
+                    "overruns": 0,
+                    "lost_samples": 0,
+                    "real_time_factor": 0.04,
+                    "versions": {"echo-stream": "0.1.0", "encoder": "spectral 1"},
+                    "counters": {"windows": 3600},
+                }
+            ]
+        }
+    )
+
+    ts: Timestamp = Field(description="When this was measured (UTC).")
+    machine: str = Field(description="Id of the machine that is watched.")
+    capture: str = Field(description="State of the source, such as `listening` or `lost: no such device`.")
+    coverage_10m: Share | None = Field(description="Share of the last ten minutes that was scored.")
+    level_dbfs: float | None = Field(description="Level of the newest window, in dB relative to full scale.")
+    overruns: Count = Field(description="Times that the ring ran full since the start.")
+    lost_samples: Count = Field(
+        description="Samples that the device should have delivered and did not, since the start."
+    )
+    real_time_factor: Annotated[float, Field(ge=0)] | None = Field(
+        description="Time spent on a window through its hop; from 1 on, the PC is too slow."
+    )
+    versions: dict[str, str] = Field(description="Of the program, the encoder, and so on.")
+    counters: dict[str, int] = Field(description="Further counts since the start.")
+
+
+def _shelving(schema: dict[str, Any]) -> None:
+    """What a field alone cannot say, for those who read the schema; `commands.parse` holds it too."""
+    schema["allOf"] = [
+        {
+            "if": {"properties": {"command": {"const": "shelve"}}, "required": ["command"]},
+            "then": {"required": ["duration_s"]},
+            "else": {"properties": {"duration_s": False}},
+        }
+    ]
+    schema["examples"] = [
+        {"command": "shelve", "duration_s": 3600, "by": "J. Smith", "reason": "bearing is changed on Monday"}
+    ]
+
+
+class Command(Model):
+    """What an operator asks of a machine's alarm. Not retained: retained commands are refused. The outcome comes on the response topic of the message (MQTT 5), otherwise on `.../reply`. A response topic below `echo-stream/` must have `reply` as its level after node and machine (`echo-stream/<node>/<machine>/reply/...`); on one that says something else (another topic of ours, Home Assistant's, one that begins with `$`, one with wildcards) no reply is sent, and the journal says so."""
+
+    model_config = ConfigDict(json_schema_extra=_shelving)
+
+    command: CommandName = Field(
+        description="`ack`: seen. `reset`: end a latched alarm. `shelve`: silence for `duration_s`; `unshelve` "
+        "ends it. `out_of_service`, `in_service`. `mark_normal`: propose the present sound as normal."
+    )
+    # Left out or of their type, never null: the defaults are not checked, and not part of the schema.
+    level: Literal["alarm", "warning"] = Field(
+        default=None,  # type: ignore[arg-type]
+        description="Of which level; both where it is left out.",
+    )
+    duration_s: float = Field(
+        default=None,  # type: ignore[assignment]
+        gt=0,
+        le=MAX_SHELVE_S,
+        allow_inf_nan=False,
+        description="How long to shelve, in seconds; needed by `shelve`, at most a week.",
+    )
+    by: str = Field(
+        default=None,  # type: ignore[assignment]
+        min_length=1,
+        max_length=100,
+        description="Who asks, for the log.",
+    )
+    reason: str = Field(
+        default=None,  # type: ignore[assignment]
+        max_length=500,
+        description="Why, for the log and the event.",
+    )
+    id: str = Field(
+        default=None,  # type: ignore[assignment]
+        max_length=100,
+        description="Any text that comes back in the reply.",
+    )
+
+
+class Reply(Payload):
+    """What became of a command."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": 1,
+                    "ts": _TS,
+                    "node": "pc7",
+                    "machine": "pump3",
+                    "command": "ack",
+                    "id": None,
+                    "ok": True,
+                    "outcome": "alarm: UNACK to ACKED",
+                }
+            ]
+        }
+    )
+
+    ts: Timestamp = Field(description="When it was decided (UTC).")
+    machine: str = Field(description="Id of the machine that is watched.")
+    command: str | None = Field(description="The command; null where it could not be read.")
+    id: str | None = Field(description="As it was sent.")
+    ok: bool = Field(description="It was carried out.")
+    outcome: str = Field(description="What was done, or why not.")
+
+
+MODELS: dict[str, type[Model]] = {
+    "event": Event,
+    "alarm": Alarm,
+    "score": Score,
+    "health": Health,
+    "evidence": Evidence,
+    "sensor": Sensor,
+    "drift": Drift,
+    "flood": Flood,
+    "command": Command,
+    "reply": Reply,
+}
+"""The model of each schema by its name; `availability` is a plain word and has none."""
+
+
+class _AsWritten(GenerateJsonSchema):
+    """Fields and examples stay in the order in which they are written."""
+
+    def sort(self, value: Any, parent_key: str | None = None) -> Any:  # noqa: ARG002 - its interface
+        return value
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a payload, without references: readable from top to bottom."""
+    if name == "availability":
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": "Status and availability",
+            "description": "Plain text, not JSON. Retained. `status`: the daemon of the node runs (`offline` is "
+            "also its last will). `availability`: capture and bank of the machine work; true only while "
+            "`status` is `online` too.",
+            "type": "string",
+            "enum": ["online", "offline"],
+            "examples": ["online"],
+        }
+    found = MODELS[name].model_json_schema(by_alias=True, schema_generator=_AsWritten)
+    definitions = found.pop("$defs", {})
+    plain = _plain(found, definitions)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": found["title"]}
+    return {**head, **{key: value for key, value in plain.items() if key != "title"}}
+
+
+def _plain(node: JsonValue, definitions: dict[str, Any]) -> Any:
+    """References put in place, `X or null` as one type, no titles made from the names of fields."""
+    if isinstance(node, list):
+        return [_plain(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        target = dict(definitions[str(node["$ref"]).rsplit("/", 1)[1]])
+        node = {**target, **{key: value for key, value in node.items() if key != "$ref"}}
+    kept = {
+        key: value
+        for key, value in node.items()
+        if not (key == "title" and isinstance(value, str)) and not (key == "default" and value is None)
+    }
+    if "examples" in kept:
+        examples = kept.pop("examples")
+        return {**_plain(kept, definitions), "examples": examples}
+    plain = {key: _plain(value, definitions) for key, value in kept.items()}
+    choices = plain.get("anyOf")
+    if isinstance(choices, list) and len(choices) == 2 and choices[1] == {"type": "null"}:
+        del plain["anyOf"]
+        value = dict(choices[0])
+        if "enum" in value:
+            value["enum"] = [*value["enum"], None]
+            value.pop("type", None)
+        else:
+            value["type"] = [value["type"], "null"]
+        plain = {**value, **plain}
+    if "const" in plain:
+        plain.pop("type", None)
+    return plain

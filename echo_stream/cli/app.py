@@ -14,6 +14,7 @@ from echo_stream.cli import mqtt as broker
 from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet
 from echo_stream.cli.events import events_app
 from echo_stream.cli.fit import ResumeOption, fit_normal, score
+from echo_stream.cli.history import history
 from echo_stream.cli.replay import replay
 
 app = typer.Typer(
@@ -55,6 +56,7 @@ def run(config: ConfigOption = None) -> None:
 app.command("fit-normal")(fit_normal)
 app.command()(score)
 app.command()(replay)
+app.command()(history)
 
 
 @app.command()

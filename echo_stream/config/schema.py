@@ -299,6 +299,15 @@ class OutboxSettings(Model):
     max_days: Number = Field(30, gt=0)
 
 
+class HistorySettings(Model):
+    """One row a machine and minute: scores, level, coverage."""
+
+    enabled: bool = Field(True, description="false: no history is kept")
+    max_days: Number = Field(
+        400, gt=0, le=10_000, description="so many days of minutes are kept of each machine; 21 MB a year"
+    )
+
+
 class Config(Model):
     """A whole config.yaml."""
 
@@ -309,6 +318,7 @@ class Config(Model):
     machines: tuple[Machine, ...]
     evidence: EvidenceSettings = EvidenceSettings()
     outbox: OutboxSettings = OutboxSettings()
+    history: HistorySettings = HistorySettings()
     metrics_port: Whole | None = Field(
         None, ge=1, le=65535, description="Prometheus on 127.0.0.1; null: none"
     )

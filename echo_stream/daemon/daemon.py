@@ -27,6 +27,7 @@ from echo_stream.config.schema import Config, Machine
 from echo_stream.core.errors import ConfigError, EchoStreamError
 from echo_stream.core.types import Window
 from echo_stream.daemon.events import EventPublisher
+from echo_stream.daemon.history import HistoryRecorder
 from echo_stream.daemon.logs import configure
 from echo_stream.daemon.monitor import Monitor
 from echo_stream.daemon.operator_commands import execute
@@ -34,7 +35,7 @@ from echo_stream.daemon.stations import StationRegistry
 from echo_stream.daemon.status import StatusServer, daemon_socket, overview
 from echo_stream.daemon.systemd import Notifier
 from echo_stream.encode.encoder import Encoder
-from echo_stream.pipeline.factory import build_encoder, build_evidence, build_publisher
+from echo_stream.pipeline.factory import build_encoder, build_evidence, build_history, build_publisher
 from echo_stream.pipeline.loop import listen
 from echo_stream.pipeline.station import Scored, Station
 
@@ -89,6 +90,11 @@ class Daemon:
             if evidence:
                 evidence.start()
                 stack.callback(evidence.stop)
+            history = build_history(config)
+            self._history = HistoryRecorder(history) if history else None
+            if self._history:
+                self._history.start()
+                stack.callback(self._history.stop)
             self._monitor = Monitor(
                 self.overview,
                 events=self._events,
@@ -187,6 +193,8 @@ class Daemon:
             lag_s = (now - window.captured_at).total_seconds()
             station.health.scored(window, score, spent_s=spent_s, lag_s=lag_s, now_s=now_s)
             self._events.score(station, (window, score))
+            if self._history:
+                self._history.add(station, (window, score))
         self._round_at_s = now_s
         if now_s >= self._losses_at_s:
             self._losses_at_s = now_s + LOSSES_EVERY_S
@@ -198,6 +206,8 @@ class Daemon:
 
     def _on_removed(self, machine_id: str) -> None:
         self._publisher.remove_machine(machine_id)
+        if self._history:
+            self._history.remove(machine_id)
         self._monitor.remove(machine_id)
 
     # The main thread.

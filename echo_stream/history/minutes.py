@@ -68,6 +68,7 @@ class MinuteSummary:
         self._expected = max(1.0, MINUTE_S / hop_s)
         self._minute_s: int | None = None
         self._windows: list[WindowFigures] = []
+        self._over = {"warning": 0, "alarm": 0}
         self._recent: deque[WindowFigures] = deque(maxlen=max(1, round(RECENT_S / hop_s)))
 
     def add(self, window: WindowFigures, trip_levels: Mapping[str, float]) -> MinuteRow | None:
@@ -78,17 +79,20 @@ class MinuteSummary:
             trip_levels: Keys `warning` and `alarm`: the trip levels in use.
         """
         minute_s = int(window.at_s // MINUTE_S) * MINUTE_S
-        row = self.close(trip_levels) if self._minute_s not in (None, minute_s) else None
+        row = self.close() if self._minute_s not in (None, minute_s) else None
         self._minute_s = minute_s
         self._windows.append(window)
+        for name in self._over:
+            self._over[name] += window.score > trip_levels[name]
         self._recent.append(window)
         return row
 
-    def close(self, trip_levels: Mapping[str, float]) -> MinuteRow | None:
+    def close(self) -> MinuteRow | None:
         """The row of the minute under way, which may be incomplete; None where nothing was added."""
         if self._minute_s is None or not self._windows:
             return None
         windows, self._windows = self._windows, []
+        over, self._over = self._over, dict.fromkeys(self._over, 0)
         n = len(windows)
         highest = max(windows, key=lambda window: window.score)
         states = [window.operating_state for window in windows]
@@ -98,8 +102,8 @@ class MinuteSummary:
             windows=n,
             score_median=median(window.score for window in windows),
             score_max=highest.score,
-            over_warning=sum(window.score > trip_levels["warning"] for window in windows) / n,
-            over_alarm=sum(window.score > trip_levels["alarm"] for window in windows) / n,
+            over_warning=over["warning"] / n,
+            over_alarm=over["alarm"] / n,
             level_dbfs=median(window.level_dbfs for window in windows),
             operating_state=max(sorted(set(states)), key=states.count),
             coverage=min(1.0, n / self._expected),

@@ -23,6 +23,8 @@ import structlog
 
 from echo_stream.history.minutes import MINUTE_S, MinuteRow
 
+HISTORY_FILE = "history.sqlite"
+"""Its name in the state directory."""
 VERSION = 1
 WRITE_EVERY_S = 10.0
 ROWS_A_DAY = 86_400 // MINUTE_S

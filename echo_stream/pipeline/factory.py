@@ -32,6 +32,7 @@ from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder, make_encoder
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.evidence.store import Kept
+from echo_stream.history.store import HISTORY_FILE, HistoryStore
 from echo_stream.mqtt.connection import Broker
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.pipeline.health import Health
@@ -271,6 +272,13 @@ def build_evidence(config: Config, on_complete: Callable[[Kept], None]) -> Evide
         min_free_mb=wanted.min_free_mb,
         on_complete=on_complete,
     )
+
+
+def build_history(config: Config) -> HistoryStore | None:
+    """What keeps minute rows, not started yet; None where no history is wanted."""
+    if not config.history.enabled:
+        return None
+    return HistoryStore(config.state_dir / HISTORY_FILE, max_days=config.history.max_days)
 
 
 def broker_settings(config: Config) -> Broker:

@@ -58,10 +58,10 @@ def test_missing_windows_are_missing_coverage() -> None:
     summary = MinuteSummary("pump3", hop_s=1.0)
     for i in range(0, 60, 2):
         summary.add(window(NOON_S // 60 * 60 + i), LEVELS)
-    made = summary.close(LEVELS)
+    made = summary.close()
     assert made is not None
     assert made.coverage == 0.5
-    assert summary.close(LEVELS) is None
+    assert summary.close() is None
 
 
 def test_rows_come_back_as_they_were_put(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""history: what was measured of a machine minute by minute, from the daemon's history on this PC."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from echo_stream.cli.common import (
+    ConfigOption,
+    JsonOption,
+    MachineOption,
+    pick,
+    print_json,
+    quiet,
+    read_config,
+)
+
+if TYPE_CHECKING:
+    from echo_stream.history.minutes import MinuteRow
+
+DAY_S = 86_400
+HOUR_S = 3600
+
+
+def history(
+    machine: MachineOption,
+    days: Annotated[float, typer.Option("--days", min=0.001, help="so many days back from now")] = 1.0,
+    as_csv: Annotated[bool, typer.Option("--csv", help="one line a minute, with a head")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print scores, level and coverage of a machine: by the hour, or by the minute as --csv or --json."""
+    import sqlite3
+
+    from echo_stream.core.errors import EchoStreamError
+    from echo_stream.history.store import HISTORY_FILE, read_history, rows_to_csv
+
+    quiet()
+    settings = read_config(config)
+    path = settings.state_dir / HISTORY_FILE
+    try:
+        rows = read_history(path, pick(settings, machine).id, since_s=time.time() - days * DAY_S)
+    except sqlite3.Error as error:
+        raise EchoStreamError(
+            f"history {path} cannot be read: {error}",
+            "stop the daemon, move the file away, and start it: it begins a new history",
+        ) from None
+    if as_json:
+        print_json([asdict(row) for row in rows])
+    elif as_csv:
+        for line in rows_to_csv(rows):
+            print(line)
+    elif rows:
+        _print_hours(rows)
+    else:
+        print(f"no minute of {machine} in the last {days:g} days is in {path}")
+
+
+def _print_hours(rows: list[MinuteRow]) -> None:
+    from statistics import median
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("hour (local time)", "score", "highest", "over alarm level", "level", "state", "coverage")
+    hours: dict[float, list[MinuteRow]] = {}
+    for row in rows:
+        hours.setdefault(row.minute_s // HOUR_S * HOUR_S, []).append(row)
+    for start_s, members in hours.items():
+        states = [row.operating_state for row in members]
+        table.add_row(
+            time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(start_s)),
+            f"{median(row.score_median for row in members):.2f}",
+            f"{max(row.score_max for row in members):.1f}",
+            f"{sum(row.over_alarm * row.windows for row in members) / sum(r.windows for r in members):.1%}",
+            f"{median(row.level_dbfs for row in members):.1f} dBFS",
+            max(sorted(set(states)), key=states.count),
+            f"{sum(row.coverage for row in members) / 60:.3f}",
+        )
+    Console(width=110).print(table)

@@ -1,0 +1,49 @@
+"""history: minutes of the real daemon, as a person and as a program read them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from pathlib import Path
+
+from tests.support.daemon import daemon, run, terminate, wait_for
+
+CONFIG = """\
+node: pc7
+state_dir: state
+mqtt: {{host: 127.0.0.1, port: 1}}
+evidence: {{enabled: false}}
+machines:
+  - id: pump3
+    source: {{kind: simulated, seed: 5, pace: {pace}, duration_s: {duration_s}}}
+    bank: pump3.safetensors
+"""
+
+
+def test_what_the_daemon_scored_is_read_back(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG.format(pace="fast", duration_s=60))
+    run(tmp_path, "fit-normal", "-m", "pump3")
+    assert "no minute of pump3" in run(tmp_path, "history", "-m", "pump3")
+    (tmp_path / "config.yaml").write_text(CONFIG.format(pace="realtime", duration_s="null"))
+    began_s = time.time()
+    with daemon(tmp_path) as process:
+
+        def scored() -> int:
+            found = json.loads(run(tmp_path, "status", "--json"))["machines"][0]
+            return int(found["score"] is not None)
+
+        wait_for(lambda: (tmp_path / "state/status.sock").exists() or None, 30, "the daemon listens")
+        wait_for(scored, 60, "a window is scored")
+        assert terminate(process)[0] == 0
+    rows = json.loads(run(tmp_path, "history", "-m", "pump3", "--days", "0.1", "--json"))
+    assert 1 <= len(rows) <= 3
+    assert rows[0]["machine"] == "pump3"
+    assert rows[0]["operating_state"] == "normal"
+    assert rows[0]["minute_s"] % 60 == 0
+    assert began_s - 60 < rows[0]["minute_s"] <= time.time()
+    assert -60 < rows[0]["level_dbfs"] < 0
+    table = list(csv.DictReader(io.StringIO(run(tmp_path, "history", "-m", "pump3", "--csv"))))
+    assert [float(line["score_max"]) for line in table] == [row["score_max"] for row in rows]
+    assert "dBFS" in run(tmp_path, "history", "-m", "pump3")

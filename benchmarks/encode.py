@@ -28,16 +28,16 @@ from torch.nn import functional
 from echo_stream.core.errors import EncoderError
 from echo_stream.core.types import Window
 from echo_stream.encode import spectrogram as front
-from echo_stream.encode.echo import SIZES, EchoDimensions, EchoModel
+from echo_stream.encode.echo import LAYER_EPS, SIZES, EchoDimensions, EchoWeights
 from echo_stream.encode.echo_encoder import EchoEncoder
 from echo_stream.encode.runtime import KNOWN
-from echo_stream.encode.stand_in import random_model
+from echo_stream.encode.runtime_torch import available
 
 
 class Published(nn.Module):
     """The path that the model card shows, written with the modules that the published code uses."""
 
-    def __init__(self, model: EchoModel) -> None:
+    def __init__(self, model: EchoWeights) -> None:
         super().__init__()
         d = model.dimensions
         self.proj = nn.Conv2d(1, d.embed_dim, kernel_size=(32, 16), stride=(32, 16))
@@ -47,13 +47,13 @@ class Published(nn.Module):
             d.mlp_dim,
             activation="gelu",
             batch_first=True,
-            layer_norm_eps=1e-6,
+            layer_norm_eps=LAYER_EPS,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # three heads: it says that its nested tensors are off
             self.encoder = nn.TransformerEncoder(layer, d.encoder_depth)
         self.norm = nn.LayerNorm(d.embed_dim, eps=d.norm_eps)
-        weights = model.state_dict()
+        weights = {name: torch.from_numpy(array) for name, array in model.tensors.items()}
         self.cls_token, self.pos_embed = weights.pop("cls_token"), weights.pop("pos_embed")
         self.load_state_dict({name.removeprefix("patch_embed."): w for name, w in weights.items()})
         self.eval().requires_grad_(False)
@@ -148,6 +148,8 @@ def peaks(rounds: int) -> dict[str, float]:
     """GFLOP/s of the fastest large matrix product, by precision."""
     best = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        if not available(name):
+            continue  # oneDNN has no such product on this CPU
         products = matrix_products(dtype)
         with all_cores():
             ms = alternate({key: function for key, (function, _) in products.items()}, rounds)
@@ -155,7 +157,7 @@ def peaks(rounds: int) -> dict[str, float]:
     return best
 
 
-def encoders_of(model: EchoModel, wanted: Sequence[str]) -> dict[str, EchoEncoder]:
+def encoders_of(model: EchoWeights, wanted: Sequence[str]) -> dict[str, EchoEncoder]:
     encoders = {}
     for runtime, precision in KNOWN:
         if wanted and f"{runtime}-{precision}" not in wanted:
@@ -177,7 +179,7 @@ def check(published: Published, encoders: dict[str, EchoEncoder], windows: list[
 
 
 def compare(
-    model: EchoModel, encoders: dict[str, EchoEncoder], rate: int, count: int, options: argparse.Namespace
+    model: EchoWeights, encoders: dict[str, EchoEncoder], rate: int, count: int, options: argparse.Namespace
 ) -> list[dict[str, object]]:
     published = Published(model)
     windows = windows_of(rate, options.seconds, count)
@@ -225,7 +227,7 @@ def main() -> None:
     print(f"# ECHO {options.size}, {cores} cores, torch {version('torch')}")
     options.peaks = peaks(min(options.rounds, 5))
     print("# largest matrix product, GFLOP/s:", {name: round(peak) for name, peak in options.peaks.items()})
-    model = random_model(options.size)
+    model = EchoWeights.random(options.size)
     encoders = encoders_of(model, options.only)
     for rate in options.rates:
         for count in options.windows:

@@ -19,14 +19,14 @@ from typing import Any
 import psutil
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from benchmarks.looped import LOOP_S
 from benchmarks.soak_scene import UNIT_SETS
 from echo_stream.cli.bench import of_size
 from echo_stream.daemon.status import ask
 from echo_stream.detect.bank import NormalBank
-from echo_stream.encode.stand_in import random_model
+from echo_stream.encode.echo import EchoWeights
 from tests.support.broker import MosquittoBroker, mosquitto
 from tests.support.daemon import ENVIRONMENT, wait_for
 
@@ -132,7 +132,7 @@ class Settings:
 
 def write_weights(path: Path, size: str) -> None:
     """Random weights of a published size: speed does not depend on them."""
-    save_file(random_model(size).state_dict(), path)
+    save_file(dict(EchoWeights.random(size).tensors), path)
 
 
 def prepare(settings: Settings, rates_hz: Sequence[int]) -> None:

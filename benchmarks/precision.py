@@ -1,6 +1,6 @@
 """What a precision costs in detection: AUC of each machine in each runtime and precision, beside float32's.
 
-    python -m benchmarks.precision DIR... [--weights FILE --size tiny] [--seed 1] [--only torch-int8 ...]
+    python -m benchmarks.precision DIR... [--weights FILE --size tiny] [--seed 1] [--only torch-bfloat16 ...]
 
 DIR holds machines in the layout of DCASE task 2; `evaluate` fits and scores them, all recordings, and nothing
 differs but how the net is computed. Without --weights they are random, drawn from the seed: no trained ones
@@ -17,9 +17,8 @@ from pathlib import Path
 
 from benchmarks.encode import encoders_of
 from echo_stream.cli.evaluate import evaluate
-from echo_stream.encode.echo import SIZES, EchoModel
+from echo_stream.encode.echo import SIZES, EchoWeights
 from echo_stream.encode.encoder import Encoder
-from echo_stream.encode.stand_in import random_model
 
 PROMISED = 0.002
 """An AUC is no further from float32's."""
@@ -48,9 +47,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a runtime and precision")
     asked = parser.parse_args()
     model = (
-        EchoModel.from_checkpoint(asked.weights, asked.size)
+        EchoWeights.from_checkpoint(asked.weights, asked.size)
         if asked.weights
-        else random_model(asked.size, asked.seed)
+        else EchoWeights.random(asked.size, asked.seed)
     )
     wanted = [EXACT, *asked.only] if asked.only else []
     found: dict[str, dict[str, float]] = {}

@@ -128,10 +128,10 @@ def _configured(config: Config, settings: EchoEncoder) -> tuple[Echo, Echo]:
 
 
 def _stand_in(size: str) -> Echo:
+    from echo_stream.encode.echo import EchoWeights
     from echo_stream.encode.echo_encoder import EchoEncoder as Echo
-    from echo_stream.encode.stand_in import random_model
 
-    return Echo(random_model(size))
+    return Echo(EchoWeights.random(size))
 
 
 def _echo(name: str, about: str, own: Echo, auto: Echo, cut: Windowing) -> Measured:

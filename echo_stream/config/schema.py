@@ -77,7 +77,7 @@ class EchoEncoder(Windowing):
     runtime: Literal["auto", "plain", "torch", "openvino"] = Field(
         "auto", description="auto: the fastest on this CPU"
     )
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: the fastest that tells windows apart as float32 does; float32: exact"
     )
 

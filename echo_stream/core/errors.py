@@ -7,10 +7,13 @@ EchoStreamError                 exit code 1
 │   └── BankMismatch            78: a sound bank, but for another encoder, rate or window
 ├── SourceError                 no sound: device, file or stream; the daemon retries it
 ├── EncoderError                a window that cannot be encoded (not finite, too short)
+│   └── PrecisionUnavailable    78: this CPU does not compute in the precision that was asked for
 ├── MissingExtra                a library that comes with an extra which is not installed
 ├── CommandRefused              an operator's command that the alarm's state does not allow
 └── DeliveryError               broker or outbox; never reaches the pipeline
 """
+
+from collections.abc import Sequence
 
 
 class EchoStreamError(Exception):
@@ -53,6 +56,25 @@ class SourceError(EchoStreamError):
 
 class EncoderError(EchoStreamError):
     """A window cannot be encoded: samples are not finite, or too few for one patch."""
+
+
+class PrecisionUnavailable(EncoderError):
+    """This CPU, or this build of a library, does not compute in the precision that was asked for by name.
+
+    Args:
+        runtime: Name of the runtime that was asked.
+        precision: What was asked for.
+        available: Precisions that it has here.
+    """
+
+    exit_code = 78
+
+    def __init__(self, runtime: str, precision: str, available: Sequence[str]) -> None:
+        has = " or ".join(available)
+        super().__init__(
+            f"encoder.precision {precision}: on this CPU {runtime} computes in {has} only",
+            f"Use encoder.precision: {has}, or auto.",
+        )
 
 
 class MissingExtra(EchoStreamError):

@@ -1,4 +1,4 @@
-"""ECHO as an encoder: windows of any machines in, one batch through the net. Runs in the pipeline.
+"""The ECHO encoder turns windows of any machines into features, all of them in one batch through the net.
 
 The work itself is done by `Workers`, one thread a core; the pipeline waits for them.
 """
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
-import torch
-from torch import Tensor
+import structlog
 
 from echo_stream.core.level import check_window, level_dbfs
-from echo_stream.core.types import EncoderIdentity, Features, Window
+from echo_stream.core.types import EncoderIdentity, Features, Float32, Window
 from echo_stream.encode import spectrogram as front
-from echo_stream.encode.choice import choose
-from echo_stream.encode.echo import EchoDimensions, EchoModel
-from echo_stream.encode.runtime import Workers
+from echo_stream.encode.echo import EchoDimensions, EchoWeights
+from echo_stream.encode.runtime import Workers, choose
+
+_log = structlog.get_logger(__name__)
 
 
 class EchoEncoder:
@@ -29,24 +29,25 @@ class EchoEncoder:
     """
 
     def __init__(
-        self, model: EchoModel, runtime: str = "auto", precision: str = "auto", cache: Path | None = None
+        self, weights: EchoWeights, runtime: str = "auto", precision: str = "auto", cache: Path | None = None
     ) -> None:
         """Chooses how to compute the net; `choice` says what was chosen.
 
         Args:
-            model: The net with its weights.
+            weights: The net.
             runtime: `auto`, `plain`, `torch` or `openvino`.
-            precision: `auto`, `float32`, `bfloat16` or `int8`.
+            precision: `auto`, `float32` or `bfloat16`.
             cache: File that remembers what `auto` chose; None measures at each start, for about a second.
 
         Raises:
             EncoderError: What was asked for by name is not there, or not exact enough.
+            MissingExtra: A library that it needs is not installed.
         """
-        d = model.dimensions
+        d = weights.dimensions
         self.identity = EncoderIdentity(
             kind="echo",
             version=1,
-            weights_sha256=model.weights_sha256,
+            weights_sha256=weights.sha256,
             dimensions={
                 "embed_dim": d.embed_dim,
                 "encoder_depth": d.encoder_depth,
@@ -56,7 +57,8 @@ class EchoEncoder:
         )
         self._dimensions = d
         self._workers = Workers()
-        self._runtime, self.choice = choose(model, self._workers, runtime, precision, cache)
+        self._runtime, self.choice = choose(weights, self._workers, runtime, precision, cache)
+        _log.info("encoder_runtime", runtime=self.choice.runtime, precision=self.choice.precision)
 
     @classmethod
     def from_checkpoint(
@@ -70,10 +72,11 @@ class EchoEncoder:
         """An encoder with the weights of a safetensors file; the arguments are those of `__init__`.
 
         Raises:
-            CheckpointError: See `EchoModel.from_checkpoint`.
+            CheckpointError: See `EchoWeights.from_checkpoint`.
             EncoderError: What was asked for by name is not there, or not exact enough.
+            MissingExtra: A library that it needs is not installed.
         """
-        return cls(EchoModel.from_checkpoint(weights, size), runtime, precision, cache)
+        return cls(EchoWeights.from_checkpoint(weights, size), runtime, precision, cache)
 
     def encode(self, windows: Sequence[Window]) -> list[Features]:
         """Features of each window, in order; all bands with the same number of patches are one batch.
@@ -84,9 +87,9 @@ class EchoEncoder:
         for window in windows:
             length, hop = front.fft_samples(window.sample_rate_hz), front.hop_samples(window.sample_rate_hz)
             check_window(window, shortest=length, longest=length + self._dimensions.spec_len * hop - 1)
-        heard = [one for part in self._workers.map(_hear, self._parts(windows)) for one in part]
-        batches: dict[int, list[_Heard]] = {}  # by the number of patches
-        for one in heard:
+        cut = [one for part in self._workers.map(_cut, self._parts(windows)) for one in part]
+        batches: dict[int, list[_Cut]] = {}  # by the number of patches
+        for one in cut:
             batches.setdefault(one.patches.shape[1], []).append(one)
         features = {id(one.window): f for batch in batches.values() for one, f in self._encode_batch(batch)}
         return [features[id(window)] for window in windows]
@@ -103,41 +106,40 @@ class EchoEncoder:
             for at in range(0, len(group), size)
         ]
 
-    def _encode_batch(self, batch: list[_Heard]) -> list[tuple[_Heard, Features]]:
+    def _encode_batch(self, batch: list[_Cut]) -> list[tuple[_Cut, Features]]:
         """Windows with the same number of patches, all their bands through the net together."""
         dim = self._dimensions.embed_dim
         embeddings = [front.frequency_embedding(one.window.sample_rate_hz, dim) for one in batch]
-        patches = torch.cat([one.patches for one in batch])
-        tokens = self._workers.run(self._runtime, patches, torch.cat(embeddings))
-        parts = torch.split(tokens, [len(one.patches) for one in batch])
+        patches = np.concatenate([one.patches for one in batch])
+        tokens = self._workers.run(self._runtime, patches, np.concatenate(embeddings))
+        parts = np.split(tokens, np.cumsum([len(one.patches) for one in batch])[:-1])
         return [(one, _features(one, part)) for one, part in zip(batch, parts, strict=True)]
 
 
-class _Heard(NamedTuple):
+class _Cut(NamedTuple):
     """A window after the front end."""
 
     window: Window
-    patches: Tensor
+    patches: Float32
     """(bands, patches, 512)."""
     level_dbfs: float
 
 
-def _hear(windows: list[Window]) -> list[_Heard]:
+def _cut(windows: list[Window]) -> list[_Cut]:
     """The front end for windows of one rate and length."""
-    audio = torch.from_numpy(np.stack([window.samples for window in windows], dtype=np.float32))
+    audio = np.stack([window.samples for window in windows], dtype=np.float32)
     cut = front.patches(front.log_spectrogram(audio, windows[0].sample_rate_hz))
     return [
-        _Heard(window, patches, level_dbfs(window.samples))
+        _Cut(window, patches, level_dbfs(window.samples))
         for window, patches in zip(windows, cut, strict=True)
     ]
 
 
-def _features(heard: _Heard, tokens: Tensor) -> Features:
+def _features(cut: _Cut, tokens: Float32) -> Features:
     """Takes a window's tokens (bands, 1 + patches, dim) apart; copies, so that no batch is kept in memory."""
-    array = tokens.numpy()
     return Features(
-        window=array[:, 0].copy(),
-        segments=array[:, 1:].transpose(1, 0, 2).copy(),
-        bands_hz=front.band_edges_hz(heard.window.sample_rate_hz).numpy(),
-        level_dbfs=heard.level_dbfs,
+        window=tokens[:, 0].copy(),
+        segments=tokens[:, 1:].transpose(1, 0, 2).copy(),
+        bands_hz=front.band_edges_hz(cut.window.sample_rate_hz).copy(),
+        level_dbfs=cut.level_dbfs,
     )

@@ -1,4 +1,4 @@
-"""The door of this room: what an encoder is, and how one is made from plain arguments. Runs in the pipeline.
+"""An encoder turns windows into features; it is made here from plain arguments.
 
 An encoder of another kind is one more file and one more branch of `make_encoder`.
 """
@@ -44,7 +44,7 @@ def make_encoder(
     precision: str = "auto",
     cache: Path | None = None,
 ) -> Encoder:
-    """The encoder of a kind; torch is imported for `echo` only.
+    """The encoder of a kind.
 
     Args:
         kind: `spectral` (needs no weights) or `echo`.
@@ -52,15 +52,16 @@ def make_encoder(
         weights: safetensors file of ECHO; the rest is ECHO's alone, too.
         size: Published size, `tiny` or `small`, or dimensions of other weights.
         runtime: `auto` (the fastest here), `plain`, `torch` or `openvino`.
-        precision: `auto`, `float32`, `bfloat16` or `int8`.
+        precision: `auto`, `float32` or `bfloat16`.
         cache: JSON file that remembers what `auto` chose on this CPU, best in the state directory; without it
             each start measures, for about a second.
 
     Raises:
         EncoderError: No such kind, ECHO without weights, or a runtime that is not there.
+        MissingExtra: ECHO without the extra that computes it.
         CheckpointError: The weights are missing, damaged or of another size.
     """
-    # Each kind is imported where it is chosen: torch takes seconds to import and the default does without it.
+    # Each kind is imported where it is chosen: what one needs, the other does without.
     if kind == "spectral":
         from echo_stream.encode.spectral import SpectralEncoder  # noqa: PLC0415
 

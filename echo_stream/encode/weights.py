@@ -1,4 +1,4 @@
-"""Fetches published weights from the Hugging Face hub and notes what was fetched. Runs in the CLI alone.
+"""A weights file is read and checked here, and fetched from the Hugging Face hub with a note of its origin.
 
 The file model.safetensors and nothing else: a repository's code is never downloaded, let alone run.
 """
@@ -10,19 +10,20 @@ import json
 import os
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import structlog
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors import SafetensorError, deserialize, safe_open
 
-from echo_stream.core.errors import CheckpointError
+from echo_stream.core.errors import CheckpointError, MissingExtra
 from echo_stream.core.files import sync_folder
+from echo_stream.core.types import Float32
 
 _log = structlog.get_logger(__name__)
+_FLOATING = ("F64", "F32", "F16", "BF16")
 _FETCH = "Fetch it again with `echo-stream fetch-model`, or name another file as encoder.weights."
 
 
@@ -37,7 +38,7 @@ def note_path(weights: Path) -> Path:
     return weights.with_name(weights.name + ".json")
 
 
-def read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], str]:
+def read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Float32], str]:
     """The tensors of these names, and the file's SHA-256.
 
     Further tensors (a decoder) are ignored, and said in the log; further layers of the encoder are an error.
@@ -57,20 +58,39 @@ def read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dic
     sha256 = sha256_of(path)
     _check_origin(path, sha256)
     try:
-        with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no dict)
+        with safe_open(path, framework="numpy") as file:
+            kinds = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+            found = {name: tuple(kind.get_shape()) for name, kind in kinds.items()}
             _check_shapes(path, shapes, found)
-            tensors = {name: file.get_tensor(name) for name in shapes}
+            types = {name: kinds[name].get_dtype() for name in shapes}
+            for name, held in types.items():
+                if held not in _FLOATING:
+                    raise CheckpointError(f"{path}: {name} holds {held}, expected floating point", _FETCH)
+            tensors = {
+                name: np.asarray(file.get_tensor(name), np.float32)
+                for name in shapes
+                if types[name] != "BF16"
+            }
+        if len(tensors) < len(shapes):
+            tensors |= _bfloat16_tensors(path, [name for name in shapes if types[name] == "BF16"])
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}", _FETCH) from error
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{path}: {name} holds {tensor.dtype}, expected floating point", _FETCH)
-        if not tensor.isfinite().all():
+        if not np.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name} holds numbers that are not finite", _FETCH)
     if further := sorted(found.keys() - shapes.keys()):
         _log.info("weights_ignored", path=str(path), tensors=len(further), first=further[0])
-    return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}, sha256
+    return tensors, sha256
+
+
+def _bfloat16_tensors(path: Path, names: Sequence[str]) -> dict[str, Float32]:
+    """Tensors that numpy has no type for: the upper halves of float32 numbers."""
+    held = dict(deserialize(path.read_bytes()))  # type: ignore[no-untyped-call]
+    tensors = {}
+    for name in names:
+        halves = np.frombuffer(held[name]["data"], "<u2").astype(np.uint32)
+        tensors[name] = (halves << 16).view(np.float32).reshape(held[name]["shape"])
+    return tensors
 
 
 def _check_kind(path: Path) -> None:
@@ -127,10 +147,6 @@ def _check_shapes(
             raise CheckpointError(f"{path}: {name} is there, but not in a net of this size", hint)
 
 
-# Fetches published weights from the Hugging Face hub and notes what was fetched. Runs in the CLI alone.
-#
-# The file model.safetensors and nothing else: a repository's code is never downloaded, let alone run.
-
 PUBLISHED = {"echo-tiny": "yucongzh/echo-tiny-0828", "echo-small": "yucongzh/echo-small-0824"}
 FILE = "model.safetensors"
 
@@ -184,8 +200,11 @@ def _download(repository: str, revision: str | None, endpoint: str, scratch: Pat
     # A file of 22 MB needs no second protocol, and plain HTTPS is what a plant's proxy lets through.
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     # Slow to import, and nothing but this command needs it; it reads its environment when it is imported.
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url  # noqa: PLC0415
-    from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]  # noqa: PLC0415
+    try:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url  # noqa: PLC0415
+        from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingExtra("fetch-model", "echo") from error
 
     try:
         url = hf_hub_url(repository, FILE, revision=revision, endpoint=endpoint)

@@ -58,7 +58,7 @@ def build_encoder(config: Config) -> Encoder:
         return make_encoder(settings.kind, window_s=settings.window_s)
     size: str | EchoDimensions = settings.size
     if settings.dimensions is not None:
-        from echo_stream.encode import echo  # noqa: PLC0415 - torch is ECHO's alone
+        from echo_stream.encode import echo  # noqa: PLC0415 - of ECHO alone
 
         own = settings.dimensions
         size = echo.EchoDimensions(

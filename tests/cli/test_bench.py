@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from echo_stream.cli import bench
@@ -15,9 +15,8 @@ from echo_stream.cli.app import app
 from echo_stream.cli.bench import LOAD, of_size
 from echo_stream.config.schema import Config, EchoEncoder, SpectralEncoder
 from echo_stream.detect.scorer import Scorer
-from echo_stream.encode.echo import EchoDimensions, EchoModel
+from echo_stream.encode.echo import EchoDimensions, EchoWeights
 from echo_stream.encode.encoder import make_encoder
-from echo_stream.encode.stand_in import random_model
 from echo_stream.pipeline.loop import encode_windows, read_windows
 from tests.cli.test_cli import echo_stream, refused
 
@@ -27,10 +26,8 @@ SMALLEST = {"embed_dim": 12, "depth": 1, "heads": 2}
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     """Of the smallest net there is."""
-    own = EchoModel(EchoDimensions(embed_dim=12, encoder_depth=1, num_heads=2)).state_dict()
-    drawn = random_model("tiny").state_dict()
-    cut = {name: drawn[name][tuple(map(slice, tensor.shape))].contiguous() for name, tensor in own.items()}
-    save_file(cut, tmp_path / "own.safetensors")
+    drawn = EchoWeights.random(EchoDimensions(embed_dim=12, encoder_depth=1, num_heads=2))
+    save_file(dict(drawn.tensors), tmp_path / "own.safetensors")
     return tmp_path / "own.safetensors"
 
 

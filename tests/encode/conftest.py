@@ -1,7 +1,8 @@
-"""Weights, windows and the published front end for the tests of this room."""
+"""Weights, windows and the published front end for the tests of encoders."""
 
 from __future__ import annotations
 
+import math
 import sys
 import types
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from echo_stream.core.types import Window
-from echo_stream.encode.echo import EchoDimensions, EchoModel
-from echo_stream.encode.runtime import KNOWN
+from echo_stream.encode.echo import EchoDimensions, dimensions_of
+from echo_stream.encode.runtime import KNOWN, PROMISED_COSINE
 from echo_stream.encode.runtime_torch import available
 
 torch.set_num_threads(1)  # threads inside an operation wait long for each other where the cores are busy
@@ -50,24 +51,25 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def random_weights(size: str | EchoDimensions, seed: int) -> dict[str, torch.Tensor]:
     """Every tensor of a net, its scale after the fan-in as training would start."""
-    from echo_stream.encode.echo import SIZES
-
     generator = torch.Generator().manual_seed(seed)
-    with torch.device("meta"):
-        shapes = EchoModel(SIZES[size] if isinstance(size, str) else size).state_dict()
     weights = {}
-    for name, tensor in shapes.items():
-        fan_in = tensor.numel() // len(tensor) if tensor.ndim > 1 else 1
-        scale = 0.02 if tensor.ndim == 1 or name in {"cls_token", "pos_embed"} else fan_in**-0.5
+    for name, shape in dimensions_of(size).tensor_shapes().items():
+        fan_in = math.prod(shape[1:])
+        scale = 0.02 if len(shape) == 1 or name in {"cls_token", "pos_embed"} else fan_in**-0.5
         offset = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-        weights[name] = offset + scale * torch.randn(tensor.shape, generator=generator)
+        weights[name] = offset + scale * torch.randn(shape, generator=generator)
     return weights
 
 
 def usable_runtimes() -> list[tuple[str, str]]:
-    """Runtimes and precisions that this machine has: what is not installed here is not tried here."""
-    present = {"plain": True, "torch": True, "openvino": find_spec("openvino") is not None}
-    return [(name, p) for name, p in KNOWN if present[name] and (name != "torch" or available(p))]
+    """Runtimes and precisions that this machine says that it has: neither more nor less may be usable."""
+    has = {"plain": ["float32"], "torch": [p for p in PROMISED_COSINE if available(p)], "openvino": []}
+    if find_spec("openvino") is not None:
+        import openvino
+
+        here = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        has["openvino"] = ["float32", *(["bfloat16"] if "BF16" in here else [])]
+    return [(name, p) for name, p in KNOWN if p in has[name]]
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from echo_stream.core.errors import CheckpointError
-from echo_stream.encode.echo import EchoModel
+from echo_stream.encode.echo import EchoWeights
 from echo_stream.encode.weights import fetch_model, note_path
 from tests.encode.conftest import GOLDEN_DIMENSIONS
 
@@ -133,7 +133,7 @@ def test_published_name(hub: Hub, tmp_path: Path) -> None:
         "sha256": hashlib.sha256(hub.weights).hexdigest(),
     }
     assert all("model.safetensors" in line or "/storage/" in line for line in hub.asked if "resolve" in line)
-    EchoModel.from_checkpoint(path, GOLDEN_DIMENSIONS)
+    EchoWeights.from_checkpoint(path, GOLDEN_DIMENSIONS)
 
 
 def test_a_file_that_changed_later_is_refused(hub: Hub, tmp_path: Path) -> None:
@@ -142,9 +142,9 @@ def test_a_file_that_changed_later_is_refused(hub: Hub, tmp_path: Path) -> None:
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="has changed since it was fetched"):
-        EchoModel.from_checkpoint(path, GOLDEN_DIMENSIONS)
+        EchoWeights.from_checkpoint(path, GOLDEN_DIMENSIONS)
     fetch_model("echo-small", tmp_path / "model")
-    EchoModel.from_checkpoint(path, GOLDEN_DIMENSIONS)
+    EchoWeights.from_checkpoint(path, GOLDEN_DIMENSIONS)
 
 
 @pytest.mark.parametrize("revision", ["v1", OLDER])

@@ -1,4 +1,4 @@
-"""Every runtime and precision against the net as it is written in echo.py, and how one is chosen."""
+"""Every runtime and precision against the reference net, and how one is chosen."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from echo_stream.core.errors import EncoderError
-from echo_stream.encode.choice import Choice, choose
-from echo_stream.encode.echo import EchoDimensions, EchoModel
+from echo_stream.core.errors import EncoderError, PrecisionUnavailable
+from echo_stream.encode.echo import EchoDimensions, EchoWeights
 from echo_stream.encode.echo_encoder import EchoEncoder
-from echo_stream.encode.runtime import PROMISED_COSINE, Workers, build
+from echo_stream.encode.runtime import KNOWN, PROMISED_COSINE, Choice, Workers, build, choose
 from tests.encode.conftest import GOLDEN_DIMENSIONS, MakeWindow, usable_runtimes
 from tests.encode.test_echo_golden import CASES, TOLERANCE, golden
 
@@ -29,8 +29,8 @@ def workers() -> Workers:
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_weights: Path) -> EchoModel:
-    return EchoModel.from_checkpoint(tiny_weights, "tiny")
+def tiny(tiny_weights: Path) -> EchoWeights:
+    return EchoWeights.from_checkpoint(tiny_weights, "tiny")
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -49,7 +49,7 @@ def test_float32_gives_the_golden_features(
 
 
 @pytest.mark.parametrize(("name", "precision"), RUNTIMES)
-def test_promised_nearness(tiny: EchoModel, make_window: MakeWindow, name: str, precision: str) -> None:
+def test_promised_nearness(tiny: EchoWeights, make_window: MakeWindow, name: str, precision: str) -> None:
     """Of every band's window and segment features, over sounds other than those tried at start."""
     windows = [
         make_window("hum", 48000, 2.0, seed=11),
@@ -72,31 +72,34 @@ def test_promised_nearness(tiny: EchoModel, make_window: MakeWindow, name: str, 
 
 
 @pytest.mark.parametrize(("name", "precision"), RUNTIMES)
-def test_bands_share_nothing(tiny: EchoModel, workers: Workers, name: str, precision: str) -> None:
+def test_bands_share_nothing(tiny: EchoWeights, workers: Workers, name: str, precision: str) -> None:
     """Any number of bands, cut into jobs anyhow and padded, gives each band the same tokens."""
     runtime = build(tiny, name, precision)
-    generator = torch.Generator().manual_seed(2)
-    patches = torch.randn(95, 3, 512, generator=generator)
-    frequency = torch.randn(95, 192, generator=generator)
+    generator = np.random.default_rng(2)
+    patches = generator.standard_normal((95, 3, 512), np.float32)
+    frequency = generator.standard_normal((95, 192), np.float32)
     together = workers.run(runtime, patches, frequency)
     assert together.shape == (95, 4, 192)
     for rows in (1, 2, 7, 11):
         fewer = workers.run(runtime, patches[-rows:], frequency[-rows:])
-        torch.testing.assert_close(fewer, together[-rows:], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(fewer, together[-rows:], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "precision"), RUNTIMES)
-def test_results_outlive_the_next_call(tiny: EchoModel, workers: Workers, name: str, precision: str) -> None:
+def test_results_outlive_the_next_call(
+    tiny: EchoWeights, workers: Workers, name: str, precision: str
+) -> None:
     runtime = build(tiny, name, precision)
-    patches, frequency = torch.randn(5, 2, 512), torch.randn(5, 192)
+    generator = np.random.default_rng(3)
+    patches, frequency = generator.random((5, 2, 512), np.float32), generator.random((5, 192), np.float32)
     first = workers.run(runtime, patches, frequency)
-    kept = first.clone()
+    kept = first.copy()
     workers.run(runtime, -patches, -frequency)
-    assert torch.equal(first, kept)
+    np.testing.assert_array_equal(first, kept)
 
 
 def test_auto_chooses_and_remembers(golden_weights: Path, workers: Workers, tmp_path: Path) -> None:
-    model = EchoModel.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
+    model = EchoWeights.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
     cache = tmp_path / "runtime.json"
     runtime, choice = choose(model, workers, "auto", "auto", cache)
     measured = choice.milliseconds
@@ -118,7 +121,7 @@ def remembered(cache: Path, **changes: str) -> None:
 def test_what_is_remembered_is_not_measured_again(
     golden_weights: Path, workers: Workers, tmp_path: Path
 ) -> None:
-    model = EchoModel.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
+    model = EchoWeights.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
     cache = tmp_path / "runtime.json"
     choose(model, workers, "auto", "auto", cache)
     remembered(cache)
@@ -131,13 +134,13 @@ def test_what_is_remembered_is_not_measured_again(
 def test_another_machine_measures_anew(
     golden_weights: Path, workers: Workers, tmp_path: Path, change: str
 ) -> None:
-    model = EchoModel.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
+    model = EchoWeights.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
     cache = tmp_path / "runtime.json"
     choose(model, workers, "plain", "auto", cache)
     kept = json.loads(cache.read_text())
     kept["key"][change] = "other"
     cache.write_text(json.dumps(kept))
-    remembered(cache, precision="int8")
+    remembered(cache, precision="bfloat16")
     _, choice = choose(model, workers, "plain", "auto", cache)
     assert set(choice.milliseconds) == {"plain float32"}
     assert json.loads(cache.read_text())["key"][change] != "other"
@@ -149,7 +152,7 @@ def test_another_machine_measures_anew(
 def test_a_damaged_memory_is_replaced(
     golden_weights: Path, workers: Workers, tmp_path: Path, text: str
 ) -> None:
-    model = EchoModel.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
+    model = EchoWeights.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
     cache = tmp_path / "runtime.json"
     cache.write_text(text)
     _, choice = choose(model, workers, "plain", "auto", cache)
@@ -159,81 +162,116 @@ def test_a_damaged_memory_is_replaced(
 def test_a_memory_that_cannot_be_written_is_done_without(
     golden_weights: Path, workers: Workers, tmp_path: Path
 ) -> None:
-    model = EchoModel.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
+    model = EchoWeights.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
     _, choice = choose(model, workers, "plain", "auto", tmp_path / "no-such-folder" / "runtime.json")
     assert choice.runtime == "plain"
 
 
 def test_what_is_asked_for_by_name_is_built_or_refused(golden_weights: Path, workers: Workers) -> None:
-    model = EchoModel.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
+    model = EchoWeights.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
     for name, precision in RUNTIMES:
         runtime, choice = choose(model, workers, name, precision, None)
         assert (runtime.name, runtime.precision) == (name, precision)
         assert choice == Choice(name, precision)
-    with pytest.raises(EncoderError, match=r"'plain' with .* 'int8' is unknown"):
-        choose(model, workers, "plain", "int8", None)
+    with pytest.raises(EncoderError, match=r"'plain' with .* 'bfloat16' is unknown"):
+        choose(model, workers, "plain", "bfloat16", None)
     with pytest.raises(EncoderError, match="'tensorflow' with"):
         choose(model, workers, "tensorflow", "float32", None)
     with pytest.raises(EncoderError, match=r"nothing here computes encoder\.runtime 'tensorflow'"):
         choose(model, workers, "tensorflow", "auto", None)
 
 
-def test_a_broken_promise_is_refused_by_name_and_left_out_by_auto(workers: Workers) -> None:
-    """Weights on which eight bits do not suffice: a few numbers far above the rest in each layer."""
-    from tests.encode.conftest import random_weights
-
-    size = EchoDimensions(embed_dim=64, encoder_depth=6, num_heads=2)
-    model = EchoModel(size).eval().requires_grad_(False)
-    weights = random_weights(size, seed=3)
-    for name, tensor in weights.items():
-        if name.endswith(("in_proj_weight", "linear1.weight", "linear2.weight")):
-            tensor[:, 0] *= 300
-    model.load_state_dict(weights)
-    with pytest.raises(EncoderError, match=r"torch int8 is too far from float32 .* promised 0.999"):
-        choose(model, workers, "torch", "int8", None)
-    _, choice = choose(model, workers, "torch", "auto", None)
-    assert "torch int8" not in choice.milliseconds
-    assert "torch float32" in choice.milliseconds
+def test_each_precision_is_as_near_as_promised_or_refused(tiny: EchoWeights, workers: Workers) -> None:
+    """By name, on any CPU: what it has works and says its name, what it has not is refused."""
+    for name, precision in KNOWN:
+        if (name, precision) in RUNTIMES:
+            runtime, choice = choose(tiny, workers, name, precision, None)
+            assert (
+                (runtime.name, runtime.precision) == (choice.runtime, choice.precision) == (name, precision)
+            )
+        elif name != "openvino" or find_spec("openvino") is not None:
+            with pytest.raises(PrecisionUnavailable, match=f"{name} computes in float32 only") as refused:
+                choose(tiny, workers, name, precision, None)
+            assert refused.value.exit_code == 78
 
 
-def test_auto_takes_no_precision_that_rounds_differences_away(tiny_weights: Path, workers: Workers) -> None:
+def test_bfloat16_is_what_is_computed_where_it_is_said(tiny: EchoWeights, workers: Workers) -> None:
+    """Rounding shows in the tokens: a runtime that computed in float32 all the same would agree to 1e-6."""
+    generator = np.random.default_rng(2)
+    patches = generator.standard_normal((10, 12, 512), np.float32)
+    frequency = generator.standard_normal((10, 192), np.float32)
+    exact = workers.run(build(tiny, "plain", "float32"), patches, frequency)
+    for name, precision in RUNTIMES:
+        away = np.abs(workers.run(build(tiny, name, precision), patches, frequency) - exact).max()
+        assert (away > 1e-3) == (precision == "bfloat16")
+
+
+def test_a_broken_promise_is_refused_by_name_and_left_out_by_auto(
+    golden_weights: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No float32 is as near as that."""
+    weights = EchoWeights.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
+    monkeypatch.setitem(PROMISED_COSINE, "float32", 1.5)
+    with pytest.raises(EncoderError, match=r"torch float32 is too far from float32 .* promised 1.5"):
+        choose(weights, workers, "torch", "float32", None)
+    with pytest.raises(EncoderError, match="promised"):
+        choose(weights, workers, "auto", "float32", None)
+
+
+def test_auto_takes_no_precision_that_rounds_differences_away(tiny: EchoWeights, workers: Workers) -> None:
     """With random weights windows of one machine are so alike that bfloat16 hides what tells them apart."""
-    model = EchoModel.from_checkpoint(tiny_weights, "tiny")
-    _, choice = choose(model, workers, "torch", "auto", None)
+    _, choice = choose(tiny, workers, "auto", "auto", None)
     assert choice.precision == "float32"
-    assert list(choice.milliseconds) == ["torch float32"]
-    if ("torch", "bfloat16") in usable_runtimes():
-        assert choose(model, workers, "torch", "bfloat16", None)[1].precision == "bfloat16"
+    assert all(label.endswith("float32") for label in choice.milliseconds)
 
 
-def test_without_openvino() -> None:
-    """In a process where openvino cannot be imported: refused by name, left out by auto."""
+def chosen_without(missing: list[str], runtime: str) -> str:
+    """What a process chooses, or says, in which these libraries cannot be imported."""
     program = (
-        "import sys; sys.modules['openvino'] = None\n"
-        "from echo_stream.encode.echo import EchoDimensions, EchoModel\n"
-        "from echo_stream.encode.runtime import build\n"
-        "from echo_stream.core.errors import EncoderError\n"
-        "model = EchoModel(EchoDimensions(embed_dim=8, encoder_depth=1, num_heads=1))\n"
-        "try: build(model, 'openvino', 'float32')\n"
-        "except EncoderError as error: print(error)"
+        f"import sys; sys.modules |= dict.fromkeys({missing})\n"
+        "from echo_stream.encode.echo import EchoDimensions, EchoWeights\n"
+        "from echo_stream.encode.runtime import Workers, choose\n"
+        "from echo_stream.core.errors import EchoStreamError\n"
+        "import logging, structlog\n"
+        "structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))\n"
+        "weights = EchoWeights.random(EchoDimensions(embed_dim=8, encoder_depth=1, num_heads=1))\n"
+        "try: print(*choose(weights, Workers(), *sys.argv[1:], None)[1].milliseconds)\n"
+        "except EchoStreamError as error: print(type(error).__name__, error.exit_code, error)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "openvino is not installed" in done.stdout
-    assert "pip install" in done.stdout
+    command = [sys.executable, "-c", program, runtime, "auto" if runtime == "auto" else "float32"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_what_is_not_installed_names_its_extra() -> None:
+    assert "MissingExtra 1" in (said := chosen_without(["openvino"], "openvino"))
+    assert "pip install 'echo-stream[echo]'" in said
+    for name in ("plain", "torch"):
+        assert "MissingExtra 1" in (said := chosen_without(["torch"], name))
+        assert "pip install 'echo-stream[torch]'" in said
+    assert "MissingExtra 1" in (said := chosen_without(["torch", "openvino"], "auto"))
+    assert "pip install 'echo-stream[echo]'" in said
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_auto_makes_do_with_what_is_installed() -> None:
+    assert "torch" not in (found := chosen_without(["torch"], "auto"))
+    assert "openvino float32" in found
+    assert "openvino" not in (found := chosen_without(["openvino"], "auto"))
+    assert "plain float32" in found
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
 def test_openvino_begins_in_two_threads_at_once() -> None:
     """The first inference of a process, wanted by two threads: it once waited for itself for ever."""
     program = (
-        "import torch\n"
-        "from echo_stream.encode.echo import EchoDimensions, EchoModel\n"
+        "import numpy as np\n"
+        "from echo_stream.encode.echo import EchoDimensions, EchoWeights\n"
         "from echo_stream.encode.runtime import Workers, build\n"
-        "model = EchoModel(EchoDimensions(embed_dim=8, encoder_depth=1, num_heads=1)).eval()\n"
-        "[weight.copy_(torch.zeros(weight.shape)) for weight in model.state_dict().values()]\n"
+        "model = EchoWeights.random(EchoDimensions(embed_dim=8, encoder_depth=1, num_heads=1))\n"
         "workers = Workers()\n"
         "runtime = workers.call(build, model, 'openvino', 'float32')\n"
-        "print(tuple(workers.run(runtime, torch.zeros(20, 2, 512), torch.zeros(20, 8)).shape))"
+        "patches, frequency = np.zeros((20, 2, 512), np.float32), np.zeros((20, 8), np.float32)\n"
+        "print(workers.run(runtime, patches, frequency).shape)"
     )
     for _ in range(3):
         done = subprocess.run(
@@ -247,7 +285,6 @@ def test_small_fits_every_runtime(workers: Workers) -> None:
     from tests.encode.conftest import random_weights
 
     size = EchoDimensions(embed_dim=384, encoder_depth=2, num_heads=6)
-    model = EchoModel(size).eval().requires_grad_(False)
-    model.load_state_dict(random_weights(size, seed=4))
+    model = EchoWeights(size, {name: t.numpy() for name, t in random_weights(size, seed=4).items()})
     for name, precision in RUNTIMES:
         choose(model, workers, name, precision, None)  # refuses what is not as near as promised

@@ -8,14 +8,16 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from structlog.testing import capture_logs
 
 from echo_stream.core.errors import CheckpointError
-from echo_stream.encode.echo import EchoDimensions, EchoModel
+from echo_stream.encode.echo import EchoDimensions, EchoWeights
 from echo_stream.encode.echo_encoder import EchoEncoder
+from echo_stream.encode.spectrogram import patches
 from echo_stream.encode.weights import note_path, sha256_of
 from tests.encode.conftest import GOLDEN_DIMENSIONS, random_weights
 
@@ -34,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 def refusal(path: Path, size: str | EchoDimensions = GOLDEN_DIMENSIONS) -> CheckpointError:
     with pytest.raises(CheckpointError) as caught:
-        EchoModel.from_checkpoint(path, size)
+        EchoWeights.from_checkpoint(path, size)
     assert str(path) in caught.value.message
     assert caught.value.hint
     return caught.value
@@ -56,8 +58,8 @@ def test_each_shape_is_checked(tensors: Tensors, path: Path) -> None:
 def test_further_tensors_are_ignored_and_said(tensors: Tensors, path: Path) -> None:
     save_file(tensors | {"decoder.weight": torch.zeros(3), "mask_token": torch.zeros(1)}, path)
     with capture_logs() as logs:
-        model = EchoModel.from_checkpoint(path, GOLDEN_DIMENSIONS)
-    assert model.weights_sha256 == sha256_of(path)
+        model = EchoWeights.from_checkpoint(path, GOLDEN_DIMENSIONS)
+    assert model.sha256 == sha256_of(path)
     [entry] = logs
     assert (entry["event"], entry["log_level"]) == ("weights_ignored", "info")
     assert (entry["tensors"], entry["first"]) == (2, "decoder.weight")
@@ -79,13 +81,13 @@ def test_published_sizes_are_told_apart(path: Path, tiny_weights: Path) -> None:
     assert "encoder.size" in refusal(path, "tiny").hint
     assert "cls_token has shape (1, 1, 192), expected (1, 1, 384)" in refusal(tiny_weights, "small").message
     for size, file, millions in (("tiny", tiny_weights, 5.5), ("small", path, 21.5)):
-        model = EchoModel.from_checkpoint(file, size)
-        assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+        model = EchoWeights.from_checkpoint(file, size)
+        assert sum(t.size for t in model.tensors.values()) / 1e6 == pytest.approx(millions, abs=0.1)
 
 
 def test_unknown_size(golden_weights: Path) -> None:
     with pytest.raises(CheckpointError, match="no ECHO of size 'base'"):
-        EchoModel.from_checkpoint(golden_weights, "base")
+        EchoWeights.from_checkpoint(golden_weights, "base")
 
 
 def write_zip_pickle(path: Path, tensors: Tensors) -> None:
@@ -152,7 +154,7 @@ def write_no_file(path: Path, _: Tensors) -> None:
         (write_cut_data, "is damaged"),
         (write_noise, "is no safetensors file"),
         (write_nan, "encoder.layers.1.linear2.bias holds numbers that are not finite"),
-        (write_integers, "norm.bias holds torch.int64"),
+        (write_integers, "norm.bias holds I64"),
         (write_folder, "is a folder"),
         (write_no_file, "does not exist"),
     ],
@@ -162,10 +164,24 @@ def test_bad_file(path: Path, tensors: Tensors, write: Callable[[Path, Tensors],
     assert re.search(words, refusal(path).message)
 
 
-def test_half_precision_is_read_as_float32(path: Path, tensors: Tensors) -> None:
-    save_file({name: tensor.half() for name, tensor in tensors.items()}, path)
-    model = EchoModel.from_checkpoint(path, GOLDEN_DIMENSIONS)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_read_as_float32(path: Path, tensors: Tensors, kind: torch.dtype) -> None:
+    save_file({name: tensor.to(kind) for name, tensor in tensors.items()}, path)
+    model = EchoWeights.from_checkpoint(path, GOLDEN_DIMENSIONS)
+    for name, tensor in tensors.items():
+        assert model.tensors[name].dtype == np.float32
+        np.testing.assert_array_equal(model.tensors[name], tensor.to(kind).float().numpy())
+
+
+def test_the_kernel_of_the_patches_is_laid_out_as_the_published_convolution(golden_weights: Path) -> None:
+    weights = EchoWeights.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
+    spectrogram = np.random.default_rng(1).standard_normal((1, 32, 16), np.float32)
+    kernel, bias = map(
+        torch.from_numpy, (weights.tensors["patch_embed.proj.weight"], weights.patch_matrix()[1])
+    )
+    expected = torch.nn.functional.conv2d(torch.from_numpy(spectrogram)[None], kernel, bias).flatten()
+    found = weights.patch_matrix()[0] @ patches(spectrogram)[0, 0, 0] + bias.numpy()
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
 def test_the_noted_sha256_is_checked_at_every_load(path: Path, tensors: Tensors) -> None:

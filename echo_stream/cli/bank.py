@@ -21,10 +21,12 @@ from echo_stream.cli.fit import (
     MoreRecordings,
     RecordingsOption,
     ResumeOption,
+    StrictOption,
     TrimOption,
     sound,
     tell,
 )
+from echo_stream.core.errors import Failures
 
 if TYPE_CHECKING:
     from echo_stream.config.schema import Config, Machine
@@ -129,6 +131,7 @@ def extend(
     ] = None,
     trim: TrimOption = True,
     resume: ResumeOption = None,
+    strict: StrictOption = False,
     accept: Annotated[bool, typer.Option("--accept", help="use the new version at once")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -144,10 +147,12 @@ def extend(
     settings = read_config(config)
     which = pick(settings, machine)
     paths = [*(recordings or []), *(more or [])]
+    failures = Failures(strict)
     with progress("fitting" if paths else "listening") as report:
         how: dict[str, Any] = {"condition": condition, "accept": accept, "progress": report, "trimmed": trim}
-        fitted = extend_bank(settings, which, sound(settings, which, paths, minutes, resume), **how)
+        fitted = extend_bank(settings, which, sound(settings, which, paths, minutes, resume, failures), **how)
     tell(fitted, as_json=as_json)
+    failures.raise_any()
 
 
 def _require_fitting(config: Config, machine: Machine, bank_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from echo_stream.core.errors import ConfigError
 if TYPE_CHECKING:
     from echo_stream.config.schema import Config, Machine
 
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
@@ -64,8 +66,9 @@ def pick(config: Config, machine_id: str) -> Machine:
 
 
 def print_json(document: Any) -> None:
-    """One line of JSON on standard output."""
-    print(json.dumps(document, ensure_ascii=False, allow_nan=False), flush=True)
+    """One line of JSON on standard output; text that is no UTF-8 (names of files) as escapes."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    print(LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
 
 
 @contextmanager

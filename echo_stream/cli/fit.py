@@ -18,6 +18,7 @@ from echo_stream.cli.common import (
     quiet,
     read_config,
 )
+from echo_stream.core.errors import Failures
 
 if TYPE_CHECKING:
     from echo_stream.config.schema import Config, Machine
@@ -35,6 +36,9 @@ TrimOption = Annotated[
     bool, typer.Option("--trim/--no-trim", help="leave out short sounds that do not belong, such as a knock")
 ]
 
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="end at the first bad recording instead of leaving it out")
+]
 ResumeOption = Annotated[
     Path | None,
     typer.Option(
@@ -57,6 +61,7 @@ def fit_normal(
     ] = False,
     trim: TrimOption = True,
     resume: ResumeOption = None,
+    strict: StrictOption = False,
     accept: Annotated[bool, typer.Option(help="use the new bank at once")] = True,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -65,7 +70,8 @@ def fit_normal(
 
     Without --recordings it listens to the machine's own source. A machine with several operating states is
     learnt one by one: --condition idle, then --condition load; each new one joins those that the bank knows.
-    A report is laid beside the bank.
+    A report is laid beside the bank. Recordings that cannot be read are left out and named at the end, with
+    exit code 1.
     """
     from echo_stream.fit.fit import fit
 
@@ -73,11 +79,12 @@ def fit_normal(
     settings = read_config(config)
     which = pick(settings, machine)
     paths = [*(recordings or []), *(more or [])]
+    failures = Failures(strict)
     with progress("fitting" if paths else "listening") as report:
         fitted = fit(
             settings,
             which,
-            sound(settings, which, paths, minutes, resume),
+            sound(settings, which, paths, minutes, resume, failures),
             condition=condition,
             accept=accept,
             progress=report,
@@ -85,24 +92,34 @@ def fit_normal(
             fresh=fresh,
         )
     tell(fitted, as_json=as_json)
+    failures.raise_any()
 
 
 def score(
     machine: MachineOption,
     recordings: Annotated[list[Path], typer.Argument(help="files or folders", metavar="RECORDING...")],
+    strict: StrictOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Score recordings against the machine's bank: one JSON object a window."""
+    """Score recordings against the machine's bank: one JSON object a window.
+
+    Recordings that cannot be scored are named at the end, with exit code 1.
+    """
     from echo_stream.cli.score import score_recordings
 
     quiet()
     settings = read_config(config)
-    for line in score_recordings(settings, pick(settings, machine), recordings):
+    for line in score_recordings(settings, pick(settings, machine), recordings, strict=strict):
         print_json(line)
 
 
 def sound(
-    config: Config, machine: Machine, paths: list[Path], minutes: float, resume: Path | None
+    config: Config,
+    machine: Machine,
+    paths: list[Path],
+    minutes: float,
+    resume: Path | None,
+    failures: Failures,
 ) -> Acquire:
     """Recordings where some are named, otherwise the machine's own source."""
     from echo_stream.fit.fit import own_source
@@ -110,7 +127,7 @@ def sound(
 
     if not paths:
         return own_source(config, machine, minutes)
-    return partial(read_recordings, config, machine, paths, resume=resume)
+    return partial(read_recordings, config, machine, paths, resume=resume, failures=failures)
 
 
 def tell(fitted: Fitted, *, as_json: bool) -> None:

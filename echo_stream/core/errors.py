@@ -101,3 +101,45 @@ class CommandRefused(EchoStreamError):
 
 class DeliveryError(EchoStreamError):
     """Broker or outbox; handled inside deliver, never seen by the pipeline."""
+
+
+class Failures:
+    """Collects the errors of many items, so that one bad item does not end the work of the others.
+
+    Args:
+        strict: the first error is raised at once instead.
+    """
+
+    def __init__(self, strict: bool = False) -> None:
+        self._strict = strict
+        self._errors: list[EchoStreamError] = []
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._errors)
+
+    def add(self, error: EchoStreamError) -> None:
+        """Note the error of one item.
+
+        Raises:
+            EchoStreamError: this one, where it is strict.
+        """
+        if self._strict:
+            raise error
+        self._errors.append(error)
+
+    def raise_any(self, items: str = "recordings") -> None:
+        """End in an error that names every item, where there was one.
+
+        Raises:
+            EchoStreamError: the only one, or one that names all.
+        """
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            listed = "\n".join(error.message for error in self._errors)
+            hints = list(dict.fromkeys(error.hint for error in self._errors if error.hint))
+            raise EchoStreamError(
+                f"{len(self._errors)} {items} were left out:\n{listed}", "\n  ".join(hints[:5])
+            )

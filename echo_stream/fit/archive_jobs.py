@@ -23,7 +23,7 @@ import numpy as np
 
 import echo_stream
 from echo_stream.alarm.sensor import SensorFigures
-from echo_stream.core.errors import EncoderError
+from echo_stream.core.errors import EncoderError, Failures, SourceError
 from echo_stream.core.text import Progress
 from echo_stream.core.types import Features, Window
 from echo_stream.encode.encoder import Encoder
@@ -43,6 +43,8 @@ class Encoded:
     """Of each window, where details were asked for."""
     slices: list[SpectrogramSlice]
     """The same."""
+    failed: bool = False
+    """Its recording is damaged there: all of that is to be left out."""
 
     @classmethod
     def of(cls, tensors: Tensors) -> Self:
@@ -130,6 +132,7 @@ def encode_parts(
     progress: Progress = lambda *_: None,
     resume: Path | None = None,
     workers: int | None = None,
+    failures: Failures | None = None,
 ) -> Generator[Encoded]:
     """Features of parts, in their order; only few of them are in memory at a time.
 
@@ -139,9 +142,11 @@ def encode_parts(
         progress: called with seconds done, seconds in all, and a text.
         resume: folder that keeps finished parts, and has those of an interrupted run.
         workers: processes; None: one a core where that is worth it.
+        failures: takes the first error of each recording that turns out to be damaged; its parts are empty
+            then. None: the first such error ends the work.
 
     Raises:
-        SourceError: a recording cannot be read, or `resume` cannot be written.
+        SourceError: `resume` cannot be written, or `failures` does not take a recording's error.
         EncoderError: a window cannot be encoded, or a worker was ended from outside.
     """
     total_s, path_parts = sum(part.seconds for part in parts), Counter(part.path for part in parts)
@@ -159,14 +164,22 @@ def encode_parts(
         computed = _alone(parts, encoder, resume, tell)
     else:
         computed = _in_workers(parts, encoder, resume, workers, tell)
-    for part, tensors in zip(parts, computed, strict=True):
+    failures = Failures(strict=True) if failures is None else failures
+    failed: set[Path] = set()
+    for part, found in zip(parts, computed, strict=True):
         path_parts[part.path] -= 1
-        yield Encoded.of(tensors)
+        if not isinstance(found, SourceError):
+            yield Encoded.of(found)
+            continue
+        if part.path not in failed:
+            failures.add(found)
+        failed.add(part.path)
+        yield Encoded([], [], [], failed=True)
 
 
 def _alone(
     parts: Sequence[Part], encoder: Encoder, resume: Path | None, tell: Callable[[float], None]
-) -> Iterator[Tensors]:
+) -> Iterator[Tensors | SourceError]:
     done_s = 0.0
 
     def advance(seconds: float) -> None:
@@ -180,7 +193,7 @@ def _alone(
 
 def _in_workers(
     parts: Sequence[Part], encoder: Encoder, resume: Path | None, workers: int, tell: Callable[[float], None]
-) -> Iterator[Tensors]:
+) -> Iterator[Tensors | SourceError]:
     # Spawned, not forked: a fork copies locks that another thread holds.
     processes = multiprocessing.get_context("spawn")
     done_s, stop = processes.Value("d", 0.0), processes.Event()
@@ -196,7 +209,7 @@ def _in_workers(
             pool.shutdown(cancel_futures=True)
 
 
-def _result(future: Future[Tensors], tell: Callable[[], None]) -> Tensors:
+def _result(future: Future[Tensors | SourceError], tell: Callable[[], None]) -> Tensors | SourceError:
     while not wait([future], timeout=_POLL_S).done:
         tell()
     tell()
@@ -239,7 +252,7 @@ def _end_with_caller() -> None:
         os._exit(1)
 
 
-def _work(part: Part) -> Tensors:
+def _work(part: Part) -> Tensors | SourceError:
     return _worker.part(part)
 
 
@@ -252,14 +265,17 @@ class _Worker:
     advance: Callable[[float], None]
     """Called with the seconds of each piece of sound that is done; may raise, to end the work."""
 
-    def part(self, part: Part) -> Tensors:
-        """What was kept of it, or what is computed now."""
+    def part(self, part: Part) -> Tensors | SourceError:
+        """What was kept of it, or what is computed now, or why its recording cannot be read."""
         path = None if self.resume is None else place(self.resume, self._about(part))
         known = None if path is None else kept(path)
         if known is not None:
             self.advance(part.seconds)
             return known
-        tensors = encode(part, self.encoder, self.advance)
+        try:
+            tensors = encode(part, self.encoder, self.advance)
+        except SourceError as error:
+            return error.with_traceback(None)  # a value: the recordings that follow are done all the same
         if path is not None:
             keep(path, tensors)
         return tensors

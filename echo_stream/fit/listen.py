@@ -14,8 +14,8 @@ from echo_stream.capture.recording import Recording, find_recordings
 from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.checks import Check, Verdict
-from echo_stream.core.errors import SourceError
-from echo_stream.core.text import Progress
+from echo_stream.core.errors import Failures, SourceError
+from echo_stream.core.text import Progress, path_text
 from echo_stream.core.types import OFF, Enrolled, Window
 from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.archive import PART_S, Part, most_windows, parts_of, spread
@@ -26,6 +26,8 @@ from echo_stream.fit.session import MICROPHONE, Session
 from echo_stream.pipeline.factory import open_sources
 from echo_stream.pipeline.loop import encode_windows, read_windows
 from echo_stream.pipeline.station import sensor_figures
+
+LEVEL_OF_UNUSED_BITS_DBFS = -48.0
 
 
 def read_recordings(
@@ -38,6 +40,7 @@ def read_recordings(
     others: Sequence[Session],
     progress: Progress,
     resume: Path | None = None,
+    failures: Failures | None = None,
 ) -> Recordings:
     """Features of files and folders of normal sound; of more than `MOST_WINDOWS`, of pieces of it.
 
@@ -50,43 +53,95 @@ def read_recordings(
         others: What the bank was learnt from so far.
         progress: how far it is.
         resume: Folder that keeps what is finished, to go on after an interruption.
+        failures: Takes the errors of recordings that are left out; None: the first one ends the work.
 
     Raises:
-        SourceError: a file is missing, damaged, silent, shorter than a window, of another rate than the
-            machine's, or of another than what `others` were recorded with.
+        SourceError: no recording is left, or `failures` does not take the error of one that is missing,
+            damaged, silent, shorter than a window, of another rate than the machine's, or of another than
+            what `others` were recorded with.
     """
+    failures = Failures(strict=True) if failures is None else failures
     files = find_recordings(paths)
-    for file in files:  # first all headers: a wrong rate shows before the work is done
-        with closing(Recording(file, pace="fast")) as recording:
-            rate = recording.sample_rate_hz
-        _check_rate(machine, file, rate, others)
-    cut, channel = config.encoder, machine.source.channel
-    parts = [
-        part
-        for file in files
-        for part in parts_of(file, window_s=cut.window_s, hop_s=cut.hop_s, channel=channel, details=True)
-    ]
+    cut, channel, rate_hz = config.encoder, machine.source.channel, machine.source.fixed_rate_hz
+    parts: list[Part] = []
+    too_quiet: list[str] = []
+    for file in files:  # first all headers: what is wrong shows before the work is done
+        try:
+            with closing(Recording(file, pace="fast")) as recording:
+                rate, subtype = recording.sample_rate_hz, recording.subtype
+            _check_rate(machine, file, rate, rate_hz, others)
+            parts += parts_of(file, window_s=cut.window_s, hop_s=cut.hop_s, channel=channel, details=True)
+        except SourceError as error:
+            failures.add(error)
+        else:
+            rate_hz = rate
+            too_quiet += [path_text(file)] * (subtype == "PCM_32")
+    if not parts or rate_hz is None:
+        failures.raise_any()
+        raise SourceError("no recording is left", "Name others.")
     taken = spread(parts, most_windows(encoder, parts[0]))
-    segments = _gather(taken, encode_parts(taken, encoder, progress=progress, resume=resume), condition)
-    names = f"{len(files)} recordings" if len(files) > 1 else str(files[0])
-    notes = _passed_over(parts, taken)
-    return Recordings("recordings", names, rate, datetime.now(UTC), segments, notes)
+    encoded = encode_parts(taken, encoder, progress=progress, resume=resume, failures=failures)
+    segments = _gather(taken, encoded, condition, failures)
+    if not segments:
+        failures.raise_any()
+    names = f"{len(files)} recordings" if len(files) > 1 else path_text(files[0])
+    notes = (
+        *_passed_over(parts, taken),
+        *_left_out(failures.count, len(files)),
+        *_unused_bits(segments, too_quiet),
+    )
+    return Recordings("recordings", names, rate_hz, datetime.now(UTC), segments, notes)
 
 
-def _gather(parts: Sequence[Part], encoded: Iterable[Encoded], condition: str) -> tuple[Segment, ...]:
-    """Parts of recordings, recording by recording."""
+def _left_out(bad: int, files: int) -> tuple[Check, ...]:
+    if not bad:
+        return ()
+    advice = "see what is wrong with each, on standard error; --strict learns nothing then"
+    return (Check("Recordings", Verdict.WARN, f"{bad} of {files} were left out", advice),)
+
+
+def _unused_bits(segments: Sequence[Segment], names: Sequence[str]) -> tuple[Check, ...]:
+    """`arecord -f S24_LE` leaves the upper 8 of 32 bits empty: 48 dB below what the microphone gave."""
+    quiet = [
+        segment.name
+        for segment in segments
+        if segment.name in names and max(f.level_dbfs for f in segment.figures) < LEVEL_OF_UNUSED_BITS_DBFS
+    ]
+    if not quiet:
+        return ()
+    finding = (
+        f"{quiet[0]}: 32-bit samples of which the upper 8 bits are not used ({len(quiet)} such recordings)"
+    )
+    advice = "made by arecord -f S24_LE? Its levels are 48 dB too low: record with S24_3LE or S32_LE"
+    return (Check("Level", Verdict.WARN, finding, advice),)
+
+
+def _gather(
+    parts: Sequence[Part], encoded: Iterable[Encoded], condition: str, failures: Failures
+) -> tuple[Segment, ...]:
+    """Parts of recordings, recording by recording; without those that are damaged or silent."""
     segments: list[Segment] = []
+    failed: set[str] = set()
     before: Part | None = None
     for part, found in zip(parts, encoded, strict=True):
+        failed |= {path_text(part.path)} if found.failed else set()
         if before is None or before.path != part.path:
-            segments.append(Segment(str(part.path)))
+            segments.append(Segment(path_text(part.path)))
         elif before.first + before.windows < part.first:
             segments[-1].resumed.append(len(segments[-1].enrolled))
         _take(segments[-1], found, condition)
         before = part
+    kept = []
     for segment in segments:
-        _refuse_silence(segment, condition)
-    return tuple(segments)
+        if segment.name in failed:
+            continue
+        try:
+            _refuse_silence(segment, condition)
+        except SourceError as error:
+            failures.add(error)
+        else:
+            kept.append(segment)
+    return tuple(kept)
 
 
 def _take(segment: Segment, found: Encoded, condition: str) -> None:
@@ -205,14 +260,21 @@ def _refuse_silence(segment: Segment, condition: str) -> None:
         )
 
 
-def _check_rate(machine: Machine, file: Path, sample_rate_hz: int, others: Sequence[Session]) -> None:
-    expected = machine.source.fixed_rate_hz or sample_rate_hz
-    if sample_rate_hz != expected:
+def _check_rate(
+    machine: Machine, file: Path, sample_rate_hz: int, expected_hz: int | None, others: Sequence[Session]
+) -> None:
+    name = path_text(file)
+    if machine.source.fixed_rate_hz not in {None, sample_rate_hz}:
         raise SourceError(
-            f"{file}: has {sample_rate_hz} Hz, machine {machine.id} listens at {expected} Hz",
+            f"{name}: has {sample_rate_hz} Hz, machine {machine.id} listens at {expected_hz} Hz",
             "enrol recordings of the machine's own rate, or change source.sample_rate_hz",
         )
-    _check_same_rate(str(file), sample_rate_hz, others)
+    if expected_hz not in {None, sample_rate_hz}:
+        raise SourceError(
+            f"{name}: has {sample_rate_hz} Hz, the recordings before it {expected_hz} Hz",
+            "one bank holds one sample rate: give recordings of one rate",
+        )
+    _check_same_rate(name, sample_rate_hz, others)
 
 
 def _check_same_rate(what: str, sample_rate_hz: int, others: Sequence[Session]) -> None:

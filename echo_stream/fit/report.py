@@ -1,17 +1,21 @@
-"""What fit-normal's report says in words, for somebody who never saw statistics. Texts with tags are HTML."""
+"""The report of a fit is one HTML file for the person who looks after the machine, who never saw statistics.
+
+The first screen is a verdict; figures and pictures follow. Nothing is fetched from anywhere: the pictures are
+inside, so that the file can be mailed, printed and kept with the bank. Texts with tags are HTML, all others
+are escaped by the template.
+"""
 
 from __future__ import annotations
 
 from html import escape
 from importlib.resources import files
-from string import Template
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jinja2 import Environment, StrictUndefined
 
 from echo_stream.alarm.calibration import GOOD_ENOUGH
 from echo_stream.config.schema import AlarmSettings
-from echo_stream.core.calibration import NormalSpectrum
 from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.text import clock, duration_text
 from echo_stream.core.types import AlarmLevel
@@ -208,11 +212,6 @@ def _code(command: str) -> str:
     return f"<code>echo-stream {escape(command)}</code>"
 
 
-# fit-normal's report: one HTML file for the person who looks after the machine.
-#
-# The first screen is for somebody who never saw statistics; figures and pictures follow. Nothing is fetched
-# from anywhere: the pictures are inside, so that the file can be mailed, printed and kept with the bank.
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -232,28 +231,31 @@ def write_report(fitted: Fitted, learnt: Learnt, alarm: AlarmSettings) -> None:
 
 def page(fitted: Fitted, learnt: Learnt, alarm: AlarmSettings) -> str:
     """The whole page."""
-    template = Template(files("echo_stream.fit").joinpath("report.html").read_text(encoding="utf-8"))
+    page = files("echo_stream.fit").joinpath("report.html").read_text(encoding="utf-8")
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(page)
     picture = recordings_figure(
         learnt.recordings, learnt.trimming, learnt.scores, fitted.levels, learnt.bank.window_s
     )
-    return template.substitute(
-        title=escape(fitted.title),
+    return template.render(
+        title=fitted.title,
         when=learnt.bank.created[:16].replace("T", " ") + " UTC",
         bank_id=fitted.bank_id,
         use="in use" if fitted.accepted else "a proposal, not in use",
         verdict_class="fair" if remarks(fitted) else "good",
-        verdict=escape(verdict(fitted)),
-        verdict_words=verdict_text(fitted),
-        cards="".join(_card(*card) for card in cards(fitted)),
-        checks="".join(map(_check, fitted.checks)),
-        change=_change(fitted),
+        verdict=verdict(fitted),
+        verdict_text=verdict_text(fitted),
+        cards=cards(fitted),
+        checks=fitted.checks,
+        classes=CLASSES,
+        labels=LABELS,
+        change=change(fitted),
         recordings_picture=as_data(picture),
         recordings_caption=caption(fitted),
-        left_out=_left_out_table(fitted),
-        levels_words=levels(fitted, alarm),
+        left_out=left_out(fitted),
+        levels_text=levels(fitted, alarm),
         scores_picture=as_data(_scores_figure(fitted, learnt, alarm)),
         bands_picture=as_data(_bands_figure(fitted, learnt)),
-        facts="".join(_fact(*fact) for fact in facts(fitted, learnt.bank)),
+        facts=facts(fitted, learnt.bank),
     )
 
 
@@ -270,45 +272,7 @@ def _scores_figure(fitted: Fitted, learnt: Learnt, alarm: AlarmSettings) -> Figu
 
 
 def _bands_figure(fitted: Fitted, learnt: Learnt) -> Figure:
-    spectra = [
-        (each.session.condition, NormalSpectrum.from_json(each.figures["spectrum"]))
-        for each in (*learnt.kept, learnt.enrolment)
-    ]
+    calibration = learnt.bank.calibration
+    spectra = list(calibration.spectra.items()) if calibration else []
     marked = [(str(i), each.band_hz) for i, each in enumerate(fitted.left_out, start=1)]
     return bands_figure(spectra, np.asarray(learnt.bank.bands_hz, np.float64), marked)
-
-
-def _change(fitted: Fitted) -> str:
-    lines = change(fitted)
-    if not lines:
-        return ""
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return (
-        "<section><h2>What would change</h2><p>Was the machine well while it was listened to? Then the new "
-        f"sound may be learnt, however strange it was to the bank before.</p><ul>{items}</ul></section>"
-    )
-
-
-def _left_out_table(fitted: Fitted) -> str:
-    head, *rows = left_out(fitted)
-    if not rows:
-        return ""
-    cells = "".join(f"<th>{escape(word)}</th>" for word in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<h3>Left out</h3><div class="wide"><table><tr>{cells}</tr>{body}</table></div>'
-
-
-def _card(heading: str, figure: str, explained: str) -> str:
-    return f'<section><h2>{heading}</h2><p class="figure">{escape(figure)}</p><p>{explained}</p></section>'
-
-
-def _check(check: Check) -> str:
-    advice = f'<br><span class="soft">{escape(check.advice)}</span>' if check.verdict != Verdict.OK else ""
-    return (
-        f'<tr class="{CLASSES[check.verdict]}"><td><span class="light">{LABELS[check.verdict]}</span></td>'
-        f"<th>{escape(check.name)}</th><td>{escape(check.finding)}{advice}</td></tr>"
-    )
-
-
-def _fact(name: str, value: str) -> str:
-    return f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"

@@ -93,7 +93,7 @@ def test_names_are_shown_and_not_run(page: Page) -> None:
 
 
 def test_the_first_screen_is_in_plain_words(page: Page, fitted: Fitted) -> None:
-    first = page.text[: page.text.index("Was the listening good?")]
+    first = page.text[: page.text.index("Was the recording good?")]
     for said in (
         "can be watched now; there is something to look at",  # 90 s are short
         "False alarms to expect about 1 a month",

@@ -7,6 +7,7 @@ neither the pipeline nor the status needs to know which of them it has. All meth
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol, runtime_checkable
@@ -18,6 +19,7 @@ from echo_stream.core.types import AudioBlock
 
 SourceState = Literal["waiting", "running", "lost", "ended"]
 """`waiting`: a device that has not delivered yet; `lost`: one that stopped; `ended`: nothing will come."""
+BEHIND_S = 0.5
 KEEP_S = 10.0  # what a channel's reader may leave unread: as much as a microphone's ring holds
 
 
@@ -118,11 +120,49 @@ class UnsupervisedSource:
         return "ended" if self.ended else "running"
 
 
+class ClockFollower:
+    """Follows the wall clock for a source whose times come from one anchor and a count of samples.
+
+    What was just read is what sounds now, so the newest sample belongs to the present time. A clock that is
+    set (NTP at boot, 1970 before it), a crystal that is 50 ppm off for a month, and a recording replayed
+    faster than it sounded all make the count disagree with the clock: the source's times are then shifted as
+    a whole, so that the newest is never in the future nor more than `behind_s` in the past. Durations between
+    two times of one moment stay as the samples say.
+
+    Args:
+        source: gives the times by its samples.
+        clock: gives the wall time.
+        behind_s: what the delivery of a block may take.
+    """
+
+    def __init__(
+        self,
+        source: AudioSource,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        behind_s: float = BEHIND_S,
+    ) -> None:
+        self._source = source
+        self._clock = clock
+        self._behind = timedelta(seconds=behind_s)
+        self._shift = timedelta()
+
+    def on_read(self, end: int) -> None:
+        """The samples before `end` were just read."""
+        late = self._clock() - self.time_of(end)
+        if late < timedelta() or late > self._behind:
+            self._shift += late
+
+    def time_of(self, index: int) -> datetime:
+        """UTC of an absolute sample index."""
+        return self._source.time_of(index) + self._shift
+
+
 class SharedSource:
-    """A source that is opened once and handed out channel by channel."""
+    """A source that is opened once and handed out channel by channel; its times follow the wall clock."""
 
     def __init__(self, source: AudioSource) -> None:
         self.source = source
+        self.clock = ClockFollower(source)
         self._views: list[_ChannelView] = []
 
     def view(self, channel: int) -> AudioSource:
@@ -143,6 +183,7 @@ class SharedSource:
         """Read the source once and hand the block to every view."""
         block = self.source.read()
         if block is not None:
+            self.clock.on_read(block.start + len(block.samples))
             for view in self._views:
                 view.take(block)
 
@@ -209,7 +250,7 @@ class _ChannelView:
         return replace(block, samples=mono, gap=gap)
 
     def time_of(self, index: int) -> datetime:
-        return self._shared.source.time_of(index)
+        return self._shared.clock.time_of(index)
 
     def close(self) -> None:
         self._blocks.clear()

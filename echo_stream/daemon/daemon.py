@@ -1,22 +1,24 @@
-"""run: the composition root. What starts in which order stands in `Daemon.run`; it stops in reverse.
+"""Daemon starts all parts of a running echo-stream and stops them in reverse; `Daemon.run` is the order.
 
-The main thread handles signals, watches the pipeline and talks to systemd; the pipeline thread walks the
-corridor; the publisher talks to the broker.
+The main thread handles signals, watches the other threads and talks to systemd; the pipeline thread walks the
+corridor; the publisher talks to the broker. A signal handler here takes no lock, because the thread that it
+interrupts may hold that lock: Python writes the signal's number into a pipe, and the main thread reads it.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
+import select
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import structlog
@@ -24,17 +26,21 @@ import structlog
 from echo_stream import __version__
 from echo_stream.config.load import find, load
 from echo_stream.config.schema import Config, Machine
-from echo_stream.core.errors import ConfigError, EchoStreamError
+from echo_stream.core.errors import EchoStreamError
+from echo_stream.core.guard import Guard
 from echo_stream.core.types import Window
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.history import HistoryRecorder
 from echo_stream.daemon.logs import configure
 from echo_stream.daemon.monitor import Monitor
 from echo_stream.daemon.operator_commands import execute
+from echo_stream.daemon.proposals import build_proposals
+from echo_stream.daemon.state_directory import StateDirectory
 from echo_stream.daemon.stations import StationRegistry
 from echo_stream.daemon.status import StatusServer, daemon_socket, overview
 from echo_stream.daemon.systemd import Notifier
 from echo_stream.encode.encoder import Encoder
+from echo_stream.mqtt.commands import Command
 from echo_stream.pipeline.factory import build_encoder, build_evidence, build_history, build_publisher
 from echo_stream.pipeline.loop import listen
 from echo_stream.pipeline.station import Scored, Station
@@ -68,22 +74,27 @@ class Daemon:
         self._path = path
         self._config = config
         self._stop = Event()
-        self._reload = Event()
-        self._wake = Event()
+        self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._notifier = Notifier()
+        self._guard = Guard("the pipeline", self._stop)
         self._since_s = self._round_at_s = self._losses_at_s = monotonic()
-        self._failure: BaseException | None = None
+        self._failure: EchoStreamError | None = None
 
     def run(self) -> None:
-        """Starts everything, waits, stops everything in reverse."""
+        """Starts everything, waits, stops everything in reverse.
+
+        Raises:
+            EchoStreamError: it cannot begin, or a thread ended that must not.
+        """
         config = self._config
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
+        self._catch_signals()
         with ExitStack() as stack:
-            stack.enter_context(_lock_state_dir(config.state_dir))
+            state_dir = StateDirectory(config.state_dir)
+            state_dir.take(monotonic())
+            stack.callback(state_dir.release)
             encoder = build_encoder(config)
             self._publisher = build_publisher(config)
-            stack.callback(self._publisher.stop, DRAIN_S)
+            stack.callback(self._stop_publisher)
             self._events = EventPublisher(config.node, self._publisher)
             evidence = build_evidence(config, self._events.evidence_complete)
             self._events.evidence = evidence
@@ -95,6 +106,9 @@ class Daemon:
             if self._history:
                 self._history.start()
                 stack.callback(self._history.stop)
+            self._proposals = build_proposals(config)
+            self._proposals.start()
+            stack.callback(self._proposals.stop)
             self._monitor = Monitor(
                 self.overview,
                 events=self._events,
@@ -107,7 +121,7 @@ class Daemon:
             )
             self._registry.open()
             stack.callback(self._registry.close)
-            _warm_up(encoder, self._registry.apply_changes().values())
+            _warm_up(encoder, self._registry.stations.values())
             self._serve_status(stack, daemon_socket(config.state_dir))
             if config.metrics_port is not None:
                 from echo_stream.daemon.metrics import MetricsServer  # noqa: PLC0415 - only who wants it pays
@@ -118,9 +132,9 @@ class Daemon:
             pipeline.start()
             stack.callback(pipeline.join, 1.0)
             stack.callback(self._stop.set)
-            log.info("listening", machines=[m.id for m in config.machines], version=__version__)
+            log.info("listening", machines=list(self._registry.stations), version=__version__)
             self._notifier.ready()
-            self._supervise()
+            self._supervise(state_dir, pipeline)
             self._notifier.stopping()
         if self._failure is not None:
             raise self._failure
@@ -131,10 +145,24 @@ class Daemon:
         return overview(
             self._config,
             self._registry.stations,
+            self._registry.failed,
             self._publisher,
             since_s=self._since_s,
             alive=self._alive(monotonic()),
         )
+
+    def _stop_publisher(self) -> None:
+        """Sends what waits; what is neither sent nor on the disk is lost, and that is said."""
+        self._publisher.stop(DRAIN_S)
+        counters = self._publisher.counters()
+        if counters.outbox_unsaved:
+            log.error(
+                "events are lost: the disk did not take them and the broker did not confirm them",
+                events=counters.outbox_unsaved,
+                broker=counters.last_error,
+            )
+        elif counters.outbox_depth:
+            log.info("events wait in the outbox for the next start", events=counters.outbox_depth)
 
     def _serve_status(self, stack: ExitStack, path: Path) -> None:
         try:
@@ -147,41 +175,39 @@ class Daemon:
         patience_s = self._notifier.watchdog_interval_s or STUCK_S
         return now_s - self._round_at_s < patience_s and self._publisher.alive
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:
-            self._reload.set()
-        else:
-            self._stop.set()
-        self._wake.set()
+    def _catch_signals(self) -> None:
+        signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _ignore)  # its number arrives in the pipe
 
     # The pipeline thread.
 
     def _run_pipeline(self, encoder: Encoder) -> None:
-        try:
+        def walk() -> None:
             listen(
                 self._begin_round,
                 encoder,
                 on_event=self._events.publish,
                 observe=self._observe,
                 stop=self._stop,
+                on_failure=self._registry.fail,
+                expecting=lambda: bool(self._registry.failed),
             )
-        except Exception as error:
-            self._failure = error
-            if not isinstance(error, EchoStreamError):
-                log.exception("the pipeline failed")
-        finally:
-            self._stop.set()
-            self._wake.set()
+
+        self._guard.run(walk)
+        self._stop.set()
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_writer, b"\0")
 
     def _begin_round(self) -> Mapping[str, Station]:
         self._round_at_s = monotonic()
         stations = self._registry.apply_changes()
         for command in self._publisher.commands():
-            ok, outcome = execute(
-                command, stations, self._events.transition, self._config.state_dir / "proposals"
-            )
-            self._publisher.reply(command, ok=ok, outcome=outcome)
+            execute(command, stations, self._events.transition, self._proposals, self._replier(command))
         return stations
+
+    def _replier(self, command: Command) -> Callable[[bool, str], None]:
+        return lambda ok, outcome: self._publisher.reply(command, ok=ok, outcome=outcome)
 
     def _observe(self, scored: Sequence[Scored]) -> None:
         now_s, now = monotonic(), datetime.now(UTC)
@@ -212,34 +238,53 @@ class Daemon:
 
     # The main thread.
 
-    def _supervise(self) -> None:
+    def _supervise(self, state_dir: StateDirectory, pipeline: Thread) -> None:
+        poll = select.poll()  # not select.select, which fails with more than 1,024 open descriptors
+        poll.register(self._wake_reader, select.POLLIN)
         while not self._stop.is_set():
-            self._wake.wait(1.0)
-            self._wake.clear()
+            received: set[int] = set()
+            if poll.poll(1000):
+                with contextlib.suppress(BlockingIOError):
+                    received = set(os.read(self._wake_reader, 4096))
+            if received & {signal.SIGTERM, signal.SIGINT}:
+                return
             now_s = monotonic()
             if self._alive(now_s):
                 self._notifier.watchdog()
-            if self._reload.is_set():
-                self._reload.clear()
+            if signal.SIGHUP in received:
                 self._reload_config()
+            state_dir.take(now_s)
             self._registry.take_new_banks()
-            self._monitor.check(self._registry.stations, now_s)
+            self._registry.retry_failed(now_s)
+            self._monitor.check(self._registry.stations, self._registry.failed, now_s)
+            for part, alive in (("pipeline", pipeline.is_alive()), ("publisher", self._publisher.alive)):
+                if not alive and not self._stop.is_set():
+                    self._failure = EchoStreamError(
+                        f"the thread of the {part} has ended", "systemd starts the service again"
+                    )
+                    return
 
     def _reload_config(self) -> None:
-        """SIGHUP: validated first; a bad file keeps the old configuration and says so."""
+        """SIGHUP: validated first; whatever goes wrong keeps the old configuration and says so."""
         self._notifier.reloading()
         try:
             config = load(self._path)
-            self._registry.reload(config)
             fixed = [key for key in FIXED if getattr(config, key) != getattr(self._config, key)]
-            if fixed:
-                log.warning("these take effect at the next restart", keys=fixed)
+            self._registry.reload(config)
         except EchoStreamError as error:
             log.error("the new configuration is refused, the old one stays", reason=str(error))
+        except Exception as error:
+            log.exception("the new configuration is refused, the old one stays", reason=repr(error))
         else:
+            if fixed:
+                log.warning("these take effect at the next restart", keys=fixed)
             log.info("configuration read again", machines=[m.id for m in config.machines])
             self._config = config
         self._notifier.ready()
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Runs on the main thread between two of its instructions: whatever it did could be half done there."""
 
 
 def _take_losses(stations: Iterable[Station]) -> None:
@@ -256,29 +301,3 @@ def _warm_up(encoder: Encoder, stations: Iterable[Station]) -> None:
     for rate, window_s in {(s.reader.source.sample_rate_hz, s.reader.window_s) for s in stations}:
         samples = np.random.default_rng(0).uniform(-0.1, 0.1, round(rate * window_s)).astype(np.float32)
         encoder.encode([Window("warm-up", samples, 0, len(samples), rate, datetime.now(UTC))])
-
-
-def _lock_state_dir(folder: Path) -> IO[bytes]:
-    """A lock on the state directory, which is made where it is missing; given back when it is closed.
-
-    Raises:
-        ConfigError: it cannot be written.
-        EchoStreamError: another daemon has it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("wb")
-    except OSError as error:
-        raise ConfigError(
-            f"state_dir {folder} cannot be written: {error.strerror}",
-            "name a folder that the service may write, or give it the rights",
-        ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise EchoStreamError(
-            f"another echo-stream runs already with the state directory {folder}",
-            "stop it first (systemctl stop echo-stream), or give this one a state_dir of its own",
-        ) from None
-    return lock

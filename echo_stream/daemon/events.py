@@ -12,9 +12,8 @@ import structlog
 from echo_stream import __version__
 from echo_stream.alarm.flood import ChatterCounter, FloodGate, FloodReport
 from echo_stream.core.calibration import NormalSpectrum
-from echo_stream.core.errors import EchoStreamError
-from echo_stream.core.text import utc_text
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState, DriftEvent, SensorEvent
+from echo_stream.daemon.saved_state import Levels, restore_state, save_state
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.evidence.store import Kept
 from echo_stream.mqtt import payloads
@@ -23,64 +22,6 @@ from echo_stream.mqtt.publisher import Publisher
 from echo_stream.pipeline.station import Event, Scored, Station
 
 log = structlog.get_logger()
-
-Levels = dict[AlarmLevel, LevelState]
-
-
-def save_state(station: Station, levels: Levels, at: datetime) -> dict[str, Any]:
-    """What `restore_state` needs.
-
-    Args:
-        station: the machine's.
-        levels: where its alarms stand, as they were announced.
-        at: wall time.
-    """
-    return {
-        "at": utc_text(at),
-        "alarms": {alarm.level.value: alarm.snapshot() for alarm in station.alarms},
-        "levels": {level.value: _to_json(state) for level, state in levels.items()},
-        "sensor": station.sensor.snapshot(),
-        "drift": station.drift.snapshot(),
-        "proven": station.bank.sha256 if station.proven else None,
-    }
-
-
-def restore_state(station: Station, saved: Mapping[str, Any] | None) -> Levels:
-    """Restores a station's alarms. Invalid state is discarded with a warning."""
-    levels = {alarm.level: LevelState() for alarm in station.alarms}
-    if saved is None:
-        return levels
-    try:
-        away_s = (datetime.now(UTC) - datetime.fromisoformat(saved["at"])).total_seconds()
-        found = {alarm.level: _from_json(saved["levels"][alarm.level]) for alarm in station.alarms}
-        for alarm in station.alarms:
-            alarm.restore(saved["alarms"][alarm.level], away_s=max(0.0, away_s))
-        station.sensor.restore(saved["sensor"])
-        station.drift.restore(saved["drift"])
-        station.proven = saved["proven"] == station.bank.sha256
-    except (EchoStreamError, KeyError, TypeError, ValueError) as error:
-        log.warning(
-            "the saved alarm state is invalid and was discarded",
-            machine=station.reader.machine,
-            reason=repr(error),
-        )
-        return levels
-    return found
-
-
-def _to_json(state: LevelState) -> dict[str, Any]:
-    return {
-        "state": state.state.value,
-        "active": state.active,
-        "since": state.since and utc_text(state.since),
-        "onset": state.onset and utc_text(state.onset),
-        "event_id": state.event_id,
-    }
-
-
-def _from_json(saved: Mapping[str, Any]) -> LevelState:
-    times = {key: saved[key] and datetime.fromisoformat(saved[key]) for key in ("since", "onset")}
-    return LevelState(AlarmState(saved["state"]), saved["active"], event_id=saved["event_id"], **times)
 
 
 class EventPublisher:

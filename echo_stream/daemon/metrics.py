@@ -7,12 +7,14 @@ is 503, a restart helps. `/readyz` is 200 while every machine is listened to; 50
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import BoundedSemaphore, Event, Thread, Timer
 from typing import Any
 
 import structlog
@@ -21,6 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from echo_stream.core.errors import EchoStreamError
+from echo_stream.core.guard import Guard
 from echo_stream.core.types import AlarmState
 from echo_stream.daemon.status import Snapshot
 
@@ -44,6 +47,13 @@ _GAUGES = {
 }
 
 
+_CONNECTIONS = 16
+_QUIET_S = 5.0
+"""A client that sends or takes nothing for so long is dropped."""
+_WHOLE_S = 15.0
+"""A request that is not answered by then is dropped, whatever its client does."""
+
+
 class MetricsServer:
     """Answers on http://host:port until closed. Port 0 takes a free one; `port` says which.
 
@@ -63,11 +73,15 @@ class MetricsServer:
                 "choose another port, or a host that is an address of this PC",
             ) from error
         self.port = int(self._server.server_address[1])
-        self._thread = Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._stop = Event()
+        self._guard = Guard("the metrics server", self._stop)
+        work = self._server.serve_forever
+        self._thread = Thread(target=self._guard.run, args=(work,), name="metrics", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Stops answering."""
+        self._stop.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -145,7 +159,7 @@ def _alarms(machines: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
 class _Page(BaseHTTPRequestHandler):
     """One request."""
 
-    timeout = 5.0
+    timeout = _QUIET_S
     server: _Server
     server_version = "echo-stream"
     sys_version = ""
@@ -179,14 +193,41 @@ class _Page(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    """The socket, and what its pages are made of."""
+    """The socket, and what its pages are made of. At most _CONNECTIONS at once, each for _WHOLE_S at most."""
 
     daemon_threads = True
+    block_on_close = False
 
     def __init__(self, address: tuple[str, int], snapshot: Snapshot, registry: CollectorRegistry) -> None:
         self.snapshot = snapshot
         self.registry = registry
+        self._free = BoundedSemaphore(_CONNECTIONS)
         super().__init__(address, _Page)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)  # whoever is refused asks again at the next scrape
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        deadline = Timer(_WHOLE_S, _hang_up, [request])  # a byte every few seconds never runs into `timeout`
+        deadline.daemon = True
+        deadline.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            deadline.cancel()
+            self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
         structlog.get_logger().warning("metrics request failed", exc_info=True)
+
+
+def _hang_up(request: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from echo_stream.daemon.events import EventPublisher
+from echo_stream.daemon.stations import FailedMachine
 from echo_stream.daemon.systemd import Notifier
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.pipeline.station import Station
@@ -51,16 +52,23 @@ class Monitor:
         self._health_at_s = now_s
         self._summary_at_s = now_s + SUMMARY_EVERY_S
 
-    def check(self, stations: Mapping[str, Station], now_s: float) -> None:
+    def check(
+        self, stations: Mapping[str, Station], failed: Mapping[str, FailedMachine], now_s: float
+    ) -> None:
         """Once a second."""
+        for machine in failed:
+            if self._captures.get(machine) != "failed":
+                self._captures[machine] = "failed"
+                self._publisher.set_available(machine, False)
         for machine, station in stations.items():
             self._check_capture(machine, station)
         self._check_pace(stations, now_s)
-        self._notifier.status(self._in_a_line(stations))
+        self._notifier.status(self._in_a_line(stations, failed))
         if now_s >= self._health_at_s:
             self._health_at_s = now_s + HEALTH_EVERY_S
             for found in self._overview()["machines"]:
-                self._events.health(found)
+                if found["capture"] != "failed":
+                    self._events.health(found)
         if now_s >= self._summary_at_s:
             self._summary_at_s = now_s + SUMMARY_EVERY_S
             _summarise(self._overview())
@@ -95,11 +103,12 @@ class Monitor:
             say = log.warning if late else log.info
             say("the PC cannot keep up: newest windows win" if late else "the PC keeps up", factors=factors)
 
-    def _in_a_line(self, stations: Mapping[str, Station]) -> str:
+    def _in_a_line(self, stations: Mapping[str, Station], failed: Mapping[str, FailedMachine]) -> str:
         away = [machine for machine, capture in self._captures.items() if capture in AWAY]
         states = [f"{machine}: {station.alarms[-1].state}" for machine, station in stations.items()]
         broker = "" if self._publisher.connected else "; broker away"
         degraded = f"DEGRADED, no sound from {', '.join(away)}; " if away else ""
+        degraded += "".join(f"DEGRADED, {machine}: {each.reason}; " for machine, each in failed.items())
         return f"{degraded}{'; '.join(states[:5])}{broker}"
 
 

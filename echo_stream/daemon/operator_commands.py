@@ -3,53 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 
 import structlog
 
 from echo_stream.alarm.alarm import Alarm
 from echo_stream.core.errors import CommandRefused, EchoStreamError
-from echo_stream.core.files import write_whole
 from echo_stream.core.types import AlarmEvent
-from echo_stream.evidence.recorder import flac, longest
+from echo_stream.daemon.proposals import Done, ProposalWriter
+from echo_stream.evidence.recorder import longest
 from echo_stream.mqtt.commands import Command, Verb
 from echo_stream.pipeline.station import Station
 
 log = structlog.get_logger()
 
 Transition = Callable[[Station, AlarmEvent, str], None]
+Reply = Callable[[bool, str], None]
 
 
 def execute(
-    command: Command, stations: Mapping[str, Station], transition: Transition, proposals: Path
-) -> tuple[bool, str]:
-    """Carries a command out, or refuses it: whether it was done, and the outcome or the reason in words.
+    command: Command,
+    stations: Mapping[str, Station],
+    transition: Transition,
+    proposals: ProposalWriter,
+    reply: Reply,
+) -> None:
+    """Carries a command out, or refuses it. Pipeline thread; never waits for a disk.
 
     Args:
         command: well-formed.
         stations: those present.
         transition: gets each transition that comes of it, with who asked and why.
-        proposals: folder for the sound that somebody calls normal.
+        proposals: keeps the sound that somebody calls normal.
+        reply: gets whether it was done, and the outcome or the reason in words; for `mark_normal` later, on
+            the thread that wrote the sound.
     """
     asked = {"machine": command.machine, "by": command.by, "sender": command.sender}
+
+    def done(ok: bool, outcome: str) -> None:
+        if ok:
+            log.info(f"command: {command.verb}", outcome=outcome, **asked)
+        else:
+            log.warning(f"command refused: {command.verb}", reason=outcome, **asked)
+        reply(ok, outcome)
+
     try:
-        outcome = _execute(command, stations, transition, proposals)
+        station = _find(command.machine, stations)
+        if command.verb is Verb.MARK_NORMAL:
+            _propose(station, proposals, done)
+            return
+        outcome = _execute(command, station, transition)
     except EchoStreamError as error:
-        log.warning(f"command refused: {command.verb}", reason=error.message, **asked)
-        return False, error.message
-    log.info(f"command: {command.verb}", outcome=outcome, **asked)
-    return True, outcome
+        done(False, error.message)
+    else:
+        done(True, outcome)
 
 
-def _execute(
-    command: Command, stations: Mapping[str, Station], transition: Transition, proposals: Path
-) -> str:
-    station = stations.get(command.machine)
+def _find(machine: str, stations: Mapping[str, Station]) -> Station:
+    station = stations.get(machine)
     if station is None:
-        raise EchoStreamError(f"no machine {command.machine} is listened to")
-    if command.verb is Verb.MARK_NORMAL:
-        return f"kept as {_propose(station, proposals)}: echo-stream bank extend learns from it"
+        raise EchoStreamError(f"no machine {machine} is listened to")
+    return station
+
+
+def _execute(command: Command, station: Station, transition: Transition) -> str:
     at = station.scored_until
     done, refusals = [], []
     for alarm in station.alarms:
@@ -82,7 +98,7 @@ def _apply(command: Command, alarm: Alarm, at: int) -> Sequence[AlarmEvent]:
     return verbs[command.verb](at)
 
 
-def _propose(station: Station, proposals: Path) -> Path:
+def _propose(station: Station, proposals: ProposalWriter, done: Done) -> None:
     """The sound that is in memory, as a proposal to learn from."""
     reader, rate = station.reader, station.reader.source.sample_rate_hz
     end = station.scored_until
@@ -92,10 +108,4 @@ def _propose(station: Station, proposals: Path) -> Path:
         raise EchoStreamError(
             "there is no sound in memory to keep", "try again when sound comes from the machine"
         )
-    path = proposals / reader.machine / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.flac"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, flac(samples, rate))
-    except OSError as error:
-        raise EchoStreamError(f"{path} cannot be written: {error.strerror}") from None
-    return path
+    proposals.add(reader.machine, samples, rate, done)

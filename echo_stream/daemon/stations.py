@@ -2,18 +2,23 @@
 
 The main thread prepares a change (a new bank, a new configuration); the pipeline thread applies it between
 two rounds of the corridor, so that nothing changes under a window.
+
+A machine that cannot be listened to does not silence the others: it is kept as a FailedMachine with its
+reason, and tried again with a wait that doubles, or at once when its bank changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from time import monotonic
 
 import structlog
 
+from echo_stream.capture.source import AudioSource
 from echo_stream.config.schema import Config, Machine
-from echo_stream.core.errors import EchoStreamError
+from echo_stream.core.errors import EchoStreamError, SourceError
 from echo_stream.detect.bank_file import accepted_version
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
@@ -26,7 +31,28 @@ from echo_stream.pipeline.factory import (
 )
 from echo_stream.pipeline.station import Station
 
+FIRST_RETRY_S = 5.0
+LONGEST_RETRY_S = 60.0
+
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class FailedMachine:
+    """A configured machine that is not listened to."""
+
+    machine: Machine
+    error: Exception
+    source: AudioSource | None
+    """Kept open where other machines use the same device; None where it is opened anew."""
+    retry_at_s: float
+    """Monotonic time."""
+    wait_s: float
+
+    @property
+    def reason(self) -> str:
+        """Why, in one line for people."""
+        return to_reason(self.error)
 
 
 class StationRegistry:
@@ -37,6 +63,7 @@ class StationRegistry:
         encoder: shared by all.
         on_added: called with each station before its first window, on the thread that opens it.
         on_removed: called with the id of each machine that was removed.
+        first_retry_s: seconds until a machine that failed is tried again for the first time.
     """
 
     def __init__(
@@ -46,12 +73,17 @@ class StationRegistry:
         *,
         on_added: Callable[[Station, Machine], None],
         on_removed: Callable[[str], None],
+        first_retry_s: float = FIRST_RETRY_S,
     ) -> None:
         self.config = config
         self._encoder = encoder
         self._on_added = on_added
         self._on_removed = on_removed
+        self._first_retry_s = first_retry_s
         self._stations: dict[str, Station] = {}
+        self._failed: dict[str, FailedMachine] = {}
+        self._pending: set[str] = set()
+        """Failed machines whose station is prepared and waits for the pipeline."""
         self._changes: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._banks: dict[str, object] = {}
 
@@ -59,10 +91,16 @@ class StationRegistry:
         """Opens every machine's source and bank, before the pipeline begins.
 
         Raises:
-            EchoStreamError: a bank is missing or does not fit, a recording cannot be read.
+            EchoStreamError: not one machine can be listened to; the first one's reason.
         """
-        for station, machine in self._prepare(self.config):
+        opened, failed = self._prepare(self.config.machines)
+        if not opened and failed:
+            _close(failed)
+            raise _as_ours(failed[0])
+        for station, machine in opened:
             self._add(station, machine)
+        for each in failed:
+            self._set_failed(each)
 
     def apply_changes(self) -> Mapping[str, Station]:
         """Applies every prepared change and returns the stations; called once a round by the pipeline."""
@@ -77,10 +115,22 @@ class StationRegistry:
         """A copy of the stations present now, for reading on any thread."""
         return dict(self._stations)
 
+    @property
+    def failed(self) -> Mapping[str, FailedMachine]:
+        """A copy of the machines that cannot be listened to now, for reading on any thread."""
+        return dict(self._failed)
+
+    def fail(self, machine_id: str, error: Exception) -> None:
+        """Takes a machine out that raised `error`, from the next round on. Pipeline thread."""
+        if not isinstance(error, EchoStreamError):
+            log.error("a machine failed unexpectedly", machine=machine_id, exc_info=error)
+        self._changes.put(lambda: self._take_out(machine_id, error))
+
     def close(self) -> None:
         """Closes every source; the pipeline has ended."""
         for station in self._stations.values():
             station.reader.source.close()
+        _close(self._failed.values())
 
     # What follows is called by the main thread.
 
@@ -90,7 +140,16 @@ class StationRegistry:
             fingerprint = _fingerprint(machine)
             if fingerprint != self._banks.get(machine.id):
                 self._banks[machine.id] = fingerprint
-                self._replace_bank(machine)
+                if (failed := self._failed.get(machine.id)) is not None:
+                    self._retry(failed)
+                elif machine.id in self._stations:
+                    self._replace_bank(machine)
+
+    def retry_failed(self, now_s: float) -> None:
+        """Tries each failed machine again whose time has come."""
+        for failed in self.failed.values():
+            if now_s >= failed.retry_at_s:
+                self._retry(failed)
 
     def reload(self, config: Config) -> None:
         """Prepares the change to another configuration; machines that are the same go on without a gap.
@@ -100,62 +159,169 @@ class StationRegistry:
         """
         old, new = by_device(self.config.machines), by_device(config.machines)
         same = {key for key in new if [m.source for m in new[key]] == [m.source for m in old.get(key, ())]}
-        opened = self._prepare(
-            config.model_copy(update={"machines": tuple(m for key in new.keys() - same for m in new[key])})
-        )
+        before, self.config = self.config, config
+        opened, failed = self._prepare([m for key in new.keys() - same for m in new[key]])
+        if failed:
+            self.config = before
+            _close(failed)
+            for station, _ in opened:
+                station.reader.source.close()
+            raise _as_ours(failed[0])
         leaving = [m.id for key in old.keys() - same for m in old[key]]
 
         def change() -> None:
             for machine_id in leaving:
-                self._stations.pop(machine_id).reader.source.close()
+                self._discard(machine_id)
                 self._on_removed(machine_id)
             for station, machine in opened:
                 self._add(station, machine)
 
         self._changes.put(change)
-        before = {machine.id: machine for machine in self.config.machines}
+        known = {machine.id: machine for machine in before.machines}
         for machine in (m for key in same for m in new[key]):
-            if machine != before[machine.id]:
+            if (gone := self._failed.get(machine.id)) is not None:
+                self._retry(gone, machine)
+            elif machine != known[machine.id]:
                 self._replace_bank(machine)
-        self.config = config
 
-    def _prepare(self, config: Config) -> list[tuple[Station, Machine]]:
-        with ExitStack() as opened:
-            sources = open_sources(config.machines)
-            for source in sources.values():
-                opened.callback(source.close)
-            made = [(build_station(config, m, sources[m.id], self._encoder), m) for m in config.machines]
-            opened.pop_all()
-        self._banks |= {machine.id: _fingerprint(machine) for machine in config.machines}
-        return made
+    def _prepare(
+        self, machines: Iterable[Machine]
+    ) -> tuple[list[tuple[Station, Machine]], list[FailedMachine]]:
+        """Opens the sources and builds the stations of machines; each that fails with its reason."""
+        opened: list[tuple[Station, Machine]] = []
+        failed: list[FailedMachine] = []
+        for together in by_device(machines).values():
+            try:
+                sources = open_sources(together)
+            except Exception as error:  # noqa: BLE001 - one machine must not silence the others
+                failed += [self._failure(machine, error, None) for machine in together]
+                continue
+            for machine in together:
+                source = sources[machine.id]
+                self._banks[machine.id] = _fingerprint(machine)
+                try:
+                    opened.append((build_station(self.config, machine, source, self._encoder), machine))
+                except Exception as error:  # noqa: BLE001 - a damaged bank raises what it likes
+                    if len(together) == 1:
+                        source.close()
+                    failed.append(self._failure(machine, error, source if len(together) > 1 else None))
+        return opened, failed
+
+    def _failure(self, machine: Machine, error: Exception, source: AudioSource | None) -> FailedMachine:
+        before = self._failed.get(machine.id)
+        wait_s = min(2 * before.wait_s, LONGEST_RETRY_S) if before else self._first_retry_s
+        return FailedMachine(machine, error, source, monotonic() + wait_s, wait_s)
+
+    def _set_failed(self, failed: FailedMachine) -> None:
+        before = self._failed.get(failed.machine.id)
+        self._failed[failed.machine.id] = failed
+        if before is None or before.reason != failed.reason:
+            log.error(
+                "a machine cannot be listened to: DEGRADED; tried again until it can",
+                machine=failed.machine.id,
+                reason=failed.reason,
+                hint=getattr(failed.error, "hint", ""),
+            )
+
+    def _retry(self, failed: FailedMachine, machine: Machine | None = None) -> None:
+        machine = machine or failed.machine
+        if machine.id in self._pending:
+            return
+        if failed.source is None:
+            opened, again = self._prepare([machine])
+        else:
+            self._banks[machine.id] = _fingerprint(machine)
+            opened, again = [], []
+            try:
+                opened = [(build_station(self.config, machine, failed.source, self._encoder), machine)]
+            except Exception as error:  # noqa: BLE001 - a damaged bank raises what it likes
+                again = [self._failure(machine, error, failed.source)]
+        for each in again:
+            self._set_failed(each)
+
+        def change() -> None:
+            for station, present in opened:
+                self._pending.discard(present.id)
+                self._failed.pop(present.id, None)
+                self._add(station, present)
+                log.info("a machine is listened to again", machine=present.id)
+
+        if opened:
+            self._pending.add(machine.id)
+            self._changes.put(change)
+
+    # What follows runs on the pipeline thread, or before it begins.
 
     def _add(self, station: Station, machine: Machine) -> None:
         self._stations[machine.id] = station
         self._on_added(station, machine)
+
+    def _discard(self, machine_id: str) -> None:
+        station, failed = self._stations.pop(machine_id, None), self._failed.pop(machine_id, None)
+        if station is not None:
+            station.reader.source.close()
+        if failed is not None:
+            _close([failed])
+
+    def _take_out(self, machine_id: str, error: Exception) -> None:
+        station = self._stations.pop(machine_id, None)
+        machine = next((m for m in self.config.machines if m.id == machine_id), None)
+        if station is None or machine is None:
+            return
+        source = station.reader.source
+        together = next(group for group in by_device(self.config.machines).values() if machine in group)
+        keep = len(together) > 1 and not isinstance(error, SourceError)
+        if not keep:
+            source.close()
+        self._set_failed(self._failure(machine, error, source if keep else None))
 
     def _replace_bank(self, machine: Machine) -> None:
         """Bank and alarms anew, for a station whose source stays; without success the old ones stay."""
         try:
             rate = self._stations[machine.id].reader.source.sample_rate_hz
             bank = load_fitting_bank(self.config, machine, self._encoder, rate)
-            alarms = build_alarms(machine, bank)
-        except EchoStreamError as error:
+            alarms, scorer = build_alarms(machine, bank), Scorer(bank)
+        except Exception as error:  # noqa: BLE001 - a damaged bank raises what it likes
             log.error(
-                "the bank in use stays: the new one cannot be taken", machine=machine.id, reason=str(error)
+                "the bank in use stays: the new one cannot be taken",
+                machine=machine.id,
+                reason=to_reason(error),
             )
             return
 
         def change() -> None:
-            station = self._stations[machine.id]
+            station = self._stations.get(machine.id)
+            if station is None:  # it failed meanwhile; its retry takes the new bank
+                return
             end = station.scored_until
             for new, old in zip(alarms, station.alarms, strict=True):
                 new.restore(old.snapshot(), at=end)
-            station.bank, station.scorer, station.alarms = bank, Scorer(bank), alarms
+            station.bank, station.scorer, station.alarms = bank, scorer, alarms
             station.proven, station.since = False, end
             station.bank_id = accepted_version(machine.bank) or ""
             log.info("bank in use", machine=machine.id, bank=station.bank_id)
 
         self._changes.put(change)
+
+
+def to_reason(error: Exception) -> str:
+    """What went wrong, in one line for people; an unforeseen exception keeps the name of its type."""
+    return error.message if isinstance(error, EchoStreamError) else f"{type(error).__name__}: {error}"
+
+
+def _as_ours(failed: FailedMachine) -> EchoStreamError:
+    if isinstance(failed.error, EchoStreamError):
+        return failed.error
+    return EchoStreamError(
+        f"machine {failed.machine.id} cannot be listened to: {failed.reason}",
+        "is its bank damaged? fit it anew: echo-stream fit-normal",
+    )
+
+
+def _close(failed: Iterable[FailedMachine]) -> None:
+    for each in failed:
+        if each.source is not None:
+            each.source.close()
 
 
 def _fingerprint(machine: Machine) -> object:

@@ -18,9 +18,10 @@ import json
 import os
 import socket
 import socketserver
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from time import monotonic
 from typing import Any
 
@@ -29,7 +30,10 @@ import structlog
 from echo_stream import __version__
 from echo_stream.config.schema import Config
 from echo_stream.core.errors import EchoStreamError
+from echo_stream.core.guard import Guard
+from echo_stream.daemon.stations import FailedMachine
 from echo_stream.mqtt.publisher import Publisher
+from echo_stream.pipeline.health import Health
 from echo_stream.pipeline.station import Station
 
 Snapshot = Callable[[], Mapping[str, Any]]
@@ -75,11 +79,15 @@ class StatusServer:
                 f"status socket {path}: {error.strerror or error}",
                 "its directory must exist and belong to the user that runs echo-stream",
             ) from error
-        self._thread = Thread(target=self._server.serve_forever, name="status", daemon=True)
+        self._stop = Event()
+        self._guard = Guard("the status socket", self._stop)
+        work = self._server.serve_forever
+        self._thread = Thread(target=self._guard.run, args=(work,), name="status", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Hangs up and removes the socket."""
+        self._stop.set()
         self._server.shutdown()
         self._thread.join(_PATIENCE_S)
         self._server.server_close()
@@ -136,10 +144,18 @@ def _make_room(path: Path) -> None:
             "choose a state_dir with a shorter path",
         )
     try:
+        mode = path.lstat().st_mode
+        if not stat.S_ISSOCK(mode):  # neither removed nor followed: it is not ours
+            raise EchoStreamError(
+                f"status socket {path}: something else stands there ({stat.filemode(mode)})",
+                "remove it, and start echo-stream again",
+            )
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
             line.settimeout(_PATIENCE_S)
             line.connect(str(path))
-    except (FileNotFoundError, ConnectionRefusedError):
+    except FileNotFoundError:
+        pass
+    except ConnectionRefusedError:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise EchoStreamError(f"status socket {path}: {error.strerror or error}") from error
@@ -183,13 +199,20 @@ class _Server(socketserver.UnixStreamServer):
 
 
 def overview(
-    config: Config, stations: Mapping[str, Station], publisher: Publisher, *, since_s: float, alive: bool
+    config: Config,
+    stations: Mapping[str, Station],
+    failed: Mapping[str, FailedMachine],
+    publisher: Publisher,
+    *,
+    since_s: float,
+    alive: bool,
 ) -> dict[str, Any]:
     """The daemon's state as plain JSON; no secret is in it.
 
     Args:
         config: what runs.
         stations: by machine id.
+        failed: machines that cannot be listened to, by id.
         publisher: the MQTT side.
         since_s: monotonic time of the start.
         alive: the pipeline makes progress, or waits by design.
@@ -210,7 +233,10 @@ def overview(
             "last_error": counters.last_error,
         },
         "outbox": {"depth": counters.outbox_depth, "dropped": counters.dropped},
-        "machines": [_machine(station, now_s) for station in stations.values()],
+        "machines": [
+            *(_machine(station, now_s) for station in stations.values()),
+            *(_failed_machine(each, config.encoder.hop_s, now_s) for each in failed.values()),
+        ],
     }
 
 
@@ -220,7 +246,20 @@ def _machine(station: Station, now_s: float) -> dict[str, Any]:
         **station.health.snapshot(now_s),
         "listening": capture == "running",
         "capture": capture,
+        "reason": reason.message if (reason := station.reader.source.last_error) else "",
         "device": station.reader.source.description,
         "bank": station.bank_id,
         "alarms": {a.level.value: {"state": a.state.value, "active": a.active} for a in station.alarms},
+    }
+
+
+def _failed_machine(failed: FailedMachine, hop_s: float, now_s: float) -> dict[str, Any]:
+    return {
+        **Health(failed.machine.id, hop_s, now_s).snapshot(now_s),
+        "listening": False,
+        "capture": "failed",
+        "reason": failed.reason,
+        "device": failed.machine.source.kind,
+        "bank": "",
+        "alarms": {},
     }

@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from echo_stream.core.errors import BankError
-from echo_stream.core.files import write_whole
+from echo_stream.core.files import read_regular, write_whole
 
 FORMAT = 3
 """Raised whenever a program of another version could not read the file."""
 HEADER_KEY = "echo_stream_bank"
 FIT_AGAIN = "Run fit-normal again, or point the configuration at a bank that it wrote."
+
+MOST_BYTES = 1 << 30
+"""A bank that is larger is no bank: it would not fit into memory."""
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -61,7 +64,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         BankError: missing, truncated, of another format, or no bank at all; the message says which.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MOST_BYTES)
     except OSError as error:
         raise BankError(
             f"bank {path} cannot be read: {error.strerror}", "Run fit-normal for this machine first."
@@ -78,7 +81,8 @@ def _parse(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, NDArray[A
         tensors = safetensors.numpy.load(data)
     except (ValueError, RecursionError, SafetensorError) as error:
         raise BankError(f"bank {path} is truncated or damaged: {error}", FIT_AGAIN) from error
-    text = header.get("__metadata__", {}).get(HEADER_KEY)
+    about = header.get("__metadata__")
+    text = about.get(HEADER_KEY) if isinstance(about, dict) else None
     if text is None:
         raise BankError(f"{path} is no bank: a safetensors file of something else", FIT_AGAIN)
     try:

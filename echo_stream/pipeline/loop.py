@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import sleep
 
 from echo_stream.capture.source import AudioSource
+from echo_stream.core.errors import EncoderError
 from echo_stream.core.types import Features, Window
 from echo_stream.encode.encoder import Encoder
 from echo_stream.pipeline.station import Event, Scored, Station, WindowReader
@@ -19,6 +20,7 @@ from echo_stream.pipeline.station import Event, Scored, Station, WindowReader
 WAIT_S = 0.05  # PortAudio delivers in bursts of up to 0.1 s
 BATCH = 16
 """Windows that are encoded together: more are no faster, only later, and take more memory."""
+OnFailure = Callable[[str, Exception], None]
 
 
 def listen(
@@ -28,6 +30,8 @@ def listen(
     on_event: Callable[[Station, Event], None],
     observe: Callable[[Sequence[Scored]], None],
     stop: threading.Event,
+    on_failure: OnFailure | None = None,
+    expecting: Callable[[], bool] = lambda: False,
 ) -> None:
     """Walks the corridor until every source has ended or `stop` is set.
 
@@ -37,34 +41,72 @@ def listen(
         on_event: gets each event, before the windows that follow are looked at.
         observe: gets what was scored, in every round at least once, also where that is nothing.
         stop: ends it.
+        on_failure: gets a machine's id and the exception that its part raised; it must take the machine out
+            of `stations`, and the others go on. Without it the exception is raised.
+        expecting: whether more machines will come although all present sources have ended.
 
     Raises:
-        EncoderError: a window cannot be encoded.
-        SourceError: a source that is not supervised fails.
+        EncoderError: a window cannot be encoded, and there is no `on_failure`.
+        SourceError: a source that is not supervised fails, and there is no `on_failure`.
     """
+    on_failure = on_failure or _raise
     while not stop.is_set():
         present = stations()
-        windows = due(station.reader for station in present.values())
+        windows = due((station.reader for station in present.values()), on_failure)
         for at in range(0, len(windows), BATCH):
             scored = []
-            part = windows[at : at + BATCH]
-            for window, features in zip(part, encoder.encode(part), strict=True):
+            for window, features in _encoded(encoder, windows[at : at + BATCH], on_failure):
                 station = present[window.machine]
-                scored.append((window, station.scorer.score_one(features)))
-                for event in station.judge(scored[-1]):
-                    on_event(station, event)
+                try:
+                    scored.append((window, station.scorer.score_one(features)))
+                    for event in station.judge(scored[-1]):
+                        on_event(station, event)
+                except Exception as error:  # noqa: BLE001 - one machine must not silence the others
+                    on_failure(window.machine, error)
             observe(scored)
         if not windows:
             observe([])
-        if not windows and all(station.reader.source.ended for station in present.values()):
+        ended = all(station.reader.source.ended for station in present.values())
+        if not windows and ended and not expecting():
             return
         if all(present[window.machine].reader.idle for window in windows):
             stop.wait(WAIT_S)
 
 
-def due(readers: Iterable[WindowReader]) -> list[Window]:
+def due(readers: Iterable[WindowReader], on_failure: OnFailure) -> list[Window]:
     """Windows to encode together: at most one of each machine, those that are complete now."""
-    return [window for reader in readers if (window := reader.window()) is not None]
+    found = []
+    for reader in readers:
+        try:
+            window = reader.window()
+        except Exception as error:  # noqa: BLE001 - one machine must not silence the others
+            on_failure(reader.machine, error)
+            continue
+        if window is not None:
+            found.append(window)
+    return found
+
+
+def _encoded(
+    encoder: Encoder, windows: Sequence[Window], on_failure: OnFailure
+) -> Iterator[tuple[Window, Features]]:
+    """Each window with its features; where a batch fails, one by one: only the bad one is left out."""
+    try:
+        yield from zip(windows, encoder.encode(windows), strict=True)
+        return
+    except EncoderError:
+        pass
+    for window in windows:
+        try:
+            features = encoder.encode([window])
+        except EncoderError as error:
+            on_failure(window.machine, error)
+            continue
+        yield window, features[0]
+
+
+def _raise(_machine: str, error: Exception) -> None:
+    raise error
 
 
 def read_windows(

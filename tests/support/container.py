@@ -75,13 +75,9 @@ class Container:
     def boot(self, timeout_s: float = 60) -> None:
         """Returns when systemd takes orders. Waits for the container of another test run to end first."""
         fcntl.flock(self._turn, fcntl.LOCK_EX)  # two would share one control group
-        packages = sysconfig.get_paths()["purelib"]
-        version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-        binds = {"/usr": "/usr", packages: f"/opt/echo-stream/lib/{version}/site-packages"}
-        binds[str(REPOSITORY / "echo_stream")] = "/opt/echo-stream/src/echo_stream"
         command = ["systemd-nspawn", "--quiet", "--directory", str(self.root), "--boot", "--register=no"]
         command += ["--keep-unit", "--private-network", "--console=pipe", "--machine=echo-stream-test"]
-        command += [f"--bind-ro={here}:{there}" for here, there in binds.items()]
+        command += self._mounts()
         unshare = ["unshare", "--mount", "--propagation", "private"]
         with self._log.open("wb") as log:
             self._nspawn = subprocess.Popen(
@@ -169,6 +165,14 @@ class Container:
             self._nspawn.kill()
             self._nspawn.wait()
         os.close(self._turn)
+
+    def _mounts(self) -> list[str]:
+        """Options of systemd-nspawn: what it sees of this PC's files."""
+        packages = sysconfig.get_paths()["purelib"]
+        version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        binds = {"/usr": "/usr", packages: f"/opt/echo-stream/lib/{version}/site-packages"}
+        binds[str(REPOSITORY / "echo_stream")] = "/opt/echo-stream/src/echo_stream"
+        return [f"--bind-ro={here}:{there}" for here, there in binds.items()]
 
     def _is_up(self) -> bool:
         assert self._nspawn is not None

@@ -1,0 +1,79 @@
+"""What a stranger gets who installs the wheel: all of it works, or says what else to install."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.installed import FAULT, SPECTRAL, Installed, wait_until
+
+MOST_MB = 230
+"""What the base may add to an empty environment on the disk."""
+
+
+@pytest.fixture(scope="module")
+def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The wheel alone, without extras."""
+    installed = Installed(tmp_path_factory.mktemp("base"))
+    installed.install(str(wheel))
+    return installed
+
+
+def has(installed: Installed, library: str) -> bool:
+    return installed.python("-c", f"import {library}").returncode == 0
+
+
+def listens_to_an_alarm(installed: Installed, encoder: str) -> None:
+    """The whole way of a new user: check, learn, score, listen until a fault is an alarm, ask."""
+    installed.configure(encoder)
+    assert "no bank yet" in installed.command("check-config")
+    assert "b1" in installed.command("fit-normal", "--machine", "pump3", "--minutes", "3")
+    assert "* b1" in installed.command("bank", "list", "--machine", "pump3")
+    (installed.work / "sound.py").write_text(SOUND, encoding="utf-8")
+    assert installed.python("sound.py").returncode == 0
+    scored = installed.command("score", "--machine", "pump3", "sound.wav").splitlines()
+    assert len(scored) == 9  # windows of 2 s, one a second, of 10 s
+    assert all(json.loads(line)["score"] > 0 for line in scored)
+    installed.configure(encoder, pace="realtime", start_s=1000, fault=FAULT)
+    with installed.daemon() as log:
+        wait_until(
+            lambda: installed.status().get("alarms", {}).get("alarm", {}).get("state") == "UNACK",
+            90,
+            lambda: f"no alarm: {installed.status()}\n{log.read_text(encoding='utf-8')}",
+        )
+        assert "pump3" in installed.command("status")
+
+
+SOUND = """
+import numpy, soundfile
+noise = numpy.random.default_rng(1).standard_normal(160_000) * 0.05
+soundfile.write("sound.wav", noise, 16_000)
+"""
+
+
+def test_the_base_is_small(base: Installed) -> None:
+    print(f"base: {base.added_mb:.0f} MB beside {base.empty_mb:.0f} MB of venv, {base.install_s:.0f} s")
+    assert base.added_mb <= MOST_MB
+    assert not has(base, "torch")
+    assert not has(base, "openvino")
+    assert not has(base, "scipy")
+
+
+def test_the_base_has_what_is_no_python(base: Installed) -> None:
+    files = base.python("-c", "import echo_stream, pathlib; print(pathlib.Path(echo_stream.__file__).parent)")
+    package = Path(files.stdout.strip())
+    assert package.is_relative_to(base.venv)
+    assert list(package.rglob("*.service"))
+    assert (package / "py.typed").exists()
+
+
+@pytest.mark.parametrize("command", [(), ("fit-normal",), ("bank",), ("mqtt",), ("bench",)])
+def test_the_base_answers_help(base: Installed, command: tuple[str, ...]) -> None:
+    assert "Usage:" in base.command(*command, "--help")
+
+
+@pytest.mark.timeout(300)
+def test_the_base_listens_to_an_alarm(base: Installed) -> None:
+    listens_to_an_alarm(base, SPECTRAL)

@@ -65,7 +65,7 @@ class Condition:
         self._candidate: int | None = None  # the onset, should the pending condition become active
 
     def forget(self) -> None:
-        """As if nothing had been heard: not active, nothing pending."""
+        """As at the start: not active, nothing pending."""
         self.active, self.onset = False, None
         self.restart()
 

@@ -95,7 +95,7 @@ class Stream:
             Refused: the device is not there, is busy, or has no such rate or channels.
             SourceError: libportaudio2 is not installed.
         """
-        import numpy as np  # noqa: PLC0415 - whoever only looks for devices, again and again, stays light
+        import numpy as np  # noqa: PLC0415 - a child that only lists devices stays light
 
         sounddevice = load()
         self._lib, ffi = sounddevice._lib, sounddevice._ffi

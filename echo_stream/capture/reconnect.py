@@ -219,7 +219,7 @@ class SupervisedSource:
         except SourceError as error:
             self._lose(error)
             return None
-        came_s, index = device.last_callback  # after the block, so that it never tells of less
+        came_s, index = device.last_callback  # after the block, so that it is never the older of the two
         if block is not None:
             self._quiet_s = 0.0
             return self._deliver(block, came_s, index)

@@ -23,7 +23,7 @@ class RawPcm(UnsupervisedSource):
     """An AudioSource that reads interleaved little-endian PCM from a file descriptor.
 
     Nothing is lost: what is not read yet waits in the pipe, and holds the writer up when that is full. The
-    descriptor stays in blocking mode (that mode is shared with whoever else holds it, a terminal for one) and
+    descriptor stays in blocking mode (that mode is shared with other processes, such as a terminal) and
     is only read when it has something.
     """
 

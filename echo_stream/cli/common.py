@@ -1,4 +1,4 @@
-"""What several commands share: options, the configuration, tables and progress on a terminal."""
+"""Commands share options, the configuration, tables and progress on a terminal."""
 
 from __future__ import annotations
 

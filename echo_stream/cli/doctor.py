@@ -1,4 +1,4 @@
-"""Is this PC fit for the job? The checks of `echo-stream doctor`, a line with advice each. Runs in the CLI.
+"""doctor checks whether this PC is fit for the job, a line with advice each. Runs in the CLI.
 
 What needs a device, a broker or an encoder comes in as a callable, so that this room knows none of them; what
 such a callable raises as EchoStreamError is a finding, not a failure of the doctor.
@@ -90,7 +90,7 @@ def time_sync(clock_state: Callable[[], int] | None = None) -> Check:
 
 
 def state_directory(folder: Path) -> Check:
-    """Whether this user can keep state there, and no stranger can change it."""
+    """Whether this user can keep state there, and no other user can change it."""
     name = "state"
     if not folder.exists():
         advice = "echo-stream install-service makes it; or mkdir it for the user that runs echo-stream"

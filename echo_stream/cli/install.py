@@ -121,7 +121,7 @@ def _plan(program: Path) -> Iterator[str]:
 def _require_root() -> None:
     if os.geteuid() != 0:
         raise EchoStreamError(
-            "this needs root, for it writes to /etc and makes a user",
+            "the command needs root: it writes to /etc and makes a user",
             "run it with sudo; --print shows what it would do",
         )
 

@@ -65,7 +65,7 @@ def purge_discovery(config: ConfigOption = None) -> None:
 
 @app.command()
 def watch(config: ConfigOption = None) -> None:
-    """Show the live state of all machines of all nodes, as the broker tells it; Ctrl-C ends it."""
+    """Show the live state of all machines of all nodes, as the broker has it; Ctrl-C ends it."""
     from rich.live import Live
 
     from echo_stream.cli.watch import Fleet, follow
@@ -93,7 +93,7 @@ def _table(fleet: Fleet) -> Table:
     table = Table("node", "machine", "sound", "alarm", "warning", "score", "threshold", "level", "coverage")
     for key in sorted(fleet.machines):
         table.add_row(*_row(fleet, fleet.machines[key]))
-    table.caption = fleet.trouble or ("" if fleet.machines else "nothing heard yet")
+    table.caption = fleet.trouble or ("" if fleet.machines else "nothing received yet")
     return table
 
 

@@ -214,14 +214,14 @@ def purge_discovery(
     """
     found = {discovery_topic(prefix, topics, machine) for machine in machines}
 
-    def hear(message: MQTTMessage) -> None:
+    def received(message: MQTTMessage) -> None:
         if is_ours(bytes(message.payload), topics):
             found.add(message.topic)
         heard_s.append(time.monotonic())
 
     heard_s = [time.monotonic()]
     connection = Connection(
-        broker, client_id=f"{topics.root}-{topics.node}-purge", protocol=protocol, on_message=hear
+        broker, client_id=f"{topics.root}-{topics.node}-purge", protocol=protocol, on_message=received
     )
     connection.open()
     try:

@@ -1,4 +1,4 @@
-"""The live state of all machines of all nodes, as the broker tells it. For the command line.
+"""The live state of all machines of all nodes, as the broker has it. For the command line.
 
 `follow` runs on the thread that calls it.
 """
@@ -22,7 +22,7 @@ from echo_stream.mqtt.payloads import ONLINE, Payload
 
 @dataclass
 class MachineNow:
-    """What is known of one machine; None where nothing was heard yet."""
+    """What is known of one machine; None where nothing was received yet."""
 
     node: str
     machine: str
@@ -40,7 +40,7 @@ class MachineNow:
 
 @dataclass
 class Fleet:
-    """All machines that were heard of."""
+    """All machines of which a message came."""
 
     root: str
     nodes: dict[str, bool] = field(default_factory=dict)
@@ -79,12 +79,12 @@ def _take(now: MachineNow, what: str, payload: bytes) -> bool:
     if what not in ("alarm", "score", "health", "event"):
         return False
     try:
-        told: Any = json.loads(payload)
+        document: Any = json.loads(payload)
     except ValueError:
         return False
-    if not isinstance(told, dict):
+    if not isinstance(document, dict):
         return False
-    setattr(now, what, told)
+    setattr(now, what, document)
     return True
 
 
@@ -98,9 +98,9 @@ def follow(
     every_s: float = 0.5,
     retry_s: float = 2.0,
 ) -> None:
-    """Call `on_change` when something was heard, at most every `every_s`, until `stop` is set.
+    """Call `on_change` when something was received, at most every `every_s`, until `stop` is set.
 
-    A broker that is away or refuses us is told in `Fleet.trouble` and tried again.
+    A broker that is away or refuses us is shown in `Fleet.trouble` and tried again.
     """
     fleet = Fleet(topic_root)
     while not stop.is_set():
@@ -125,7 +125,7 @@ def _follow_one(
 ) -> None:
     changed = True
 
-    def hear(message: MQTTMessage) -> None:
+    def received(message: MQTTMessage) -> None:
         nonlocal changed
         changed |= fleet.apply(message.topic, bytes(message.payload))
 
@@ -133,7 +133,7 @@ def _follow_one(
         broker,
         client_id=f"{fleet.root}-watch-{secrets.token_hex(4)}",
         protocol=protocol,
-        on_message=hear,
+        on_message=received,
     )
     try:
         connection.open()

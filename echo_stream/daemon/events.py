@@ -35,7 +35,7 @@ class EventPublisher:
     def __init__(self, node: str, publisher: Publisher) -> None:
         self._node = node
         self.evidence: Evidence | None = None
-        """Keeps what was heard at each alarm; None where nothing is to be kept."""
+        """Keeps the sound of each alarm; None where nothing is to be kept."""
         self._names: dict[str, str] = {}
         self._publisher = publisher
         self._levels: dict[str, Levels] = {}
@@ -183,7 +183,7 @@ class EventPublisher:
         self._publisher.health(found["machine"], payload)
 
     def evidence_complete(self, kept: Kept) -> None:
-        """Sound and picture of an alarm are on the disk; told by the evidence's own thread."""
+        """Sound and picture of an alarm are on the disk; called on the evidence's own thread."""
         payload = payloads.evidence(
             node=self._node,
             machine=kept.machine,

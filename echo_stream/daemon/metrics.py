@@ -1,4 +1,4 @@
-"""Prometheus reads the daemon here, on this PC only unless told otherwise. Threads of its own, one a request.
+"""The metrics server answers Prometheus, on this PC only by default. Threads of its own, one a request.
 
 There are no books kept here: every answer is made from the daemon's snapshot (see `service.status`).
 `/metrics` is for Prometheus. `/healthz` is 200 while the pipeline makes progress or waits by design: where it

@@ -87,7 +87,9 @@ class Monitor:
         self._publisher.set_available(machine, capture == "running")
         device = station.reader.source.description
         if capture in AWAY:
-            log.warning(f"no sound: {capture}", machine=machine, device=device, reason=str(reason))
+            log.warning(
+                f"the source delivers no sound: {capture}", machine=machine, device=device, reason=str(reason)
+            )
         elif capture == "ended" or before is not None:
             log.info(f"sound: {capture}", machine=machine, device=device)
 
@@ -101,7 +103,12 @@ class Monitor:
             self._late = late
             factors = {found["machine"]: found["real_time_factor"] for found in self._overview()["machines"]}
             say = log.warning if late else log.info
-            say("the PC cannot keep up: newest windows win" if late else "the PC keeps up", factors=factors)
+            say(
+                "the PC cannot keep up: windows are skipped, the newest are scored"
+                if late
+                else "the PC keeps up",
+                factors=factors,
+            )
 
     def _in_a_line(self, stations: Mapping[str, Station], failed: Mapping[str, FailedMachine]) -> str:
         away = [machine for machine, capture in self._captures.items() if capture in AWAY]

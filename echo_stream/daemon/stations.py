@@ -299,7 +299,7 @@ class StationRegistry:
             station.bank, station.scorer, station.alarms = bank, scorer, alarms
             station.proven, station.since = False, end
             station.bank_id = accepted_version(machine.bank) or ""
-            log.info("bank in use", machine=machine.id, bank=station.bank_id)
+            log.info("a new bank is in use", machine=machine.id, bank=station.bank_id)
 
         self._changes.put(change)
 

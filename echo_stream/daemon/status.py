@@ -8,7 +8,7 @@ the client. The snapshot is a callable of the daemon, so that the socket, Promet
      "machines": [{what `Health.snapshot` gives, "listening": sound comes and is scored, "device",
                    "alarms": {"warning" | "alarm": {"state", "active"}}}, ...]}
 
-There is no secret in it, and whoever reads it may pass it on.
+There is no secret in it.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def ask(path: Path, timeout_s: float = _PATIENCE_S) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise EchoStreamError(f"no daemon runs: there is no {path}", _START) from error
     except ConnectionRefusedError as error:
-        raise EchoStreamError(f"no daemon runs: nobody listens at {path}, it was killed", _START) from error
+        raise EchoStreamError(
+            f"no daemon runs: no process answers at {path}, it was killed", _START
+        ) from error
     except PermissionError as error:
         raise EchoStreamError(
             f"{path}: permission denied",
@@ -173,13 +175,13 @@ class _Answer(socketserver.StreamRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        told = json.dumps(self.server.snapshot(), allow_nan=False, default=str).encode() + b"\n"
+        answer = json.dumps(self.server.snapshot(), allow_nan=False, default=str).encode() + b"\n"
         with contextlib.suppress(OSError):  # who asked has hung up, or does not read
-            self.wfile.write(told)
+            self.wfile.write(answer)
 
 
 class _Server(socketserver.UnixStreamServer):
-    """The socket, closed to strangers before anybody can connect."""
+    """The socket, closed to other users before anybody can connect."""
 
     request_queue_size = 64  # beyond it Linux refuses at once, also those who would wait
 

@@ -1,4 +1,4 @@
-"""Tells systemd how the service is: ready, alive, reloading, stopping. Called by the main thread.
+"""The notifier reports to systemd: ready, alive, reloading, stopping. Called by the main thread.
 
 Speaks the protocol of sd_notify(3) over its datagram socket; does nothing where there is no systemd.
 """

@@ -140,7 +140,7 @@ class NormalBank:
         ]
         if differences:
             raise BankMismatch(
-                f"bank {self.id} was fitted for something else: {'; '.join(differences)}",
+                f"bank {self.id} does not fit the configuration: {'; '.join(differences)}",
                 "Run fit-normal with this configuration, or configure what the bank was fitted with.",
             )
 
@@ -172,7 +172,9 @@ class NormalBank:
             calibration = BankCalibration.from_json(saved) if saved != {} else None
             faults = [*faults_in_encoder(encoder), *faults_in(references, bands_hz, held_out, plain)]
         except (KeyError, TypeError, ValueError) as error:
-            raise BankError(f"bank {path} lacks a part: {error}", bankfile.FIT_AGAIN) from error
+            raise BankError(
+                f"bank {path} is damaged: a part is missing: {error}", bankfile.FIT_AGAIN
+            ) from error
         except BankError as error:
             raise BankError(f"bank {path}: {error.message}", error.hint) from error
         if faults:
@@ -225,7 +227,7 @@ def _held_out(
     folds: Sequence[Sequence[Fold]],
     hop_s: float,
 ) -> list[Float64]:
-    """Scores of windows as strangers, against the nearest of all conditions, as the daemon will: in runs."""
+    """Held-out scores of windows, against the nearest of all conditions, as the daemon will: in runs."""
     runs = []
     for own, (items, cut) in enumerate(zip(members, folds, strict=True)):
         sound = Sound.of([item.features for item in items])

@@ -1,6 +1,6 @@
 """How a bank lies on disk: one safetensors file whose header holds the metadata as one JSON text.
 
-Used by fit-normal (write) and by whoever loads a bank; no thread of its own. Never a pickle: reading a bank
+Used by fit-normal (write) and by all that load a bank; no thread of its own. Never a pickle: reading a bank
 runs no code. One JSON text, because safetensors keeps several entries in no fixed order and equal banks
 shall be equal bytes.
 """

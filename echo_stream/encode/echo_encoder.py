@@ -58,7 +58,7 @@ class EchoEncoder:
         self._dimensions = d
         self._workers = Workers()
         self._runtime, self.choice = choose(weights, self._workers, runtime, precision, cache)
-        _log.info("encoder_runtime", runtime=self.choice.runtime, precision=self.choice.precision)
+        _log.info("the encoder runs", runtime=self.choice.runtime, precision=self.choice.precision)
 
     @classmethod
     def from_checkpoint(

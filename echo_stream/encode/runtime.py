@@ -171,7 +171,12 @@ def choose(
         if milliseconds[_label(candidate)] < margin * milliseconds[_label(best)]:
             best = candidate
     choice = Choice(best.name, best.precision, milliseconds)
-    _log.info("runtime_chosen", runtime=best.name, precision=best.precision, milliseconds=milliseconds)
+    _log.info(
+        "the encoder's runtime was chosen",
+        runtime=best.name,
+        precision=best.precision,
+        milliseconds=milliseconds,
+    )
     _remember(cache, key, choice)
     return best, choice
 
@@ -195,14 +200,14 @@ def _candidates(trial: _Trial, runtime: str, precision: str) -> list[Runtime]:
             candidates.append(candidate)
         except (EncoderError, MissingExtra) as error:
             refusals.append(error)
-            _log.debug("runtime_left_out", runtime=name, precision=its_precision, reason=error.message)
+            _log.debug("a runtime was left out", runtime=name, precision=its_precision, reason=error.message)
     if candidates:
         return candidates
     refusals.sort(key=lambda error: isinstance(error, MissingExtra))  # what is there and refused says more
     if refusals:
         raise refusals[0]
     raise EncoderError(
-        f"nothing here computes encoder.runtime {runtime!r} with encoder.precision {precision!r}",
+        f"no runtime on this PC computes encoder.runtime {runtime!r} with encoder.precision {precision!r}",
         "Use auto for both.",
     )
 
@@ -329,7 +334,7 @@ def _remembered(cache: Path | None, key: dict[str, object]) -> Choice | None:
         kept = json.loads(cache.read_text("utf-8"))
         choice = Choice(**kept["choice"])
     except (OSError, ValueError, KeyError, TypeError) as error:  # lost, not needed: it is measured again
-        _log.warning("runtime_choice_unreadable", path=str(cache), reason=str(error))
+        _log.warning("the kept choice of a runtime cannot be read", path=str(cache), reason=str(error))
         return None
     return choice if kept["key"] == key and (choice.runtime, choice.precision) in KNOWN else None
 
@@ -343,4 +348,4 @@ def _remember(cache: Path | None, key: dict[str, object], choice: Choice) -> Non
         new.write_text(json.dumps({"key": key, "choice": asdict(choice)}, indent=1) + "\n", "utf-8")
         new.replace(cache)
     except OSError as error:  # then the next start measures again
-        _log.warning("runtime_choice_not_kept", path=str(cache), reason=str(error))
+        _log.warning("the choice of a runtime could not be kept", path=str(cache), reason=str(error))

@@ -79,7 +79,9 @@ def read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dic
         if not np.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name} holds numbers that are not finite", _FETCH)
     if further := sorted(found.keys() - shapes.keys()):
-        _log.info("weights_ignored", path=str(path), tensors=len(further), first=further[0])
+        _log.info(
+            "tensors of the weights file are ignored", path=str(path), tensors=len(further), first=further[0]
+        )
     return tensors, sha256
 
 

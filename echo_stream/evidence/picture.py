@@ -1,4 +1,4 @@
-"""The picture of an alarm: what was heard, what is normal, where they differ and which bands decided.
+"""The picture of an alarm shows its sound, what is normal, where they differ and which bands decided.
 
 Drawn by a short-lived process (`python -m echo_stream.evidence.picture EVENT.json`) that the evidence worker
 starts: matplotlib takes a second of computing and 90 MB, which the process that listens never feels so.

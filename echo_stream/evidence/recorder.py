@@ -140,7 +140,7 @@ class Evidence:
             max_mb: the oldest events go beyond this size.
             max_days: and beyond this age.
             min_free_mb: nothing is written while the disk has less.
-            on_complete: told, on the worker's thread, of each event whose sound and picture are complete.
+            on_complete: called on the worker's thread with each event whose sound and picture are complete.
         """
         self._folder = folder
         self._pre_roll_s = pre_roll_s
@@ -294,7 +294,7 @@ class Evidence:
             _, said = self._drawing.communicate()
         if self._drawing.returncode != 0 and not self._stopping:
             reason = said.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1]
-            log.warning("no picture of an alarm", document=str(document), reason=reason)
+            log.warning("the picture of an alarm could not be drawn", document=str(document), reason=reason)
         self._drawing = None
 
     def _tidy(self, now: datetime | None) -> None:
@@ -311,4 +311,4 @@ class Evidence:
             self.failed += 1
         if not self._in_trouble:
             self._in_trouble = True
-            log.error("evidence is not kept", reason=reason, folder=str(self._folder))
+            log.error("evidence cannot be kept", reason=reason, folder=str(self._folder))

@@ -1,4 +1,4 @@
-"""What changed at an alarm: the sound before it against the normal spectrum, in bands and in words.
+"""An alarm's spectrum is compared with the normal one: which bands changed, and by how much.
 
 Pure numpy; runs in the process that draws the picture.
 """
@@ -74,7 +74,7 @@ def _band_power(frames: Float64, sample_rate_hz: int) -> Float64:
     return np.asarray(np.diff(below, axis=1))
 
 
-# What changed at an alarm: the sound before it against the normal spectrum, in bands and in words.
+# An alarm's spectrum is compared with the normal one: which bands changed, and by how much.
 #
 # Pure numpy; runs in the process that draws the picture.
 

@@ -1,4 +1,4 @@
-"""Evidence on disk: what files are called, how they are written whole, found again and thrown away.
+"""The evidence store names the files of an event, finds them again and removes the oldest.
 
 One folder a machine, three files an event, named by its time and id: sound (FLAC), document (JSON) and
 picture (PNG). The worker of evidence.py writes; anybody may read at any time.

@@ -165,7 +165,7 @@ def keep(path: Path, tensors: Tensors) -> None:
         write_whole(path, data)
     except OSError as error:
         raise SourceError(
-            f"{path}: what is finished cannot be kept: {error.strerror}",
+            f"{path}: the finished part cannot be saved: {error.strerror}",
             "Make room, or name another folder with --resume.",
         ) from error
 

@@ -217,7 +217,7 @@ def _result(future: Future[Tensors | SourceError], tell: Callable[[], None]) -> 
         return future.result()
     except BrokenProcessPool as error:
         raise EncoderError(
-            "a process that encodes was ended from outside",
+            "an encoding process was ended by the system",
             "Too little memory? Run it again; with --resume FOLDER it goes on where it was.",
         ) from error
 
@@ -245,7 +245,7 @@ def _begin(encoder: Encoder, resume: Path | None, done_s: Any, stop: Any) -> Non
 
 
 def _end_with_caller() -> None:
-    """A caller who is killed cannot tell his workers: they would wait for him for ever."""
+    """A caller that is killed cannot stop its workers: they would wait for ever."""
     caller = multiprocessing.parent_process()
     if caller is not None:
         caller.join()

@@ -28,7 +28,7 @@ from echo_stream.fit.summary import Change, Fitted
 from echo_stream.fit.versions import BankVersions
 from echo_stream.pipeline.factory import build_encoder, trip_levels
 
-FRESH = "begin anew with --fresh, and enrol every operating state"
+FRESH = "fit anew with --fresh, and enrol every operating state"
 
 
 class Acquire(Protocol):
@@ -213,7 +213,7 @@ def _require(config: Config, bank: NormalBank, encoder: Encoder) -> None:
     try:
         bank.require(encoder.identity, bank.sample_rate_hz, cut.window_s, cut.hop_s)
     except BankMismatch as error:
-        raise BankMismatch(f"nothing can be added: {error.message}", FRESH) from None
+        raise BankMismatch(f"the bank cannot be extended: {error.message}", FRESH) from None
 
 
 def _enrolments(versions: BankVersions, bank: NormalBank, conditions: set[str]) -> list[Enrolment]:
@@ -222,7 +222,7 @@ def _enrolments(versions: BankVersions, bank: NormalBank, conditions: set[str]) 
     unknown = conditions - {session.condition for session in sessions}
     if unknown:
         raise BankError(
-            f"{versions.path}: nothing can be added, it does not say what it learnt of "
+            f"{versions.path} cannot be extended: the bank does not say what it was fitted on for "
             f"{', '.join(sorted(unknown))}",
             FRESH,
         )
@@ -234,7 +234,9 @@ def _state_to_extend(bank: NormalBank, condition: str | None) -> str:
     if condition is None and len(bank.conditions) == 1:
         return bank.conditions[0]
     if condition is None:
-        raise BankError("which operating state is it?", f"name it with --condition: {known}")
+        raise BankError(
+            "the bank has several operating states, and none was named", f"name it with --condition: {known}"
+        )
     if condition not in bank.conditions:
         raise BankError(
             f"the bank knows no operating state {condition!r}, only {known}",
@@ -257,7 +259,9 @@ def _refuse_again(recordings: Recordings, kept: Sequence[Enrolment], condition: 
         if recordings.source == "recordings" and Path(s.name).resolve() in known
     ]
     if again:
-        raise BankError(f"{again[0]}: is in the bank already", "name only recordings that are new")
+        raise BankError(
+            f"{again[0]}: the recording is in the bank already", "name only recordings that are new"
+        )
 
 
 def _change(config: Config, machine: Machine, bank: NormalBank, base_id: str, learnt: Learnt) -> Change:

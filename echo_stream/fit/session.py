@@ -1,4 +1,4 @@
-"""One session of enrolment: where the normal sound of one operating state came from, and its features.
+"""A session is one enrolment: where the normal sound of an operating state came from, and its features.
 
 A bank keeps what it needs for scoring. To add another operating state, or another season, the features of
 what was learnt before are needed again: they lie beside the bank, never changed, `b7.enrolled.safetensors`.
@@ -87,7 +87,7 @@ class Enrolment:
     enrolled: Sequence[Enrolled]
     """Windows, without those that were left out."""
     figures: Mapping[str, Any] = field(default_factory=dict)
-    """Plain JSON of whoever enrolled it: limits of the sensor, spectrum for pictures."""
+    """Plain JSON: limits of the sensor, spectrum for pictures."""
 
     def save(self, path: Path) -> None:
         """Write it, all or nothing.
@@ -147,11 +147,11 @@ class Enrolment:
             ]
         except OSError as error:
             raise BankError(
-                f"{path} cannot be read: {error.strerror}, so nothing can be added to what was learnt then",
+                f"{path} cannot be read: {error.strerror}, so that bank cannot be extended",
                 "fit anew, all operating states: the first with --fresh",
             ) from error
         except (SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
-            raise BankError(f"{path} holds no enrolled sound: {error!r}", bankfile.FIT_AGAIN) from error
+            raise BankError(f"{path} is no enrolment: {error!r}", bankfile.FIT_AGAIN) from error
         return cls(session, enrolled, metadata["figures"])
 
 

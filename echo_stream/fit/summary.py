@@ -1,4 +1,4 @@
-"""What fit-normal and `bank extend` have to tell: for people, for programs, and for the report."""
+"""Summaries show what a fit did: for people, for programs, and for the report."""
 
 from __future__ import annotations
 

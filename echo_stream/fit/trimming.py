@@ -1,4 +1,4 @@
-"""What does not belong into an enrolment: a knock, a voice, a door. Pure numpy, fit time only.
+"""Trimming leaves out what does not belong into an enrolment: a knock, a voice, a door. Fit time only.
 
 A window does not belong where it is far from what the machine does at all other times: short, rare, and
 unlike anything else. A machine that knocks by itself sounds like that again a while later, so it is kept.

@@ -1,7 +1,7 @@
 """One MQTT connection, from CONNECT to its end; a new one is made for every attempt. Used by one thread.
 
 paho's own threads, queue and reconnection are not used: its queue dies with the process, is sent again as it
-was, and would hide from the outbox what is still owed. Whoever holds a Connection turns it by `step`.
+was, and would hide from the outbox what is still owed. The holder of a Connection drives it by `step`.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Broker:
 #
 # paho's own threads, queue and reconnection are not used: its queue dies with the process, is sent again
 # as it
-# was, and would hide from the outbox what is still owed. Whoever holds a Connection turns it by `step`.
+# was, and would hide from the outbox what is still owed. The holder of a Connection drives it by `step`.
 
 Protocol = Literal[3, 5]
 

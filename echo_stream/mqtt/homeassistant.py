@@ -15,7 +15,7 @@ from echo_stream.mqtt.payloads import OFFLINE, ONLINE, Payload
 from echo_stream.mqtt.topics import Topics
 
 ORIGIN = "echo-stream"
-"""By this name in `o` our own messages are told from those of others."""
+"""This name in `o` marks our own messages."""
 
 
 def discovery_topic(prefix: str, topics: Topics, machine: str) -> str:

@@ -38,7 +38,7 @@ class Inbox:
         topics: Ours.
         machines: Whose commands we take.
         mailbox: Takes the replies, and holds the discovery messages.
-        discovery_prefix: Home Assistant's; None where it is not told of us.
+        discovery_prefix: Home Assistant's; None: no discovery messages.
         birth_delay_s: After Home Assistant's start, discovery is sent within this time, at random, so that
             many daemons do not answer at once.
     """
@@ -91,7 +91,7 @@ class Inbox:
                 return taken
 
     def reply(self, command: Command, *, ok: bool, outcome: str) -> None:
-        """Tell the sender of a command what became of it."""
+        """Publish the outcome of a command to its sender."""
         log.info(
             "command answered", machine=command.machine, command=command.verb.value, ok=ok, outcome=outcome
         )
@@ -105,7 +105,9 @@ class Inbox:
 
     def _checked(self, machine: str, message: MQTTMessage, reply_to: ReplyTo, sender: dict[str, str]) -> None:
         if message.retain:
-            raise CommandRefused("retained: a command is for now, not for whoever comes later")
+            raise CommandRefused(
+                "the message is retained; a command must be published without the retain flag"
+            )
         if machine not in self._machines:
             raise CommandRefused(
                 f"no machine {machine[:100]!r} here; there are {', '.join(tuple(self._machines))}"
@@ -134,7 +136,13 @@ class Inbox:
         if topic is None:
             topic = f"{self._topics.root}/{self._topics.node}/{machine}/reply"
         elif not self._may_answer_on(topic):
-            log.warning("no reply", machine=machine, topic=topic[:200], sender=sender, reason=_NO_REPLY)
+            log.warning(
+                "the reply to a command could not be sent",
+                machine=machine,
+                topic=topic[:200],
+                sender=sender,
+                reason=_NO_REPLY,
+            )
             topic = None
         return ReplyTo(topic, correlation), sender
 

@@ -1,7 +1,7 @@
 """Where the pipeline leaves what only counts in its newest version: states and scores. Any thread.
 
 It is no third meeting place of the threads beside ring and outbox: losing what is in here loses nothing, the
-next value replaces it, and whoever reconnects asks for all of it again.
+next value replaces it, and after a reconnect all of it is asked for again.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class OutboxPayload(Payload):
 
 
 class EvidenceOfEvent(Model):
-    """What was heard."""
+    """What the sound at the event was like."""
 
     bands_hz: Bands
     level_delta_db: float | None = Field(description="Level less the usual level, in dB.")

@@ -396,7 +396,7 @@ class Outbox:
             set_aside=str(self.set_aside),
             rows_lost=self._on_disk if self._loaded else "unknown",
             error=str(error),
-            hint="keep the file for whoever looks into it; check the disk",
+            hint="keep the file for the analysis; check the disk",
         )
         self._on_disk = 0
         self._gone.clear()

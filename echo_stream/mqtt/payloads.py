@@ -271,7 +271,7 @@ def alarm_state(
     """
     alarm = levels.get(AlarmLevel.ALARM, LevelState())
     warning = levels.get(AlarmLevel.WARNING, LevelState())
-    told = warning if alarm.state is AlarmState.NORMAL else alarm
+    leading = warning if alarm.state is AlarmState.NORMAL else alarm
     active = [level for level, it in ((AlarmLevel.ALARM, alarm), (AlarmLevel.WARNING, warning)) if it.active]
     return {
         "schema": SCHEMA_VERSION,
@@ -279,11 +279,11 @@ def alarm_state(
         "node": node,
         "machine": machine,
         "name": name,
-        "state": told.state.value,
+        "state": leading.state.value,
         "active": bool(active),
         "level": active[0].value if active else None,
         "priority": _PRIORITY[active[0]] if active else None,
-        "event_id": told.event_id,
+        "event_id": leading.event_id,
         "levels": {"alarm": _level(alarm), "warning": _level(warning)},
     }
 

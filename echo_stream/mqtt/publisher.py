@@ -204,7 +204,7 @@ class Publisher:
         return self._inbox.take()
 
     def reply(self, command: Command, *, ok: bool, outcome: str) -> None:
-        """Tell who sent a command what became of it, in a few words."""
+        """Publish the outcome of a command to its sender, as a short text."""
         self._inbox.reply(command, ok=ok, outcome=outcome)
 
     @property

@@ -1,4 +1,4 @@
-"""From the configuration to the parts that it describes: the one place of translation."""
+"""The factory builds the parts that the configuration describes; no other place translates it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def build_encoder(config: Config) -> Encoder:
 
 
 def by_device(machines: Iterable[Machine]) -> dict[object, list[Machine]]:
-    """Machines that hear channels of one device stand together: it is opened once for all of them."""
+    """Machines with channels of one device stand together: it is opened once for all of them."""
     together: dict[object, list[Machine]] = {}
     for machine in machines:
         source = machine.source

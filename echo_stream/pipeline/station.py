@@ -70,7 +70,7 @@ class WindowReader:
 
     @property
     def idle(self) -> bool:
-        """The next window has not been heard yet: to ask again at once is in vain."""
+        """The next window is not complete yet: to ask again at once is in vain."""
         return self.live and not self.slicer.pending
 
     def losses(self) -> tuple[int, int]:
@@ -100,7 +100,7 @@ class Station:
     scored_until: int = 0
     """Where the newest window ended."""
     proven: bool = False
-    """The machine has sounded normal with this bank once: the bank fits what is heard."""
+    """The machine has sounded normal with this bank once: the bank fits the sound."""
     since: int = 0
     """Absolute sample index from which this bank is in use."""
 

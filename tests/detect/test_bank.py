@@ -184,7 +184,7 @@ def test_damaged_and_foreign_files_are_refused_in_words(tmp_path: Path) -> None:
 def test_a_bank_that_lacks_a_part_names_it(tmp_path: Path) -> None:
     path = tmp_path / "bank"
     path.write_bytes(bankfile.to_bytes({"references": [], "runs": [1]}, {"x": np.zeros(1)}))
-    with pytest.raises(BankError, match="lacks a part"):
+    with pytest.raises(BankError, match="a part is missing"):
         NormalBank.load(path)
 
 
@@ -214,7 +214,7 @@ def test_metadata_that_is_no_json_object(tmp_path: Path, metadata: str) -> None:
         ("0.segments.centre", lambda tensor: tensor.astype(np.float16), "centre is float16"),
         ("0.segments.directions", lambda tensor: tensor[1:], "directions is float32 of shape"),
         ("0.segments.unit", lambda tensor: tensor * 0, "unit, median or spread"),
-        ("0.window.units", lambda tensor: tensor[:1], "lacks a part"),
+        ("0.window.units", lambda tensor: tensor[:1], "a part is missing"),
         ("0.start_s", lambda tensor: tensor[1:], "start_s is float64 of shape"),
         ("bands_hz", lambda tensor: tensor.ravel(), "bands_hz is float32 of shape"),
         ("held_out", lambda tensor: tensor * np.nan, "held_out has values that are not finite"),

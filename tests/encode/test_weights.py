@@ -61,7 +61,7 @@ def test_further_tensors_are_ignored_and_said(tensors: Tensors, path: Path) -> N
         model = EchoWeights.from_checkpoint(path, GOLDEN_DIMENSIONS)
     assert model.sha256 == sha256_of(path)
     [entry] = logs
-    assert (entry["event"], entry["log_level"]) == ("weights_ignored", "info")
+    assert (entry["event"], entry["log_level"]) == ("tensors of the weights file are ignored", "info")
     assert (entry["tensors"], entry["first"]) == (2, "decoder.weight")
 
 

@@ -345,7 +345,7 @@ def test_too_little_free_disk_is_said_once_and_recovers(
         stream.hear(1)
         wait_for(lambda: complete)
     said = capsys.readouterr().out
-    assert said.count("evidence is not kept") == 1
+    assert said.count("evidence cannot be kept") == 1
     assert "MB free" in said
     assert said.count("evidence is kept again") == 1
     assert evidence.failed == 3

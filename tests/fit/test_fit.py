@@ -309,7 +309,7 @@ def test_extending_is_a_proposal(project: Project) -> None:
     assert "echo-stream bank accept --machine pump3 b2" in told
     assert "be sure that the machine was well" in told
     project.versions.accept("b2", "now")
-    with pytest.raises(BankError, match="is in the bank already"):
+    with pytest.raises(BankError, match="the recording is in the bank already"):
         project.extend(winter)
     again = project.extend(write(project.folder, "more", PUMP.sound(40.0, start_s=600)), accept=True)
     assert again.change is not None
@@ -326,7 +326,9 @@ def test_extending_needs_a_bank_and_a_state_that_it_knows(
     several, _ = states
     with pytest.raises(BankError) as raised:
         several.extend(several.folder / "load.wav")
-    refused(raised, "which operating state is it?", "--condition: idle, load, off")
+    refused(
+        raised, "the bank has several operating states, and none was named", "--condition: idle, load, off"
+    )
     with pytest.raises(BankError) as raised:
         several.extend(several.folder / "load.wav", condition="full")
     refused(raised, "no operating state 'full'", "fit-normal --condition full")

@@ -124,7 +124,9 @@ def test_a_response_topic_that_says_something_else_gets_no_reply(
     wait_until(lambda: operator.heard, "the reply to the last")
     replies = [m.topic for m in everything.heard if b'"outcome"' in m.payload]
     assert replies in ([], ["operators/4"])  # replies leave in the order of the commands
-    assert [line["topic"] for line in logged if line["event"] == "no reply"] == [topic, topic]
+    assert [
+        line["topic"] for line in logged if line["event"] == "the reply to a command could not be sent"
+    ] == [topic, topic]
     assert publisher.counters().connections == 1
 
 

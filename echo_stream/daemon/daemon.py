@@ -277,7 +277,7 @@ class Daemon:
             log.exception("the new configuration is refused, the old one stays", reason=repr(error))
         else:
             if fixed:
-                log.warning("these take effect at the next restart", keys=fixed)
+                log.warning("changed settings take effect at the next restart", keys=fixed)
             log.info("configuration read again", machines=[m.id for m in config.machines])
             self._config = config
         self._notifier.ready()

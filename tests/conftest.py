@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from tests.support.broker import MosquittoBroker, mosquitto
+from tests.support.stations import fit_bank
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -40,3 +41,9 @@ def broker(tmp_path: Path) -> Iterator[MosquittoBroker]:
     """A plain mosquitto on 127.0.0.1."""
     with mosquitto(tmp_path) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def simulated_bank(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A bank of the simulated machine of tests.support.stations."""
+    return fit_bank(tmp_path_factory.mktemp("simulated"))

@@ -67,9 +67,25 @@ class Standing:
         self.below = S.UNACK if active else latched if keeps else S.NORMAL
 
 
+def _finite(saved: object) -> float:
+    """A number that was saved; a damaged one may be of another type, or not finite."""
+    if isinstance(saved, bool) or not isinstance(saved, int | float) or not math.isfinite(saved):
+        raise ValueError(f"{str(saved)[:40]} is no finite number")
+    return float(saved)
+
+
+def _seconds(saved: object) -> float:
+    """A time that was saved, in seconds; more than a hundred years is damage, and would overflow later."""
+    found = _finite(saved)
+    if abs(found) > MOST_SECONDS:
+        raise ValueError(f"{found:g} s is longer than a hundred years")
+    return found
+
+
 # What an alarm remembers through a restart, as plain JSON. No thread of its own.
 
 VERSION = 1
+MOST_SECONDS = 100 * 366 * 86_400.0
 OVERLAID = (AlarmState.SHELVED, AlarmState.SUPPRESSED, AlarmState.OUT_OF_SERVICE)
 
 
@@ -122,7 +138,7 @@ class AlarmMemory:
         """
         try:
             return cls._read(saved, machine, level, sample_rate_hz, then)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise EchoStreamError(
                 f"saved state of the {level} of {machine} cannot be used: {error!r}",
                 "remove it, and the alarm starts as NORMAL",
@@ -138,16 +154,22 @@ class AlarmMemory:
         state = AlarmState(saved["state"])
         if state in OVERLAID:
             raise ValueError(f"state {state} lies over another and is not saved as one")
+        for key in ("active", "out_of_service"):
+            if not isinstance(saved[key], bool):
+                raise TypeError(f"{key} is {saved[key]!r}, expected true or false")
+        reasons = saved["suppressed_by"]
+        if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
+            raise TypeError(f"suppressed_by is {reasons!r}, expected a list of texts")
         onset, until = saved["onset_ago_s"], saved["shelved_for_s"]
         return cls(
             state=state,
-            active=bool(saved["active"]),
-            onset=None if onset is None else then - round(onset * sample_rate_hz),
-            announced_at=then - round(saved["announced_ago_s"] * sample_rate_hz),
-            shelved_until=None if until is None else then + round(until * sample_rate_hz),
-            suppressed_by=tuple(str(reason) for reason in saved["suppressed_by"]),
-            out_of_service=bool(saved["out_of_service"]),
-            score=float(saved["score"]),
+            active=saved["active"],
+            onset=None if onset is None else then - round(_seconds(onset) * sample_rate_hz),
+            announced_at=then - round(_seconds(saved["announced_ago_s"]) * sample_rate_hz),
+            shelved_until=None if until is None else then + round(_seconds(until) * sample_rate_hz),
+            suppressed_by=tuple(reasons),
+            out_of_service=saved["out_of_service"],
+            score=_finite(saved["score"]),
         )
 
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any, Final
 
 import numpy as np
@@ -29,6 +29,7 @@ import structlog
 from echo_stream.core.calibration import NormalSpectrum
 from echo_stream.core.errors import DeliveryError
 from echo_stream.core.files import write_whole
+from echo_stream.core.guard import Guard
 from echo_stream.core.types import BandScore, Float32
 from echo_stream.evidence.store import Kept, advance_clock, document_path, list_events, remove_parts, tidy
 
@@ -153,7 +154,9 @@ class Evidence:
         self._queue: queue.Queue[Job | datetime | None] = queue.Queue(_QUEUE)
         self._tidied_at: datetime | None = None
         self._retention_now: datetime | None = None
-        self._worker = Thread(target=self._work, name="evidence", daemon=True)
+        self._ended = Event()
+        self.guard = Guard("evidence", self._ended)
+        self._worker = Thread(target=self.guard.run, args=(self._work,), name="evidence", daemon=True)
         self._drawing: subprocess.Popen[bytes] | None = None
         self._stopping = False
         self._lock = Lock()  # between stopping and starting a picture
@@ -223,6 +226,7 @@ class Evidence:
             with suppress(queue.Full):
                 self._queue.put(None, timeout=timeout_s)
             self._worker.join(timeout_s)
+        self._ended.set()
 
     def _finish(self, job: Job) -> None:
         self._waiting.remove(job)

@@ -1,4 +1,4 @@
-"""The command line. Commands import the heavy libraries that they use: `--help` answers at once."""
+"""The command line imports heavy libraries only in the commands that use them: `--help` answers at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The versions of a machine's bank: bank list | show | accept | rollback | extend."""
+"""bank lists, shows, accepts and extends the versions of a machine's bank."""
 
 from __future__ import annotations
 

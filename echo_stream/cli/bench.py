@@ -1,4 +1,4 @@
-"""bench: what can this PC carry? Walks the real corridor with simulated machines, as fast as it goes.
+"""bench measures what this PC can carry: the real corridor with simulated machines, as fast as it goes.
 
 Runs in the CLI, on one thread beside the encoder's own. Nothing is sent: delivery ends at the door of the
 publisher's thread.

@@ -1,4 +1,4 @@
-"""The demonstration's broker: mosquitto where it is installed, otherwise amqtt inside this process."""
+"""The demonstration's broker is mosquitto where it is installed, otherwise amqtt inside this process."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def _clock_state() -> int:
     )  # a struct timex of zeros only asks
 
 
-# doctor: looks at a PC before anything is set up, and at a configuration where there is one.
+# The checks of one configuration, in the order of the report.
 
 LISTEN_S = 3.0
 PATIENCE_S = 6.0

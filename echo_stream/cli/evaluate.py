@@ -73,8 +73,6 @@ def partial_auc(normal: Float64, anomalous: Float64, max_fpr: float = MAX_FPR) -
     return 0.5 * (1 + (area - chance) / (max_fpr - chance))
 
 
-# evaluate measures how well normal and faulty clips are told apart, in the layout of DCASE task 2.
-
 _NAME = re.compile(r"(?:normal|anomaly_(?P<kind>[^_]+))(?:_.*)?", re.IGNORECASE)
 _CLIP_NUMBER = re.compile(r"_\d{1,3}$")
 

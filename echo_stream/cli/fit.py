@@ -1,4 +1,4 @@
-"""Learning what is normal and scoring against it: fit-normal, score, and what `bank extend` shares."""
+"""fit-normal and score learn what is normal and score against it; `bank extend` shares their options."""
 
 from __future__ import annotations
 

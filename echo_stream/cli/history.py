@@ -1,4 +1,4 @@
-"""history: what was measured of a machine minute by minute, from the daemon's history on this PC."""
+"""history lists what was measured of a machine minute by minute, from the daemon's history on this PC."""
 
 from __future__ import annotations
 

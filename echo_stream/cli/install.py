@@ -1,4 +1,4 @@
-"""Makes echo-stream a service of this PC, and undoes it. Run by root from the command line, no thread.
+"""install-service makes echo-stream a service of this PC, uninstall-service undoes it. Run by root.
 
 The service has a system user of its own, who owns the state directory and nothing else: it can write neither
 its code nor its configuration. Everything here may be done again without harm.

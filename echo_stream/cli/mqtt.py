@@ -1,4 +1,4 @@
-"""Commands that ask the broker: mqtt check, mqtt purge-discovery, watch."""
+"""mqtt check, mqtt purge-discovery and watch talk to the broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why does the broker not let us in? One step after the other, each with what was found and what to do.
+"""mqtt check connects to the broker step by step, each with what was found and what to do.
 
 For the command line; waits for the network. Publishes one message to `<root>/<node>/check`, not retained.
 """

@@ -1,4 +1,4 @@
-"""replay: recordings walk through the same pipeline as live sound, alarms included, as fast as it goes.
+"""replay sends recordings through the same pipeline as live sound, alarms included, as fast as it goes.
 
 What `run` would have announced is known without waiting for a machine to break. Each recording is a life of
 its own: it begins with alarms that have seen nothing yet, and its times count from its start.

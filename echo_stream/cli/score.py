@@ -1,4 +1,4 @@
-"""score: recordings against the bank that is in use, window by window."""
+"""score compares recordings with the bank that is in use, window by window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live state of all machines of all nodes, as the broker has it. For the command line.
+"""watch follows the live state of all machines of all nodes, as the broker has it.
 
 `follow` runs on the thread that calls it.
 """

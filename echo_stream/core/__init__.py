@@ -1,1 +1,1 @@
-"""What every part of echo-stream uses: types, errors, levels, text and files."""
+"""The core is what every part of echo-stream uses: types, errors, levels, text and files."""

@@ -1,4 +1,4 @@
-"""The tree of errors. Each says what is wrong and where (message), and what to do about it (hint).
+"""Errors say what is wrong and where (message), and what to do about it (hint).
 
 EchoStreamError                 exit code 1
 ├── ConfigError                 78: the configuration file, or what it names, is wrong

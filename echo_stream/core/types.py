@@ -1,4 +1,4 @@
-"""What the stages hand each other. Frozen values: a stage may keep what it was given.
+"""Types are what the stages hand each other: frozen values, which a stage may keep.
 
 The absolute sample index of a source is its only clock: it starts at 0, counts every sample that the device
 should have delivered, lost ones included, and never goes back. Wall time appears only as `captured_at`.

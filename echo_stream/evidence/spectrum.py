@@ -74,10 +74,6 @@ def _band_power(frames: Float64, sample_rate_hz: int) -> Float64:
     return np.asarray(np.diff(below, axis=1))
 
 
-# An alarm's spectrum is compared with the normal one: which bands changed, and by how much.
-#
-# Pure numpy; runs in the process that draws the picture.
-
 _LONGEST_AVERAGE_S: Final = 1.0
 _COLUMNS: Final = 500
 _WORTH_A_WORD_DB: Final = 2.0

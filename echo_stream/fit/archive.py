@@ -1,4 +1,4 @@
-"""Recordings of many hours in parts: how they are cut, and which of them are taken where there are too many.
+"""An archive of many hours is cut into parts, of which some are taken where there are too many.
 
 A part is some minutes of one recording: what one core computes at a time (`archive_encode`, `archive_work`),
 what is kept when the work is interrupted (`archive_kept`), and what is taken or passed over where there is

@@ -1,4 +1,4 @@
-"""The work of an archive: part by part on all cores, with progress, resumable, few parts in memory at a time.
+"""Archive jobs encode part by part on all cores, with progress, resumable, few parts in memory at a time.
 
 `encode_parts` runs in the caller's thread, its workers are processes.
 """
@@ -113,10 +113,6 @@ def encode(part: Part, encoder: Encoder, advance: Callable[[float], None]) -> Te
     # safetensors writes memory as it lies, and numpy stacks in the order of what it is given.
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 
-
-# The work of an archive: part by part on all cores, with progress, resumable, few parts in memory at a time.
-#
-# `encode_parts` runs in the caller's thread, its workers are processes.
 
 ALONE_S = 600.0
 """So little sound is done before other processes have started."""

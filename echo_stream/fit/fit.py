@@ -1,4 +1,4 @@
-"""fit-normal and `bank extend`: which sound is learnt, beside what else, and which bank comes of it."""
+"""fit-normal and `bank extend` choose which sound is learnt and beside what, and save the new version."""
 
 from __future__ import annotations
 

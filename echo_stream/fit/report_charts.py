@@ -1,4 +1,4 @@
-"""The picture of the recordings in fit-normal's report: sound, level and score on one axis of time."""
+"""Charts of a fit's report show scores, rates and spectra, and the recordings on one axis of time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions of a machine's bank: immutable files and one link that says which is accepted.
+"""Versions of a machine's bank are immutable files and one link that says which is accepted.
 
 `bank: banks/pump3.safetensors` is a symbolic link to `banks/pump3.versions/b7.safetensors`. Accepting
 a version points the link elsewhere by one rename, so that a reader sees the old bank or the new one and a

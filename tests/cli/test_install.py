@@ -67,4 +67,4 @@ def test_only_root_installs(call: str) -> None:
         "except Exception as error: print(type(error).__name__, error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("EchoStreamError this needs root")
+    assert done.stdout.startswith("EchoStreamError the command needs root")

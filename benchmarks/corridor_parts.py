@@ -46,6 +46,11 @@ class Metered:
         """Of the encoder inside."""
         return self._encoder.identity
 
+    @property
+    def computed_by(self) -> str:
+        """Of the encoder inside."""
+        return self._encoder.computed_by
+
     def encode(self, windows: Sequence[Window]) -> list[Features]:
         """Measured for `MEASURE_S` after the first `SETTLE_S`, and then written to the file once."""
         began_s, cpu_s = time.monotonic(), time.process_time()

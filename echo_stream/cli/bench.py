@@ -138,8 +138,8 @@ def _echo(name: str, about: str, own: Echo, auto: Echo, cut: Windowing) -> Measu
     return Measured(
         encoder=name,
         about=about,
-        runtime=f"{own.choice.runtime} {own.choice.precision}",
-        auto=f"{auto.choice.runtime} {auto.choice.precision}",
+        runtime=own.computed_by,
+        auto=auto.computed_by,
         runtimes_ms=auto.choice.milliseconds,
         capacities=[_capacity(own, rate_hz, cut) for rate_hz in RATES_HZ],
     )
@@ -151,6 +151,7 @@ class _Metered:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self.identity: EncoderIdentity = encoder.identity
+        self.computed_by = encoder.computed_by
         self.spent_s = 0.0
 
     def encode(self, windows: Sequence[Window]) -> list[Features]:

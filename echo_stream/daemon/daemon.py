@@ -79,6 +79,7 @@ class Daemon:
         self._guard = Guard("the pipeline", self._stop)
         self._since_s = self._round_at_s = self._losses_at_s = monotonic()
         self._failure: EchoStreamError | None = None
+        self._computed_by = ""
 
     def run(self) -> None:
         """Starts everything, waits, stops everything in reverse.
@@ -93,6 +94,7 @@ class Daemon:
             state_dir.take(monotonic())
             stack.callback(state_dir.release)
             encoder = build_encoder(config)
+            self._computed_by = encoder.computed_by
             self._publisher = build_publisher(config)
             stack.callback(self._stop_publisher)
             self._events = EventPublisher(config.node, self._publisher)
@@ -147,6 +149,7 @@ class Daemon:
             self._registry.stations,
             self._registry.failed,
             self._publisher,
+            computed_by=self._computed_by,
             since_s=self._since_s,
             alive=self._alive(monotonic()),
         )

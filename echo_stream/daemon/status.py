@@ -4,6 +4,7 @@ One connection, one answer: the daemon writes its snapshot as a JSON object and 
 the client. The snapshot is a callable of the daemon, so that the socket, Prometheus and MQTT say the same:
 
     {"version", "node", "uptime_s", "alive": the pipeline makes progress or waits by design,
+     "encoder": its kind, "encoder_computed_by": library and precision,
      "broker": {"connected", "host", "port"}, "outbox": {"depth", "dropped"},
      "machines": [{what `Health.snapshot` gives, "listening": sound comes and is scored, "device",
                    "alarms": {"warning" | "alarm": {"state", "active"}}}, ...]}
@@ -206,6 +207,7 @@ def overview(
     failed: Mapping[str, FailedMachine],
     publisher: Publisher,
     *,
+    computed_by: str,
     since_s: float,
     alive: bool,
 ) -> dict[str, Any]:
@@ -216,6 +218,7 @@ def overview(
         stations: by machine id.
         failed: machines that cannot be listened to, by id.
         publisher: the MQTT side.
+        computed_by: library and precision of the encoder.
         since_s: monotonic time of the start.
         alive: the pipeline makes progress, or waits by design.
     """
@@ -227,6 +230,7 @@ def overview(
         "uptime_s": round(now_s - since_s, 1),
         "alive": alive,
         "encoder": config.encoder.kind,
+        "encoder_computed_by": computed_by,
         "broker": {
             "connected": counters.connected,
             "host": config.mqtt.host,

@@ -58,7 +58,8 @@ class EchoEncoder:
         self._dimensions = d
         self._workers = Workers()
         self._runtime, self.choice = choose(weights, self._workers, runtime, precision, cache)
-        _log.info("the encoder runs", runtime=self.choice.runtime, precision=self.choice.precision)
+        self.computed_by = f"{self._runtime.name} {self._runtime.precision}"
+        _log.info("the encoder runs", runtime=self._runtime.name, precision=self._runtime.precision)
 
     @classmethod
     def from_checkpoint(

@@ -23,6 +23,10 @@ class Encoder(Protocol):
     def identity(self) -> EncoderIdentity:
         """What a bank must agree with."""
 
+    @property
+    def computed_by(self) -> str:
+        """Library and precision that it computes in here, such as `openvino float32`; not in the identity."""
+
     def encode(self, windows: Sequence[Window]) -> list[Features]:
         """Features of each window, in order.
 

@@ -43,6 +43,7 @@ class SpectralEncoder:
     """
 
     def __init__(self, window_s: float) -> None:
+        self.computed_by = "numpy float32"
         self.identity = EncoderIdentity(
             kind="spectral",
             version=3,

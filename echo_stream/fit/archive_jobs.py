@@ -279,13 +279,12 @@ class _Worker:
     def _about(self, part: Part) -> dict[str, Any]:
         """All that its features depend on."""
         file = part.path.stat()
-        choice = getattr(self.encoder, "choice", None)  # ECHO's precision: a resumed run is exactly the same
         return {
             **asdict(part),
             "path": str(part.path.resolve()),
             "bytes": file.st_size,
             "modified_ns": file.st_mtime_ns,
             "encoder": asdict(self.encoder.identity),
-            "computed_by": None if choice is None else [choice.runtime, choice.precision],
+            "computed_by": self.encoder.computed_by,  # a resumed run is exactly the same
             "version": echo_stream.__version__,
         }

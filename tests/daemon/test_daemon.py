@@ -151,6 +151,7 @@ def test_status_says_what_runs(project: Path) -> None:
         text = wait_for(lambda: "pump3" in (found := run(project, "status")) and found, 10, "status")
         assert "NORMAL" in text
         assert "broker" in text
+        assert json.loads(run(project, "status", "--json"))["encoder_computed_by"] == "numpy float32"
         assert terminate(process)[0] == 0
 
 

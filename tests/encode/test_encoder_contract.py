@@ -159,6 +159,13 @@ def test_identity_is_equal_for_equal_encoders_only(encoder: Encoder, golden_weig
     assert encoder.identity.kind in {"spectral", "echo"}
 
 
+@pytest.mark.parametrize(("name", "precision"), usable_runtimes())
+def test_the_precision_that_is_reported_is_the_runtimes(
+    golden_weights: Path, name: str, precision: str
+) -> None:
+    assert echo(golden_weights, name, precision).computed_by == f"{name} {precision}"
+
+
 def test_unknown_kind() -> None:
     with pytest.raises(EncoderError, match=r"encoder\.kind 'mel' is unknown"):
         make_encoder("mel", window_s=2.0)

@@ -60,27 +60,3 @@ def clean_text(text: str, most: int = 200) -> str:
     shown = text if len(text) <= most else f"{text[:most]}..."
     # Cc: escape sequences; Cs: half a character, which UTF-8 cannot write; Cf, Zl, Zp: turn or break lines.
     return "".join("?" if unicodedata.category(c) in ("Cc", "Cs", "Cf", "Zl", "Zp") else c for c in shown)
-
-
-def topic_trouble(name: str, value: str, *, levels: bool = False, most_bytes: int = 1000) -> str:
-    """Why a value cannot be part of the topics that the daemon publishes to; empty where it can.
-
-    Args:
-        name: Of the value, for the sentence.
-        value: A level of a topic, or several.
-        levels: Several levels with / between them are allowed.
-        most_bytes: MQTT allows 65,535 for a whole topic; brokers often less.
-    """
-    parts = value.split("/") if levels else [value]
-    if not all(parts):
-        return f"{name} {value[:100]!r} has an empty level: no / at its start or end, none twice"
-    wrong = sorted(
-        {c for part in parts for c in part if c in "/+#" or unicodedata.category(c) in ("Cc", "Cs")}
-    )
-    if wrong:
-        return f"{name} {value[:100]!r} holds {', '.join(map(repr, wrong[:5]))}, which no topic may hold"
-    if value.startswith("$"):
-        return f"{name} {value[:100]!r} begins with $: such topics belong to the broker"
-    if len(value.encode()) > most_bytes:
-        return f"{name} is {len(value.encode())} bytes long, at most {most_bytes} fit into a topic"
-    return ""

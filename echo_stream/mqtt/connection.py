@@ -1,4 +1,4 @@
-"""One MQTT connection, from CONNECT to its end; a new one is made for every attempt. Used by one thread.
+"""A connection is one MQTT connection, from CONNECT to its end; each attempt makes a new one. One thread.
 
 paho's own threads, queue and reconnection are not used: its queue dies with the process, is sent again as it
 was, and would hide from the outbox what is still owed. The holder of a Connection drives it by `step`.
@@ -11,13 +11,16 @@ import math
 import select
 import socket
 import ssl
+import stat
 import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import structlog
 from paho.mqtt.client import (
     MQTT_CLEAN_START_FIRST_ONLY,
     MQTT_LOG_ERR,
@@ -36,6 +39,19 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from echo_stream.core.errors import DeliveryError
 
+_MAX_IN_FLIGHT = 20
+_MAX_PACKET_BYTES = 268_435_460
+"""The most that MQTT can say."""
+_TAKEN_PACKET_BYTES = 256 * 1024
+"""What we take: a command has 4 KB. Told to the broker, which keeps larger messages from us (MQTT 5)."""
+_SHORT_SESSION_S = 15
+_MAX_FILE_BYTES = 1024 * 1024
+_NO_RETAIN, _NO_QOS = 154, 155
+_NOT_YET_VALID, _EXPIRED = 9, 10
+"""OpenSSL: X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED."""
+
+log = structlog.get_logger()
+
 
 class BrokerAway(DeliveryError):
     """No connection, or one that ended: worth trying again soon."""
@@ -43,6 +59,68 @@ class BrokerAway(DeliveryError):
 
 class BrokerRefuses(DeliveryError):
     """The broker does not let us in, or we do not trust it: somebody must change something first."""
+
+
+class BrokerLacks(BrokerRefuses):
+    """The broker refuses a will that is retained, or one of QoS 1: worth trying at once without.
+
+    Args:
+        message: What it said.
+        without: How to connect instead.
+    """
+
+    def __init__(self, message: str, without: Concessions) -> None:
+        super().__init__(message, "use a broker that keeps retained messages and knows QoS 1")
+        self.without = without
+
+
+@dataclass(frozen=True, slots=True)
+class Concessions:
+    """What a connection does without, because the broker does not have it."""
+
+    retained: bool = True
+    """States are kept for who comes later."""
+    qos: int = 1
+    """0: nothing is acknowledged, so that a message can be lost on the way."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """What the broker allows on this connection (CONNACK of MQTT 5; 3.1.1 has no word for it)."""
+
+    in_flight: int = _MAX_IN_FLIGHT
+    """QoS 1 messages that may be under way at a time."""
+    packet_bytes: int = _MAX_PACKET_BYTES
+    """Largest packet."""
+    qos: int = 1
+    retained: bool = True
+    wildcards: bool = True
+    """Subscriptions may hold + and #."""
+    session_expiry_s: int | None = None
+    """How long it keeps our session, where that is not what was asked for."""
+    keepalive_s: int | None = None
+    """How often it wants to hear from us, where that is not what was asked for; paho does so."""
+
+    @property
+    def lacks(self) -> list[str]:
+        """What the daemon will do without, in sentences."""
+        found = []
+        if not self.retained:
+            found.append("the broker keeps no retained messages: states are sent again every minute")
+        if self.qos < 1:
+            found.append("the broker knows only QoS 0: an event that is lost on the way is not sent again")
+        if self.packet_bytes < _MAX_PACKET_BYTES:
+            found.append(
+                f"the broker takes at most {self.packet_bytes} bytes a packet: larger ones are not sent"
+            )
+        if not self.wildcards:
+            found.append("the broker knows no wildcards: each machine's commands are subscribed by name")
+        if self.session_expiry_s is not None and self.session_expiry_s < _SHORT_SESSION_S:
+            found.append(
+                f"the broker keeps a session for {self.session_expiry_s} s only: it says offline that soon "
+                "after an interruption, and a command that comes meanwhile is lost"
+            )
+        return found
 
 
 class BrokerTooOld(BrokerRefuses):
@@ -76,7 +154,8 @@ class Broker:
         if self.password_file is None:
             return None
         try:
-            lines = self.password_file.read_text(encoding="utf-8").splitlines()
+            # Editors on Windows put a byte order mark in front.
+            lines = _plain_file(self.password_file).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise BrokerRefuses(
                 f"the MQTT password file cannot be read: {error}",
@@ -93,6 +172,8 @@ class Broker:
         if not self.tls:
             return None
         try:
+            for named in filter(None, (self.ca_file, self.cert_file, self.key_file)):
+                _plain_file(named)
             context = ssl.create_default_context(cafile=self.ca_file)
             if self.cert_file is not None:
                 context.load_cert_chain(self.cert_file, self.key_file)
@@ -104,15 +185,23 @@ class Broker:
         return context
 
 
-# One MQTT connection, from CONNECT to its end; a new one is made for every attempt. Used by one thread.
-#
-# paho's own threads, queue and reconnection are not used: its queue dies with the process, is sent again
-# as it
-# was, and would hide from the outbox what is still owed. The holder of a Connection drives it by `step`.
-
 Protocol = Literal[3, 5]
 
-_MAX_IN_FLIGHT = 20
+
+def _plain_file(path: Path) -> Path:
+    """The path of a file that can be read without waiting: no pipe, no device.
+
+    Raises:
+        OSError: It is something else, or is not there.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{path} is no plain file")
+    if found.st_size > _MAX_FILE_BYTES:
+        raise OSError(f"{path} has {found.st_size} bytes, at most {_MAX_FILE_BYTES} are read")
+    return path
+
+
 _PASSING = (136, 137, 139, 141, 152, 159, 160)
 """MQTT 5 reasons that end by themselves: unavailable, busy, shutting down, keep-alive, and the like."""
 _HINTS = {
@@ -124,6 +213,31 @@ _HINTS = {
 }
 _FROM_BROKER = (ValueError, LookupError, struct.error)
 """What parsing raises when the other side does not speak MQTT."""
+
+
+def untrusted(where: str, error: ssl.SSLCertVerificationError) -> BrokerRefuses:
+    """Why we do not trust a broker's certificate, with a hint that leads to the cause."""
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    hints = {
+        _NOT_YET_VALID: f"this PC's clock says {now}: set the clock if that is wrong (no battery, no time "
+        "server?), or give the broker a certificate that is valid already; it is tried again by itself",
+        _EXPIRED: f"renew the broker's certificate; or set the clock of this PC, if its date {now} is wrong",
+    }
+    hint = hints.get(
+        error.verify_code,
+        "mqtt.tls.ca_file must hold the authority that signed it, and it must name this host",
+    )
+    return BrokerRefuses(f"the certificate of {where} is not trusted: {error.verify_message}", hint)
+
+
+def _guarded(on_message: Callable[[MQTTMessage], None], message: MQTTMessage) -> None:
+    """One message that is unforeseen must not end the connection: it would come again with each."""
+    try:
+        on_message(message)
+    except Exception:
+        log.exception(
+            "a message of the broker cannot be handled and is passed over", bytes=len(message.payload)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +261,7 @@ class Connection:
             of the will, because the end of the session sends it. 0 begins a clean one.
         will: What to say if we vanish.
         on_message: Called within `step` for each message of a subscription.
+        without: What the will does without; see BrokerLacks.
     """
 
     def __init__(
@@ -158,16 +273,18 @@ class Connection:
         session_expiry_s: int = 0,
         will: Will | None = None,
         on_message: Callable[[MQTTMessage], None] | None = None,
+        without: Concessions = Concessions(),
     ) -> None:
         self.acknowledged: list[tuple[int, str | None]] = []
         """Packet ids of QoS 1 messages that the broker answered since the list was last emptied, each with
         the reason where it refused the message."""
         self.subscribed: list[str | None] = []
         """One entry for each answered subscription: None, or why it was refused."""
-        self.window = _MAX_IN_FLIGHT
-        """QoS 1 messages that may be under way at a time, as the broker allows."""
+        self.limits = Limits(retained=without.retained, qos=without.qos)
+        """What the broker allows; known when `open` returns."""
         self._broker = broker
         self._v5 = protocol == 5
+        self._without = without
         self._session_expiry_s = session_expiry_s
         self._answer: ReasonCode | None = None
         self._last_error = ""
@@ -185,14 +302,16 @@ class Connection:
             self._client.tls_set_context(context)
         if will is not None:
             properties = self._properties(PacketTypes.WILLMESSAGE, WillDelayInterval=will.delay_s)
-            self._client.will_set(will.topic, will.payload, qos=1, retain=True, properties=properties)
+            self._client.will_set(
+                will.topic, will.payload, qos=without.qos, retain=without.retained, properties=properties
+            )
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_publish = self._on_publish
         self._client.on_subscribe = self._on_subscribe
         self._client.on_log = self._on_log
         if on_message is not None:
-            self._client.on_message = lambda _client, _userdata, message: on_message(message)
+            self._client.on_message = lambda _client, _userdata, message: _guarded(on_message, message)
 
     def open(self, timeout_s: float = math.inf) -> None:
         """Connect and wait for the broker's answer, for `timeout_s` or the broker's own limit.
@@ -212,7 +331,9 @@ class Connection:
                 # A will with a delay is only called off by coming back to the same session.
                 clean_start=self._session_expiry_s == 0 if self._v5 else MQTT_CLEAN_START_FIRST_ONLY,
                 properties=self._properties(
-                    PacketTypes.CONNECT, SessionExpiryInterval=self._session_expiry_s
+                    PacketTypes.CONNECT,
+                    SessionExpiryInterval=self._session_expiry_s,
+                    MaximumPacketSize=_TAKEN_PACKET_BYTES,
                 ),
             )
         except ssl.SSLError as error:
@@ -247,13 +368,16 @@ class Connection:
         pending = getattr(connected, "pending", None)
         if pending is not None and pending():  # TLS has decrypted more than was asked for
             timeout_s = 0.0
-        to_write = [connected] if self._client.want_write() else []
+        poll = select.poll()  # not select: a process with many machines has descriptors above 1,024
+        poll.register(connected, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
+        if wake is not None:
+            poll.register(wake, select.POLLIN)
         try:
-            reading = [connected, wake] if wake is not None else [connected]
-            readable, writable, _ = select.select(reading, to_write, [], timeout_s)
-            if connected in readable or (pending is not None and pending()):
+            ready = dict(poll.poll(math.ceil(max(0.0, timeout_s) * 1000)))
+            events = ready.get(connected.fileno(), 0)
+            if events & ~select.POLLOUT or (pending is not None and pending()):
                 self._client.loop_read()
-            if connected in writable:
+            if events & select.POLLOUT and self._client.socket() is not None:
                 self._client.loop_write()
             self._client.loop_misc()
         except _FROM_BROKER as error:
@@ -281,7 +405,19 @@ class Connection:
         if correlation is not None:
             said["CorrelationData"] = correlation
         properties = self._properties(PacketTypes.PUBLISH, **said)
+        qos, retain = min(qos, self.limits.qos), retain and self.limits.retained
         return self._client.publish(topic, payload, qos, retain, properties).mid
+
+    def fits(self, topic: str, payload: str | bytes, properties_bytes: int = 200) -> bool:
+        """Whether the broker takes a message of this size.
+
+        Args:
+            topic: Where it would go.
+            payload: What it would say.
+            properties_bytes: Allowance for its properties and header.
+        """
+        size = len(payload.encode()) if isinstance(payload, str) else len(payload)
+        return size + len(topic.encode()) + properties_bytes <= self.limits.packet_bytes
 
     def subscribe(self, topic: str, qos: int = 1) -> None:
         """Ask for a topic; the answer comes in `subscribed`. With MQTT 5, what is retained is marked so."""
@@ -322,9 +458,16 @@ class Connection:
                 f"{self._where} closed the connection ({self._last_error or 'no reason given'})",
                 self._unsigned_hint(),
             )
+        return self._refusal(reason)
+
+    def _refusal(self, reason: ReasonCode) -> DeliveryError:
         message = f"{self._where} refuses: {reason}"
         if reason.value == 132:
             return BrokerTooOld(message, "set mqtt.protocol: 3")
+        if reason.value == _NO_RETAIN and self._without.retained:
+            return BrokerLacks(message, Concessions(retained=False, qos=self._without.qos))
+        if reason.value == _NO_QOS and self._without.qos:
+            return BrokerLacks(message, Concessions(retained=self._without.retained, qos=0))
         if reason.value in _PASSING:
             return BrokerAway(message)
         return BrokerRefuses(message, _HINTS.get(reason.value, "look into the log of the broker"))
@@ -341,10 +484,7 @@ class Connection:
                 f"{self._where} closed the connection during the TLS handshake", self._unsigned_hint()
             )
         if isinstance(error, ssl.SSLCertVerificationError):
-            return BrokerRefuses(
-                f"the certificate of {self._where} is not trusted: {error.verify_message}",
-                "mqtt.tls.ca_file must hold the authority that signed it, and it must name this host",
-            )
+            return untrusted(self._where, error)
         return BrokerRefuses(
             f"TLS with {self._where} failed: {error.reason or error}",
             "does the broker speak TLS on this port, and does it ask for a client certificate?",
@@ -367,9 +507,14 @@ class Connection:
         properties: Properties | None,
     ) -> None:
         self._answer = reason
-        limit = getattr(properties, "ReceiveMaximum", None)
-        if limit is not None:
-            self.window = min(limit, _MAX_IN_FLIGHT)
+        limits = self.limits
+        limits.in_flight = min(getattr(properties, "ReceiveMaximum", _MAX_IN_FLIGHT), _MAX_IN_FLIGHT)
+        limits.packet_bytes = getattr(properties, "MaximumPacketSize", _MAX_PACKET_BYTES)
+        limits.qos = min(limits.qos, getattr(properties, "MaximumQoS", 1))
+        limits.retained &= bool(getattr(properties, "RetainAvailable", 1))
+        limits.wildcards = bool(getattr(properties, "WildcardSubscriptionAvailable", 1))
+        limits.session_expiry_s = getattr(properties, "SessionExpiryInterval", None)
+        limits.keepalive_s = getattr(properties, "ServerKeepAlive", None)
 
     def _on_disconnect(
         self,

@@ -1,4 +1,4 @@
-"""What the broker brings us: commands for the pipeline, and Home Assistant's word that it has started.
+"""The inbox takes what the broker brings: commands for the pipeline, and the start of Home Assistant.
 
 `receive` and `tick` run on the publisher's thread; `take` and `reply` are for the pipeline.
 """
@@ -16,6 +16,7 @@ import structlog
 from paho.mqtt.client import MQTTMessage
 
 from echo_stream.core.errors import CommandRefused
+from echo_stream.core.text import clean_text
 from echo_stream.mqtt import payloads as messages
 from echo_stream.mqtt.commands import Command, ReplyTo, parse, tokens
 from echo_stream.mqtt.mailbox import Mailbox
@@ -24,6 +25,9 @@ from echo_stream.mqtt.topics import Topics
 
 _MAX_WAITING = 100
 _MAX_TOPIC_BYTES = 65_535
+_MAX_USER_PROPERTIES = 10
+_REFUSALS_LOGGED = 10
+_REFUSALS_WITHIN_S = 60.0
 _NO_REPLY = (
     "the response topic is no topic, or one that means something else: ours, Home Assistant's, the broker's"
 )
@@ -59,12 +63,18 @@ class Inbox:
         self._birth = f"{discovery_prefix}/status" if discovery_prefix else None
         self._birth_delay_s = birth_delay_s
         self._discover_at_s: float | None = None
+        self._refusals = 0
+        self._refusals_until_s = 0.0
         self._waiting: queue.Queue[Command] = queue.Queue(_MAX_WAITING)
 
-    @property
-    def subscriptions(self) -> list[str]:
-        """What to subscribe to at every connection."""
-        return [self._topics.commands, *([self._birth] if self._birth else [])]
+    def subscriptions(self, wildcards: bool) -> list[str]:
+        """What to subscribe to at every connection; by name for each machine where there are no wildcards."""
+        commands = (
+            [self._topics.commands]
+            if wildcards
+            else [self._topics.of(machine, "cmd") for machine in tuple(self._machines)]
+        )
+        return [*commands, *([self._birth] if self._birth else [])]
 
     def receive(self, message: MQTTMessage) -> None:
         """A message of a subscription."""
@@ -72,12 +82,12 @@ class Inbox:
             if message.payload == ONLINE.encode() and not message.retain:  # a retained one is old news
                 self._discover_at_s = time.monotonic() + random.uniform(0.0, self._birth_delay_s)  # noqa: S311
             return
-        machine = message.topic.split("/")[-2]
+        machine = clean_text(message.topic.split("/")[-2], 100)
         reply_to, sender = self._reply_address(machine, message)
         try:
             self._checked(machine, message, reply_to, sender)
         except CommandRefused as refusal:
-            log.warning("command refused", machine=machine, reason=refusal.message, sender=sender)
+            self._log_refusal(machine, refusal.message, sender)
             verb, token = tokens(bytes(message.payload))
             self._send(machine, reply_to, verb, token, ok=False, outcome=f"refused: {refusal.message}")
 
@@ -103,6 +113,18 @@ class Inbox:
             self._discover_at_s = None
             self._mailbox.resend(f"{self._prefix}/")
 
+    def _log_refusal(self, machine: str, reason: str, sender: dict[str, str]) -> None:
+        """Whoever may publish must not fill the journal: so many lines in a minute, then their number."""
+        now_s = time.monotonic()
+        if now_s >= self._refusals_until_s:
+            if self._refusals > _REFUSALS_LOGGED:
+                unsaid = self._refusals - _REFUSALS_LOGGED
+                log.warning("further commands were refused", count=unsaid, within_s=_REFUSALS_WITHIN_S)
+            self._refusals, self._refusals_until_s = 0, now_s + _REFUSALS_WITHIN_S
+        self._refusals += 1
+        if self._refusals <= _REFUSALS_LOGGED:
+            log.warning("command refused", machine=machine, reason=reason, sender=sender)
+
     def _checked(self, machine: str, message: MQTTMessage, reply_to: ReplyTo, sender: dict[str, str]) -> None:
         if message.retain:
             raise CommandRefused(
@@ -110,7 +132,7 @@ class Inbox:
             )
         if machine not in self._machines:
             raise CommandRefused(
-                f"no machine {machine[:100]!r} here; there are {', '.join(tuple(self._machines))}"
+                f"no machine {machine!r} here; there are {', '.join(tuple(self._machines)[:20])}"
             )
         command = parse(machine, bytes(message.payload), reply_to, sender)
         try:
@@ -132,14 +154,15 @@ class Inbox:
         """Where to answer, and what the broker says of who asks."""
         topic: str | None = getattr(message.properties, "ResponseTopic", None)
         correlation: bytes | None = getattr(message.properties, "CorrelationData", None)
-        sender = dict(getattr(message.properties, "UserProperty", ()))
+        user = list(getattr(message.properties, "UserProperty", ()))[:_MAX_USER_PROPERTIES]
+        sender = {clean_text(name, 100): clean_text(value, 200) for name, value in user}
         if topic is None:
             topic = f"{self._topics.root}/{self._topics.node}/{machine}/reply"
         elif not self._may_answer_on(topic):
             log.warning(
                 "the reply to a command could not be sent",
                 machine=machine,
-                topic=topic[:200],
+                topic=clean_text(topic),
                 sender=sender,
                 reason=_NO_REPLY,
             )

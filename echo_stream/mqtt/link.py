@@ -16,7 +16,16 @@ from collections.abc import Callable
 import structlog
 
 from echo_stream.core.errors import DeliveryError
-from echo_stream.mqtt.connection import BrokerAway, BrokerRefuses, BrokerTooOld, Connection, Protocol
+from echo_stream.mqtt.connection import (
+    BrokerAway,
+    BrokerLacks,
+    BrokerRefuses,
+    BrokerTooOld,
+    Concessions,
+    Connection,
+    Limits,
+    Protocol,
+)
 from echo_stream.mqtt.inbox import Inbox
 from echo_stream.mqtt.mailbox import Mailbox
 from echo_stream.mqtt.outbox import Outbox, steady_time
@@ -35,6 +44,7 @@ _SHORT_LIVED_SAID = 3
 """So many shorter ones in a row are said, each; then there is silence until one holds."""
 _STEP_S = 1.0
 _MAINTAIN_S = 60.0
+_RESEND_S = 60.0
 _STOP_SHARE = 0.8
 _LAST_TRY_S = 1.0
 _DISCONNECT_SHARE = 0.3
@@ -47,7 +57,7 @@ class Link:
     """The thread and the connection that it keeps.
 
     Args:
-        connect: Makes a Connection of this protocol, not opened yet.
+        connect: Makes a Connection of this protocol, without what the broker does not have; not opened yet.
         where: The broker's host and port, for the log.
         outbox: What it owes.
         mailbox: States, scores and replies.
@@ -61,7 +71,7 @@ class Link:
 
     def __init__(
         self,
-        connect: Callable[[Protocol], Connection],
+        connect: Callable[[Protocol, Concessions], Connection],
         where: str,
         outbox: Outbox,
         mailbox: Mailbox,
@@ -94,6 +104,11 @@ class Link:
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._stopping = threading.Event()
         self._stop_at_s = 0.0
+        self.failures = 0
+        """Times that an unforeseen exception was met."""
+        self._without = Concessions()
+        self._lacks: list[str] = []
+        self._resend_at_s = 0.0
         self._trouble = ""
         self._refusal = ""
         self._short_lived = 0
@@ -121,31 +136,47 @@ class Link:
     # The publisher's thread.
 
     def _run(self) -> None:
+        """Whatever goes wrong, this thread goes on: without it the daemon would be silent and seem well."""
         gone = False
         while not self._stopping.is_set():
-            self._maintain()
-            before, gone = self.connections, False
             try:
-                self._hold_connection()
-            except BrokerTooOld as error:
-                log.warning("the broker does not speak MQTT 5: going on with 3.1.1", reason=error.message)
-                self._protocol = 3
-            except BrokerRefuses as error:
-                unsteady = self._short_lived >= _SHORT_LIVED_SAID and self.connections > before
-                self._report_trouble(
-                    *(_UNSTEADY if unsteady else ("the broker refuses us", error.hint)), error
-                )
-                self._wait_to_retry(self._refused_retry_s)
-            except BrokerAway as error:
-                gone = True
-                unsteady = self._short_lived >= _SHORT_LIVED_SAID
-                away = (_AWAY[0], error.hint or _AWAY[1])
-                self._report_trouble(*(_UNSTEADY if unsteady else away), error)
+                self._maintain()
+                gone = self._try_once()
+            except Exception as error:
+                self.failures += 1
+                self.last_error = f"unforeseen: {error!r}"
+                log.exception("the publisher failed and begins anew", failures=self.failures)
                 self._wait_to_retry(self._wait_s)
                 self._wait_s = min(2 * self._wait_s, self._retry_max_s)
         if gone:  # it may be back, and then says for ever that we are online
             with contextlib.suppress(DeliveryError):
                 self._hold_connection()
+
+    def _try_once(self) -> bool:
+        """One connection, and the wait after it; whether the broker was away."""
+        before = self.connections
+        try:
+            self._hold_connection()
+        except BrokerTooOld as error:
+            log.warning("the broker does not speak MQTT 5: going on with 3.1.1", reason=error.message)
+            self._protocol = 3
+        except BrokerLacks as error:
+            log.warning("the broker limits the connection: going on without", reason=error.message)
+            self._without = error.without
+        except BrokerRefuses as error:
+            unsteady = self._short_lived >= _SHORT_LIVED_SAID and self.connections > before
+            refuses = ("the broker refuses us", error.hint)
+            self._report_trouble(*(_UNSTEADY if unsteady else refuses), error)
+            self._wait_to_retry(self._refused_retry_s)
+            self._without = Concessions()  # it may be another broker by then
+        except BrokerAway as error:
+            unsteady = self._short_lived >= _SHORT_LIVED_SAID
+            away = (_AWAY[0], error.hint or _AWAY[1])
+            self._report_trouble(*(_UNSTEADY if unsteady else away), error)
+            self._wait_to_retry(self._wait_s)
+            self._wait_s = min(2 * self._wait_s, self._retry_max_s)
+            return True
+        return False
 
     def _hold_connection(self) -> None:
         """One connection, until it ends or we are to stop.
@@ -154,10 +185,10 @@ class Link:
             BrokerAway: Not reachable, or gone.
             BrokerRefuses: It does not let us in.
         """
-        connection = self._connect(self._protocol)
+        connection = self._connect(self._protocol, self._without)
         try:
             connection.open(_LAST_TRY_S if self._stopping.is_set() else math.inf)
-            self._on_connected()
+            self._on_connected(connection.limits)
             session = Session(
                 connection,
                 self._outbox,
@@ -171,13 +202,25 @@ class Link:
                 session.step(_STEP_S)
                 self._steady()
                 self._inbox.tick()
+                self._resend_unretained(connection.limits)
                 self._maintain()
             self._drain(session)
         finally:
             self.connected = False
             connection.abort()
 
-    def _on_connected(self) -> None:
+    def _resend_unretained(self, limits: Limits) -> None:
+        """Where the broker keeps nothing, who comes later learns the states within a minute."""
+        if not limits.retained and time.monotonic() >= self._resend_at_s:
+            self._resend_at_s = time.monotonic() + _RESEND_S
+            self._mailbox.resend("")
+
+    def _on_connected(self, limits: Limits) -> None:
+        if limits.lacks != self._lacks:
+            self._lacks = limits.lacks
+            for lack in self._lacks:
+                log.warning("the broker limits the connection", limit=lack)
+        self._resend_at_s = time.monotonic() + _RESEND_S
         self.connected = True
         self.connections += 1
         self._short_lived += 1
@@ -232,6 +275,7 @@ class Link:
         self._stopping.wait(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
 
     def _maintain(self) -> None:
-        if time.monotonic() >= self._maintain_at_s:
+        # A full outbox makes room here, not on the pipeline's thread that fills it.
+        if time.monotonic() >= self._maintain_at_s or self._outbox.full:
             self._outbox.maintain(steady_time())
             self._maintain_at_s = time.monotonic() + _MAINTAIN_S

@@ -1,4 +1,4 @@
-"""Where the pipeline leaves what only counts in its newest version: states and scores. Any thread.
+"""The mailbox holds what only counts in its newest version: states and scores. Any thread.
 
 It is no third meeting place of the threads beside ring and outbox: losing what is in here loses nothing, the
 next value replaces it, and after a reconnect all of it is asked for again.
@@ -11,7 +11,9 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 _MAX_QUEUED = 100
 
@@ -26,6 +28,8 @@ class Message:
     retain: bool
     expiry_s: int | None = None
     correlation: bytes | None = None
+    optional: bool = False
+    """Nobody misses an alarm without it: it waits until no event does (health, discovery)."""
 
 
 class Mailbox:
@@ -39,6 +43,7 @@ class Mailbox:
         self._lock = threading.Lock()
         self._states: dict[str, Message] = {}
         self._changed: dict[str, None] = {}
+        self._changed_optional: dict[str, None] = {}
         self._scores: dict[str, Message] = {}
         self._queued: deque[Message] = deque(maxlen=_MAX_QUEUED)
         self._score_due_s: dict[str, float] = {}
@@ -47,14 +52,14 @@ class Mailbox:
         self._wake_in.setblocking(False)
         self.wake_out.setblocking(False)
 
-    def set_state(self, topic: str, payload: str, qos: int = 1) -> None:
+    def set_state(self, topic: str, payload: str, qos: int = 1, *, optional: bool = False) -> None:
         """Set a retained state; the same again is not sent again."""
-        latest = Message(topic, payload, qos, retain=True)
+        latest = Message(topic, payload, qos, retain=True, optional=optional)
         with self._lock:
             if self._states.get(topic) == latest:
                 return
             self._states[topic] = latest
-            self._changed[topic] = None
+            self._mark_changed(topic)
         self.wake()
 
     def set_score(self, topic: str, payload: str, expiry_s: int) -> None:
@@ -72,24 +77,51 @@ class Mailbox:
     def resend(self, prefix: str) -> None:
         """The states whose topics begin so are to be sent again."""
         with self._lock:
-            self._changed |= {topic: None for topic in self._states if topic.startswith(prefix)}
+            for topic in self._states:
+                if topic.startswith(prefix):
+                    self._mark_changed(topic)
         self.wake()
 
     def resend_all(self) -> None:
         """All states are to be sent again; scores from before are stale."""
         with self._lock:
-            self._changed = dict.fromkeys(self._states)
+            for topic in self._states:
+                self._mark_changed(topic)
             self._scores.clear()
 
-    def take(self, room: int) -> list[Message]:
-        """What is to be sent now: at most `room` states and replies, and scores, which need no room."""
+    def only(self, topics: Iterable[str], payload: str) -> None:
+        """Set these states, and give up what else was to be sent: the last words of a stop, in this order."""
+        with self._lock:
+            self._changed.clear()
+            self._changed_optional.clear()
+            self._queued.clear()
+            self._scores.clear()
+            for topic in topics:
+                self._states[topic] = Message(topic, payload, 1, retain=True)
+                self._changed[topic] = None
+
+    @property
+    def waiting(self) -> bool:
+        """States that are not optional, or replies, have changed and were not taken."""
+        return bool(self._changed or self._queued)
+
+    def take(self, room: int, *, optional: bool = True) -> list[Message]:
+        """What is to be sent now: at most `room` states and replies, and scores, which need no room.
+
+        Args:
+            room: States and replies at most.
+            optional: Those that are optional too.
+        """
         now_s = time.monotonic()
         with self._lock:
-            taken = [self._states[topic] for topic in list(self._changed)[: max(room, 0)]]
-            for state in taken:
-                del self._changed[state.topic]
-            while self._queued and len(taken) < room:
-                taken.append(self._queued.popleft())
+            taken: list[Message] = []
+            for changed in (self._changed, self._changed_optional) if optional else (self._changed,):
+                topics = list(islice(changed, max(room - len(taken), 0)))
+                taken += [self._states[topic] for topic in topics]
+                for topic in topics:
+                    del changed[topic]
+                while changed is self._changed and self._queued and len(taken) < room:
+                    taken.append(self._queued.popleft())
             for topic in [topic for topic in self._scores if now_s >= self._score_due_s.get(topic, 0.0)]:
                 taken.append(self._scores.pop(topic))
                 self._score_due_s[topic] = now_s + self._score_interval_s
@@ -117,3 +149,6 @@ class Mailbox:
         """Nothing is sent any more."""
         self._wake_in.close()
         self.wake_out.close()
+
+    def _mark_changed(self, topic: str) -> None:
+        (self._changed_optional if self._states[topic].optional else self._changed)[topic] = None

@@ -7,10 +7,11 @@ no NaN.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
@@ -56,6 +57,32 @@ def schema(name: str) -> Payload:
     text = resources.files(__package__).joinpath("schemas", f"{name}.json").read_text(encoding="utf-8")
     loaded: Payload = json.loads(text)
     return loaded
+
+
+def fitting_text(payload: Payload, fits: Callable[[str], bool]) -> str | None:
+    """A payload as JSON, shortened as far as `fits` asks for it; None where it cannot be made to fit.
+
+    Who, what and when stay; what explains it goes first.
+    """
+    text = _text(payload)
+    steps: tuple[Callable[[Payload], Payload], ...] = (
+        lambda p: {key: value for key, value in p.items() if key != "why"},
+        lambda p: p | ({"evidence": {**p["evidence"], "bands_hz": []}} if "evidence" in p else {}),
+        lambda p: p | ({"reason": str(p["reason"])[:80]} if p.get("reason") else {}),
+        lambda p: p | ({"machines": p["machines"][:20]} if "machines" in p else {}),
+        lambda p: p | ({"machines": p["machines"][:3]} if "machines" in p else {}),
+    )
+    for step in steps:
+        if fits(text):
+            return text
+        with contextlib.suppress(TypeError, KeyError):  # of a damaged row
+            payload = step(payload)
+            text = _text(payload)
+    return text if fits(text) else None
+
+
+def _text(payload: Payload) -> str:
+    return json.dumps(payload, separators=(",", ":"))
 
 
 def bands_hz(bands: Sequence[BandScore]) -> list[list[float | None]]:

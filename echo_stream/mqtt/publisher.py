@@ -16,7 +16,7 @@ import structlog
 
 from echo_stream import __version__
 from echo_stream.mqtt.commands import Command
-from echo_stream.mqtt.connection import Broker, Connection, Protocol, Will
+from echo_stream.mqtt.connection import Broker, Concessions, Connection, Protocol, Will
 from echo_stream.mqtt.homeassistant import discovery, discovery_topic
 from echo_stream.mqtt.inbox import Inbox
 from echo_stream.mqtt.link import Link
@@ -47,6 +47,8 @@ class Counters:
     """Of these, events that the disk did not take."""
     connections: int
     """Times that the broker let us in since the start."""
+    failures: int
+    """Times that the publisher's thread met an unforeseen exception and began anew."""
     last_error: str
     """Why the connection is away, or was last; empty where it never was."""
 
@@ -137,6 +139,7 @@ class Publisher:
         self._link.stop(timeout_s)
         if self._link.alive:
             log.warning("the publisher did not stop in time", timeout_s=timeout_s)
+            self.outbox.report_unsaved()
             return False
         self.outbox.close()
         self._mailbox.close()
@@ -151,7 +154,7 @@ class Publisher:
                 self.topics, machine, name=name, version=__version__, score_expires_s=self._score_shown_s
             )
             self._mailbox.set_state(
-                discovery_topic(self._discovery_prefix, self.topics, machine), _json(found)
+                discovery_topic(self._discovery_prefix, self.topics, machine), _json(found), optional=True
             )
 
     def remove_machine(self, machine: str) -> None:
@@ -189,7 +192,7 @@ class Publisher:
 
     def health(self, machine: str, payload: Payload) -> None:
         """The retained health of a machine, from `messages.health`."""
-        self._mailbox.set_state(self.topics.of(machine, "health"), _json(payload), qos=0)
+        self._mailbox.set_state(self.topics.of(machine, "health"), _json(payload), qos=0, optional=True)
 
     def set_available(self, machine: str, available: bool) -> None:
         """Whether capture and bank of a machine work; offline until this says otherwise."""
@@ -226,10 +229,11 @@ class Publisher:
             outbox_depth=self.outbox.depth,
             outbox_unsaved=self.outbox.unsaved,
             connections=self._link.connections,
+            failures=self._link.failures,
             last_error=self._link.last_error,
         )
 
-    def _connect(self, protocol: Protocol) -> Connection:
+    def _connect(self, protocol: Protocol, without: Concessions) -> Connection:
         return Connection(
             self._broker,
             client_id=f"{self.topics.root}-{self.topics.node}",
@@ -238,13 +242,13 @@ class Publisher:
             session_expiry_s=self._will.delay_s + _SESSION_EXPIRY_S,
             on_message=self._inbox.receive,
             will=self._will,
+            without=without,
         )
 
     def _offline_topics(self) -> list[str]:
-        return [
-            *(self.topics.of(machine, "availability") for machine in tuple(self._machines)),
-            self.topics.status,
-        ]
+        """In the order of importance: a machine counts as offline where its node does."""
+        machines = tuple(self._machines)
+        return [self.topics.status, *(self.topics.of(machine, "availability") for machine in machines)]
 
 
 def _json(payload: Payload) -> str:

@@ -1,4 +1,4 @@
-"""What is said over one connection: everything at its start, then what changes, good-bye at its end.
+"""A session is what is said over one connection: all states at its start, then what changes, then offline.
 
 Made anew for each connection, so that nothing of an earlier one can be mistaken for this one's. Publisher's
 thread only.
@@ -10,10 +10,15 @@ import json
 import time
 from collections.abc import Callable, Iterable
 
+import structlog
+
+from echo_stream.core.text import clean_text
 from echo_stream.mqtt.connection import BrokerAway, BrokerRefuses, Connection
-from echo_stream.mqtt.mailbox import Mailbox
+from echo_stream.mqtt.mailbox import Mailbox, Message
 from echo_stream.mqtt.outbox import Outbox, Row
-from echo_stream.mqtt.payloads import OFFLINE
+from echo_stream.mqtt.payloads import OFFLINE, fitting_text
+
+log = structlog.get_logger()
 
 _ACK_TIMEOUT_S = 30.0
 """A broker that keeps the line open but acknowledges nothing is left after this."""
@@ -26,7 +31,7 @@ class Session:
         connection: Open.
         outbox: What it owes; acknowledged rows leave it.
         mailbox: States and scores; all states are announced.
-        subscriptions: What to subscribe to.
+        subscriptions: What to subscribe to, with wildcards or without.
         refused: Called with the reason when the broker refuses a message or a subscription.
         delivered: Called with the number of events that the broker has acknowledged since the last call.
         refused_retry_s: How long to wait before an event that the broker refused is sent again.
@@ -38,7 +43,7 @@ class Session:
         outbox: Outbox,
         mailbox: Mailbox,
         *,
-        subscriptions: Iterable[str],
+        subscriptions: Callable[[bool], Iterable[str]],
         delivered: Callable[[int], None],
         refused: Callable[[str], None],
         refused_retry_s: float,
@@ -57,8 +62,13 @@ class Session:
         self._hold_until_s = 0.0
         self._progress_s = time.monotonic()
         self._refusal = ""
-        for topic in subscriptions:
-            connection.subscribe(topic)
+        self._subscriptions = subscriptions
+        self._subscribed: set[str] = set()
+        self._too_large: set[str] = set()
+        self._events_first = True
+        self._disconnecting = False
+        self._offline_packet: int | None = None
+        self._subscribe()
         mailbox.resend_all()
 
     @property
@@ -68,7 +78,12 @@ class Session:
 
     @property
     def _room(self) -> int:
-        return self._connection.window - len(self._in_flight)
+        return self._connection.limits.in_flight - len(self._in_flight)
+
+    @property
+    def _events_wait(self) -> bool:
+        held = time.monotonic() < self._hold_until_s
+        return not self._disconnecting and not held and self._fed_id < self._outbox.last_id
 
     def step(self, timeout_s: float) -> None:
         """Send what is due, wait for the network, note what was acknowledged.
@@ -77,8 +92,8 @@ class Session:
             BrokerAway: The connection ended, or the broker acknowledges nothing any more.
             BrokerRefuses: The broker ended it and said why, or after it had refused a message.
         """
-        self._send_states()
-        self._send_events()
+        self._subscribe()
+        self._send()
         try:
             self._connection.step(self._mailbox.due_s(timeout_s), self._mailbox.wake_out)
         except BrokerAway as error:
@@ -92,30 +107,77 @@ class Session:
             raise BrokerAway(f"the broker acknowledged nothing for {_ACK_TIMEOUT_S:g} s")
 
     def disconnect(self, topics: Iterable[str], until_s: float) -> None:
-        """Say offline on these topics, wait for the acknowledgements until a monotonic time, and leave."""
-        for topic in topics:
-            self._mailbox.set_state(topic, OFFLINE)
-        self.step(0.0)
-        while self._in_flight and (left_s := until_s - time.monotonic()) > 0:
+        """Say offline on these topics, the first one first, and leave, until a monotonic time.
+
+        Where even the first is not acknowledged by then, the connection is left without DISCONNECT, so
+        that the will says it.
+        """
+        self._disconnecting = True
+        first, *others = topics
+        self._mailbox.only([first, *others], OFFLINE)
+        while (self._in_flight or self._mailbox.waiting) and (left_s := until_s - time.monotonic()) > 0:
+            if self._offline_packet is None and self._room <= 0:
+                # The first must not wait for events that a slow line holds back.
+                self._publish(Message(first, OFFLINE, 1, retain=True))
             self.step(left_s)
+        if self._offline_packet in self._in_flight or self._offline_packet is None:
+            log.warning("the broker did not acknowledge `offline` in time: the last will says it")
+            return
         self._connection.disconnect()
 
-    def _send_states(self) -> None:
-        for message in self._mailbox.take(self._room):
-            packet = self._connection.publish(
-                message.topic,
-                message.payload,
-                qos=message.qos,
-                retain=message.retain,
-                expiry_s=message.expiry_s,
-                correlation=message.correlation,
-            )
-            if message.qos > 0:
-                self._track(packet, None)
+    def _subscribe(self) -> None:
+        if self._subscribed and self._connection.limits.wildcards:
+            return  # one filter matches the machines that come later too
+        for topic in self._subscriptions(self._connection.limits.wildcards):
+            if topic not in self._subscribed:
+                self._subscribed.add(topic)
+                self._connection.subscribe(topic)
 
-    def _send_events(self) -> None:
+    def _send(self) -> None:
+        """Events and states share the room, while both wait; what is optional comes after both."""
+        if not self._events_wait:
+            self._send_states(self._room, optional=True)
+            return
         room = self._room
-        if room <= 0 or self._fed_id >= self._outbox.last_id or time.monotonic() < self._hold_until_s:
+        if room == 1 and self._mailbox.waiting:  # a broker that takes one at a time: in turns
+            self._events_first = not self._events_first
+        self._send_events(room - room // 4 if room > 1 or self._events_first else 0)
+        self._send_states(self._room, optional=False)
+
+    def _send_states(self, room: int, *, optional: bool) -> None:
+        for message in self._mailbox.take(room, optional=optional):
+            if self._connection.fits(message.topic, message.payload):
+                self._publish(message)
+            else:
+                self._report_too_large(message.topic, len(message.payload))
+
+    def _publish(self, message: Message) -> None:
+        packet = self._connection.publish(
+            message.topic,
+            message.payload,
+            qos=message.qos,
+            retain=message.retain,
+            expiry_s=message.expiry_s,
+            correlation=message.correlation,
+        )
+        if self._disconnecting and self._offline_packet is None:
+            self._offline_packet = packet
+        if message.qos > 0:
+            self._track(packet, None)
+
+    def _report_too_large(self, topic: str, size: int) -> None:
+        if topic not in self._too_large:
+            self._too_large.add(topic)
+            log.warning(
+                "a message is larger than the broker takes and is not sent",
+                topic=topic,
+                bytes=size,
+                limit_bytes=self._connection.limits.packet_bytes,
+                hint="raise the broker's limit (mosquitto: max_packet_size), or shorten names and topic_root",
+            )
+
+    def _send_events(self, room: int) -> None:
+        if room <= 0:
             return
         newest_id = self._outbox.last_id
         rows = self._outbox.pending(self._fed_id, room)
@@ -131,10 +193,22 @@ class Session:
         payload = dict(row.payload)
         if "delayed" in payload:
             payload["delayed"] = row.id <= self._late_id
-        user = (("event_id", str(payload.get("event_id", ""))), ("schema", str(payload.get("schema", ""))))
-        packet = self._connection.publish(
-            row.topic, json.dumps(payload, separators=(",", ":")), qos=1, user=user
+        if not row.saved:
+            payload["unsaved"] = True
+        text = fitting_text(payload, lambda text: self._connection.fits(row.topic, text))
+        if text is None:  # it stays in the outbox: another connection may allow more
+            self._report_too_large(row.topic, len(json.dumps(payload)))
+            return
+        user = (
+            ("event_id", clean_text(str(payload.get("event_id", "")), 40)),
+            ("schema", clean_text(str(payload.get("schema", "")), 40)),
         )
+        try:
+            packet = self._connection.publish(row.topic, text, qos=1, user=user)
+        except (ValueError, UnicodeError, TypeError) as error:
+            # Damaged in a way that no check foresaw: it must not keep those behind it from being sent.
+            self._outbox.set_row_aside(row, repr(error))
+            return
         self._track(packet, row.id)
 
     def _track(self, packet: int, row_id: int | None) -> None:
@@ -146,7 +220,9 @@ class Session:
         """Forget what the broker has, and hold back for a while where it refused something."""
         done: list[int] = []
         for packet, refusal in self._connection.acknowledged:
-            row_id = self._in_flight.pop(packet, None)
+            if packet not in self._in_flight:
+                continue  # of QoS 0, such as a score: no sign of life of the broker
+            row_id = self._in_flight.pop(packet)
             self._progress_s = time.monotonic()
             if refusal is not None:
                 self._refused(row_id, refusal)

@@ -372,7 +372,7 @@ class Simulated(UnsupervisedSource):
         log.info(
             "simulated stream begins",
             seed=seed,
-            at=self._anchor.utc.isoformat(),
+            at=self.time_of(0).isoformat(),
             faults=[f"{kind} {begin_s:g} to {end_s:g} s" for begin_s, end_s, kind in faults],
         )
 

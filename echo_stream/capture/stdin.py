@@ -1,29 +1,63 @@
 """The standard input source reads PCM from a pipe, as in `arecord -t raw | echo-stream run`.
 
-Runs on its reader's thread.
+A pipe holds its writer up until it is read, therefore nothing is lost here, however fast the sound comes: a
+block is short, and the next one waits in the pipe. What announces itself as WAV is believed; every other
+format that announces itself is refused. Runs on its reader's thread.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import select
+import struct
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
+import structlog
 
 from echo_stream.capture.source import Anchor, UnsupervisedSource
 from echo_stream.core.errors import SourceError
 from echo_stream.core.types import AudioBlock, Float32
 
 SAMPLE_BYTES = {"s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4}
-MAX_READ_BYTES = 1 << 20  # a second of 5 channels at 48 kHz and 4 bytes; the pipe itself keeps the rest
+LONGEST_BLOCK_S = 0.5
+LONGEST_HEADER_BYTES = 1 << 20
+STREAMED_BYTES = 0x7FFF0000  # a size from here on, or 0: the writer did not know it
+OVERSHOOT = 1.1  # filters exceed full scale by less; beyond it, float samples have another unit
+UNUSED_BITS_S = 10.0
+ANNOUNCED = {
+    b"fLaC": "FLAC",
+    b"OggS": "Ogg",
+    b"FORM": "AIFF",
+    b"caff": "CAF",
+    b".snd": "AU",
+    b"ID3\x03": "MP3",
+    b"ID3\x04": "MP3",
+    b"RIFX": "big-endian WAV",
+}
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class WavHeader:
+    """What a WAV header announces."""
+
+    sample_format: str
+    channels: int
+    sample_rate_hz: int
+    length: int
+    """Bytes of it; the samples follow."""
+    sound_bytes: int | None
+    """Bytes of samples; None where the writer did not know."""
 
 
 class RawPcm(UnsupervisedSource):
-    """An AudioSource that reads interleaved little-endian PCM from a file descriptor.
+    """An AudioSource that reads interleaved little-endian PCM, raw or as WAV, from a file descriptor.
 
-    Nothing is lost: what is not read yet waits in the pipe, and holds the writer up when that is full. The
-    descriptor stays in blocking mode (that mode is shared with other processes, such as a terminal) and
+    The descriptor stays in blocking mode (that mode is shared with other processes, such as a terminal) and
     is only read when it has something.
     """
 
@@ -47,23 +81,39 @@ class RawPcm(UnsupervisedSource):
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
         self._rest = b""
+        self._header_read = False
+        self._sound_left: int | None = None
         self._index = 0
+        self._peak = 0.0
         self._anchor: Anchor | None = None
 
     def read(self) -> AudioBlock | None:
-        """Whole sample frames that have arrived.
+        """Whole sample frames that have arrived, at most half a second of them.
 
         Raises:
-            SourceError: a sample is not finite (f32le), or the descriptor cannot be read.
+            SourceError: the stream announces another format than the configuration, a sample is not finite
+                (f32le), or the descriptor cannot be read.
         """
-        data = self._rest + self._arrived()
         size = SAMPLE_BYTES[self._format] * self.channels
+        longest = max(1, round(LONGEST_BLOCK_S * self.sample_rate_hz)) * size
+        least = 0 if self._header_read else 4096  # a header may be longer than a block
+        data = self._rest + self._arrived(max(least, longest - len(self._rest)))
+        if not self._header_read:
+            data = self._after_header(data)
+            if not self._header_read:
+                return None
+            size = SAMPLE_BYTES[self._format] * self.channels
+        if self._sound_left is not None:
+            data = data[: self._sound_left]
         whole = len(data) - len(data) % size
         self._rest = data[whole:]
+        if self._sound_left is not None:
+            self._sound_left -= whole
+            self.ended |= self._sound_left < size
         if whole == 0:
             return None
         samples = _decode(data[:whole], self._format).reshape(-1, self.channels)
-        self._check_finite(samples)
+        self._check(samples)
         block = AudioBlock(samples, self._index)
         self._index += len(samples)
         if self._anchor is None:
@@ -78,12 +128,12 @@ class RawPcm(UnsupervisedSource):
         """Stop reading."""
         self.ended = True
 
-    def _arrived(self) -> bytes:
+    def _arrived(self, most: int) -> bytes:
         parts: list[bytes] = []
         size = 0
-        while not self.ended and size < MAX_READ_BYTES and self._poll.poll(0):
+        while not self.ended and size < most and self._poll.poll(0):
             try:
-                part = os.read(self._fd, MAX_READ_BYTES - size)
+                part = os.read(self._fd, most - size)
             except OSError as error:
                 self.ended = True
                 raise SourceError(
@@ -94,16 +144,102 @@ class RawPcm(UnsupervisedSource):
             size += len(part)
         return b"".join(parts)
 
-    def _check_finite(self, samples: Float32) -> None:
-        if np.isfinite(samples).all():
-            return
-        frame, channel = np.argwhere(~np.isfinite(samples))[0]
-        at_s = (self._index + int(frame)) / self.sample_rate_hz
+    def _after_header(self, data: bytes) -> bytes:
+        """The samples behind a WAV header; nothing while the header is not complete."""
+        if len(data) < 12 and not self.ended and any(m.startswith(data[:4]) for m in (b"RIFF", *ANNOUNCED)):
+            self._rest = data
+            return b""
+        if data[:4] in ANNOUNCED:
+            raise SourceError(
+                f"{self.description}: the stream is {ANNOUNCED[data[:4]]}, expected raw PCM or WAV",
+                "Decode it first: ffmpeg -i IN -f wav - | echo-stream ...",
+            )
+        if data[:4] in {b"RIFF", b"RF64"} and data[8:12] == b"WAVE":
+            header = _wav_header(data, self.description)
+            if header is None and not self.ended and len(data) < LONGEST_HEADER_BYTES:
+                self._rest = data
+                return b""
+            if header is None:
+                raise SourceError(
+                    f"{self.description}: a WAV header without samples", "Send raw PCM instead."
+                )
+            self._believe(header)
+            data = data[header.length :]
+        self._header_read = True
+        return data
+
+    def _believe(self, header: WavHeader) -> None:
+        for name, announced, configured in (
+            ("Hz", header.sample_rate_hz, self.sample_rate_hz),
+            ("channels", header.channels, self.channels),
+        ):
+            if announced != configured:
+                raise SourceError(
+                    f"{self.description}: the WAV header announces {announced} {name}, "
+                    f"configured are {configured}",
+                    "Set sample_rate_hz and channels of the source to what is sent.",
+                )
+        if header.sample_format != self._format:
+            log.warning(
+                "standard input announces another format by its WAV header, which is taken",
+                announced=header.sample_format,
+                configured=self._format,
+            )
+        self._format = header.sample_format
+        self._sound_left = header.sound_bytes
+
+    def _check(self, samples: Float32) -> None:
+        if not np.isfinite(samples).all():
+            frame, channel = np.argwhere(~np.isfinite(samples))[0]
+            at_s = (self._index + int(frame)) / self.sample_rate_hz
+            raise SourceError(
+                f"{self.description}: {samples[frame, channel]} at {at_s:.3f} s in channel {channel}; "
+                "expected finite f32le samples",
+                "Is the stream really f32le? 16-bit sound read as floats looks like this.",
+            )
+        before, self._peak = self._peak, max(self._peak, float(np.abs(samples).max()))
+        if self._format == "f32le" and self._peak > OVERSHOOT:
+            self.full_scale = math.inf
+        end, limit = self._index + len(samples), round(UNUSED_BITS_S * self.sample_rate_hz)
+        if self._format == "s32le" and self._index < limit <= end and 0 < max(before, self._peak) < 1 / 256:
+            log.warning(
+                "standard input uses the lower 24 of 32 bits only: all levels are 48 dB too low",
+                hint="is it sent by arecord -f S24_LE? use S24_3LE with format: s24le, or S32_LE",
+            )
+
+
+def _wav_header(data: bytes, description: str) -> WavHeader | None:
+    """The header at the beginning of `data`; None where more of it must come first."""
+    at, found = 12, b""
+    while len(data) >= at + 8:
+        identity, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if identity == b"data":
+            if len(found) < 16:
+                raise SourceError(f"{description}: a WAV header without a format", "Send raw PCM instead.")
+            known = 0 < size < STREAMED_BYTES
+            name, channels, rate = _wav_format(found, description)
+            return WavHeader(name, channels, rate, at + 8, size if known else None)
+        if identity == b"fmt ":
+            if len(data) < at + 8 + size:
+                return None
+            found = data[at + 8 : at + 8 + size]
+        at += 8 + size + size % 2
+    return None
+
+
+def _wav_format(found: bytes, description: str) -> tuple[str, int, int]:
+    tag, channels, rate, _, frame_bytes, bits = struct.unpack("<HHIIHH", found[:16])
+    if tag == 0xFFFE and len(found) >= 26:  # extensible: the format is the beginning of its GUID
+        tag = int.from_bytes(found[24:26], "little")
+    width = frame_bytes // channels if channels else 0
+    names = {(1, 2): "s16le", (1, 3): "s24le", (1, 4): "s32le", (3, 4): "f32le"}
+    name = names.get((tag, width))
+    if name is None:
         raise SourceError(
-            f"{self.description}: {samples[frame, channel]} at {at_s:.3f} s in channel {channel}; "
-            "expected finite f32le samples",
-            "Is the stream really f32le? 16-bit sound read as floats looks like this.",
+            f"{description}: a WAV header of format {tag} with {bits} bits",
+            "Expected PCM of 16, 24 or 32 bits, or 32-bit floats.",
         )
+    return name, channels, rate
 
 
 def _decode(data: bytes, sample_format: str) -> Float32:

@@ -21,7 +21,11 @@ def events(
     context: typer.Context,
     machine: Annotated[str | None, typer.Option("--machine", "-m", help="only of this one")] = None,
     since: Annotated[
-        str | None, typer.Option(help="only since then: 2026-11-20, 2026-11-20T08:00, or 3d, 12h, 30min ago")
+        str | None,
+        typer.Option(
+            help="only since then: 2026-11-20, 2026-11-20T08:00 (local time, or with Z or +01:00), "
+            "or 3d, 12h, 30min ago"
+        ),
     ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -76,10 +80,12 @@ _UNITS = {
 def _time(since: str) -> datetime:
     for unit, length in _UNITS.items():
         number = since.removesuffix(unit)
-        if number != since and number.isdigit():
-            return datetime.now(UTC) - int(number) * length
+        if number != since and number.isdecimal():
+            try:
+                return datetime.now(UTC) - int(number) * length
+            except (OverflowError, ValueError):
+                raise typer.BadParameter(f"--since {since:.40}: too long ago") from None
     try:
-        at = datetime.fromisoformat(since)
-    except ValueError:
-        raise typer.BadParameter(f"--since {since}: expected a date, a time, or 3d, 12h, 30min") from None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+        return datetime.fromisoformat(since).astimezone(UTC)  # without a zone: this PC's
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"--since {since:.40}: expected a date, a time, or 3d, 12h, 30min") from None

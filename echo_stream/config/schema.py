@@ -190,6 +190,11 @@ class StdinSource(SourceSettings):
         return self
 
     @property
+    def realtime(self) -> bool:
+        """A pipe holds its writer up until it is read."""
+        return False
+
+    @property
     def fixed_rate_hz(self) -> int:
         """The rate of the samples on standard input."""
         return self.sample_rate_hz

@@ -99,9 +99,11 @@ class RawPcm(UnsupervisedSource):
         least = 0 if self._header_read else 4096  # a header may be longer than a block
         data = self._rest + self._arrived(max(least, longest - len(self._rest)))
         if not self._header_read:
-            data = self._after_header(data)
-            if not self._header_read:
+            sound = self._after_header(data)
+            if sound is None:
+                self._rest = data
                 return None
+            data = sound
             size = SAMPLE_BYTES[self._format] * self.channels
         if self._sound_left is not None:
             data = data[: self._sound_left]
@@ -144,11 +146,10 @@ class RawPcm(UnsupervisedSource):
             size += len(part)
         return b"".join(parts)
 
-    def _after_header(self, data: bytes) -> bytes:
-        """The samples behind a WAV header; nothing while the header is not complete."""
+    def _after_header(self, data: bytes) -> bytes | None:
+        """The samples behind a WAV header; None while the header is not complete."""
         if len(data) < 12 and not self.ended and any(m.startswith(data[:4]) for m in (b"RIFF", *ANNOUNCED)):
-            self._rest = data
-            return b""
+            return None
         if data[:4] in ANNOUNCED:
             raise SourceError(
                 f"{self.description}: the stream is {ANNOUNCED[data[:4]]}, expected raw PCM or WAV",
@@ -157,8 +158,7 @@ class RawPcm(UnsupervisedSource):
         if data[:4] in {b"RIFF", b"RF64"} and data[8:12] == b"WAVE":
             header = _wav_header(data, self.description)
             if header is None and not self.ended and len(data) < LONGEST_HEADER_BYTES:
-                self._rest = data
-                return b""
+                return None
             if header is None:
                 raise SourceError(
                     f"{self.description}: a WAV header without samples", "Send raw PCM instead."

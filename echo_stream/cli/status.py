@@ -11,16 +11,27 @@ from rich.console import Console
 from rich.table import Table
 
 from echo_stream.cli.common import print_json, read_config
+from echo_stream.core.errors import EchoStreamError
 from echo_stream.daemon.status import ask, find_socket
 
 
 def show_status(config: Path | None, as_json: bool) -> None:
-    """Ask the daemon that runs with this configuration, and print what it says."""
+    """Ask the daemon that runs with this configuration, and print what it says.
+
+    Raises:
+        EchoStreamError: It does not answer, or its pipeline makes no progress: a restart helps. So the
+            exit code is a health check, for which a microphone or broker that is away is no fault.
+    """
     found = ask(find_socket(read_config(config).state_dir))
     if as_json:
         print_json(found)
     else:
         _print(found)
+    if not found["alive"]:
+        raise EchoStreamError(
+            "the daemon answers, but its pipeline makes no progress",
+            "systemd's watchdog restarts it by itself; elsewhere restart it and look at the end of its log",
+        )
 
 
 def _print(found: dict[str, Any]) -> None:

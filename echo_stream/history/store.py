@@ -15,12 +15,13 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from echo_stream.core.guard import Guard
 from echo_stream.history.minutes import MINUTE_S, MinuteRow
 
 HISTORY_FILE = "history.sqlite"
@@ -64,22 +65,19 @@ class HistoryStore:
     Args:
         path: Of the SQLite file; made where it is missing.
         max_days: So many days of minutes are kept of each machine; beyond that its oldest rows go.
-        on_failure: Gets an unforeseen exception of the writer thread; the thread goes on.
     """
 
-    def __init__(
-        self, path: Path, *, max_days: float, on_failure: Callable[[Exception], None] = lambda _: None
-    ) -> None:
+    def __init__(self, path: Path, *, max_days: float) -> None:
         self._path = path
         self._max_days = max_days
-        self._on_failure = on_failure
         self._queue: deque[MinuteRow] = deque()
         self._written = self._dropped = 0
         self._last_error: str | None = None
         self._names: dict[str, int] = {}
         self._pruned = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="history", daemon=True)
+        self.guard = Guard("the history", self._stop)
+        self._thread = threading.Thread(target=self.guard.run, args=(self._run,), name="history", daemon=True)
 
     def start(self) -> None:
         """Start the writer thread."""
@@ -113,9 +111,6 @@ class HistoryStore:
                 self._write_queue()
             except (sqlite3.Error, OSError) as error:
                 self._said(str(error))
-            except Exception as error:  # the thread outlives what nobody foresaw; the caller counts it
-                self._said(repr(error))
-                self._on_failure(error)
             if stopping:
                 return
 

@@ -145,16 +145,14 @@ def test_a_row_that_cannot_be_kept_holds_up_no_other(tmp_path: Path) -> None:
 
 def test_an_unforeseen_exception_ends_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "WRITE_EVERY_S", 0.01)
-    failures: list[Exception] = []
-    path = tmp_path / "history.sqlite"
-    store = HistoryStore(path, max_days=400, on_failure=failures.append)
+    store = HistoryStore(tmp_path / "history.sqlite", max_days=400)
     store.put("not a row")  # type: ignore[arg-type]
     store.start()
     deadline_s = time.monotonic() + 30
-    while not failures and time.monotonic() < deadline_s:
+    while not store.guard.restarts and time.monotonic() < deadline_s:
         time.sleep(0.01)
-    assert isinstance(failures[0], AttributeError)
-    assert store.counters.last_error is not None
+    assert store.guard.restarts
+    assert "AttributeError" in store.guard.last_error
     store.stop(10.0)
 
 
@@ -167,12 +165,8 @@ def test_a_damaged_file_is_set_aside_or_read(tmp_path: Path, seed: int) -> None:
     for _ in range(50):
         data[generator.randrange(len(data) if seed % 2 else 100)] ^= 1 << generator.randrange(8)
     path.write_bytes(data)
-    failures: list[Exception] = []
-    store = HistoryStore(path, max_days=400, on_failure=failures.append)
-    store.put(row(29_000_000))
-    store.start()
-    store.stop(10.0)
-    assert failures == []
+    store = write(path, [row(29_000_000)])
+    assert store.guard.last_error == ""
     aside = path.with_name("history.sqlite.corrupt-1")
     try:
         kept = read_history(path, "pump3", since_s=29_000_000 * 60)

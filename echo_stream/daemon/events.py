@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
 
@@ -90,7 +90,7 @@ class EventPublisher:
         self._levels[machine][event.level] = LevelState(event.after, event.active, since, onset, event_id)
         kept = self.evidence if event.level is AlarmLevel.ALARM and event.after is AlarmState.UNACK else None
         clip, picture = kept.names(machine, ts, event_id) if kept else (None, None)
-        alone, report = self._flood.take(event, ts.timestamp())
+        alone, report = self._flood.take(event, monotonic())
         payload = payloads.event(
             event,
             node=self._node,
@@ -111,7 +111,7 @@ class EventPublisher:
             self._publish_flood(report)
         self._publisher.event("event", payload, snapshot=self._snapshot(station, ts))
         self._publish_alarm_state(machine, ts)
-        if self._chatter.take(event, ts.timestamp()):
+        if self._chatter.take(event, event.at / source.sample_rate_hz):
             log.warning(
                 "the alarm chatters: delays or dead-band are too small", machine=machine, level=event.level
             )
@@ -130,13 +130,16 @@ class EventPublisher:
 
     def tick(self) -> None:
         """Once in a while, also when nothing happens: a flood ends by itself."""
-        report = self._flood.tick(datetime.now(UTC).timestamp())
+        report = self._flood.tick(monotonic())
         if report is not None:
             self._publish_flood(report)
 
     def _publish_flood(self, report: FloodReport) -> None:
-        ts, since = (datetime.fromtimestamp(s, UTC) for s in (report.at_s, report.since_s))
-        say = "alarms flood: they are announced as one" if report.active else "the flood of alarms is over"
+        ts = datetime.now(UTC)
+        since = ts - timedelta(seconds=report.at_s - report.since_s)
+        say = (
+            "alarms flood: warnings are announced as one" if report.active else "the flood of alarms is over"
+        )
         log.warning(say, announcements=report.announcements, machines=report.machines)
         payload = payloads.flood(
             node=self._node,

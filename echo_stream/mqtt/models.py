@@ -145,7 +145,7 @@ class Event(OutboxPayload):
     )
     ts: Timestamp = Field(description="When it happened (UTC).")
     merged: bool = Field(
-        description="Part of a flood, which is announced as one: need not be announced by itself."
+        description="A warning that is part of a flood, which is announced as one: need not be announced by itself. Never true of an alarm."
     )
     machine: str = Field(description="Id of the machine that is watched.")
     level: Level = Field(description="Which of the two levels of the alarm moved.")
@@ -342,7 +342,7 @@ class Drift(OutboxPayload):
 
 
 class Flood(OutboxPayload):
-    """More warnings of this node's machines than people can take in: announced as one. Their events carry `merged: true`; alarms of high priority are never merged. Sent through the outbox, again while it lasts; deduplicate on `event_id`."""
+    """More alarms and warnings of this node's machines than people can take in: announced as one. The events of its warnings carry `merged: true`; an alarm of high priority is never merged. Sent through the outbox, again while further machines join it; deduplicate on `event_id`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -365,9 +365,11 @@ class Flood(OutboxPayload):
     since: Timestamp = Field(description="When the flood began (UTC).")
     active: bool = Field(description="It has begun or goes on; otherwise it is over.")
     announcements: Count = Field(
-        description="At its beginning those of the last ten minutes, later and at its end all that were merged."
+        description="At its beginning those of the last ten minutes; later and at its end these and all that followed."
     )
-    machines: list[str] = Field(description="Where: every machine that announced something in this flood.")
+    machines: list[str] = Field(
+        description="Where: every machine that announced something in this flood; the first ones only, where the broker takes no larger packet."
+    )
 
 
 class Score(Payload):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -47,6 +48,23 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
     if len(data) > most_bytes:
         raise OSError(errno.EFBIG, f"is larger than {most_bytes:,} bytes", str(path))
     return data
+
+
+def require_writable(folder: Path, least_bytes: int = 0) -> None:
+    """Refuse a folder in which nothing could be written, before long work; it may not exist yet.
+
+    Raises:
+        OSError: no right to write there, a read-only file system, a file in its place, or too little space.
+    """
+    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not existing.is_dir():
+        raise OSError(errno.ENOTDIR, "is a file, expected a folder", str(existing))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        read_only = os.statvfs(existing).f_flag & os.ST_RDONLY
+        number = errno.EROFS if read_only else errno.EACCES
+        raise OSError(number, os.strerror(number), str(existing))
+    if shutil.disk_usage(existing).free < least_bytes:
+        raise OSError(errno.ENOSPC, f"has less than {least_bytes / 1e6:.0f} MB left", str(existing))
 
 
 def write_whole(path: Path, data: bytes) -> None:

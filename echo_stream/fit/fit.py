@@ -101,6 +101,7 @@ def fit(
         BankError: there is too little of it, or what was learnt before cannot be read.
         BankMismatch: what was learnt before was encoded in another way.
     """
+    BankVersions(machine.bank).require_writable()
     encoder = build_encoder(config)
     kept, notes = ([], []) if fresh else _other_conditions(config, machine, encoder, condition)
     found = acquire(encoder=encoder, condition=condition, others=[e.session for e in kept], progress=progress)
@@ -134,8 +135,9 @@ def extend(
         BankError: there is no bank, it has no such state, or what was learnt before cannot be read.
         BankMismatch: what was learnt before was encoded in another way.
     """
-    encoder = build_encoder(config)
     versions = BankVersions(machine.bank)
+    versions.require_writable()
+    encoder = build_encoder(config)
     base_id = versions.accepted
     if base_id is None:
         raise BankError(

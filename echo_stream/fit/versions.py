@@ -17,12 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from echo_stream.core.errors import BankError
-from echo_stream.core.files import sync_folder
+from echo_stream.core.files import require_writable, sync_folder
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.bank_file import accepted_version
 from echo_stream.fit.session import PROVENANCE, Enrolment, from_provenance, to_provenance
 
 _NAME = re.compile(r"b(\d+)(\.enrolled)?\.safetensors")
+LEAST_BYTES = 50_000_000  # what was enrolled takes more than the bank
 _WRITABLE = "run it as a user who may write there, or name another place under machines[].bank"
 
 
@@ -66,6 +67,18 @@ class BankVersions:
     def accepted(self) -> str | None:
         """Id of the version in use; the file's own name where it is not one of ours; None without a bank."""
         return accepted_version(self.path)
+
+    def require_writable(self) -> None:
+        """Refuse, before hours of listening, what could not be written after them.
+
+        Raises:
+            BankError: the folder cannot be written, or has too little space.
+        """
+        for folder in (self.path.parent, self.folder):
+            try:
+                require_writable(folder, LEAST_BYTES)
+            except OSError as error:
+                raise BankError(f"{folder}: cannot be written: {error.strerror}", _WRITABLE) from None
 
     def add(self, bank: NormalBank, enrolment: Enrolment | None = None) -> str:
         """Saves a bank as the next version and returns its id; accepts nothing.

@@ -1,6 +1,6 @@
 """The spectral encoder computes statistics of the log spectrum, band by band; it needs no weights.
 
-numpy alone: scipy's FFT would save 15 % of it at 16 kHz and a third at 48 kHz, and take 143 MB on disk
+numpy alone: scipy's FFT would save a sixth of it at 16 kHz and a third at 48 kHz, and take 143 MB on disk
 (docs/measurements.md). Which statistics, and why these: docs/adr/0010-scoring.md.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,19 @@ def test_without_weights_it_is_random_ones_that_are_measured(monkeypatch: pytest
     assert echo.runtime == echo.auto
     assert {echo.auto, "plain float32"} <= set(echo.runtimes_ms)
     assert echo.capacities[0].machines > 0
+
+
+def test_what_is_not_installed_is_named_and_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in ("torch", "openvino"):
+        monkeypatch.setitem(sys.modules, library, None)  # an import of it fails
+        for module in [name for name in sys.modules if name.startswith("echo_stream.encode.")]:
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(bench, "RATES_HZ", (8000,))
+    spectral, tiny, small = bench.measure(config_with(SpectralEncoder()))
+    assert spectral.capacities[0].machines > 0
+    for one in (tiny, small):
+        assert "pip install 'echo-stream[echo]'" in one.about
+        assert (one.runtime, one.capacities) == ("", [])
 
 
 def test_configured_weights_are_measured_in_their_runtime_beside_what_auto_picks(weights: Path) -> None:

@@ -41,7 +41,7 @@ def _print(found: dict[str, Any]) -> None:
     print(f"broker {broker['host']}:{broker['port']} {link}; outbox {found['outbox']['depth']}")
     table = Table("machine", "alarm", "warning", "score", "coverage", "level", "sound", "real-time factor")
     for machine in found["machines"]:
-        states = [machine["alarms"][level]["state"] for level in ("alarm", "warning")]
+        states = [machine["alarms"].get(level, {}).get("state", "-") for level in ("alarm", "warning")]
         numbers = [
             _shown(machine["score"], ".2f"),
             _shown(machine["coverage_10m"], ".3f"),
@@ -50,6 +50,9 @@ def _print(found: dict[str, Any]) -> None:
         factor = _shown(machine["real_time_factor"], ".4f")
         table.add_row(machine["machine"], *states, *numbers, machine["capture"], factor)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+    for machine in found["machines"]:
+        if machine.get("reason"):
+            print(f"DEGRADED: {machine['machine']}: {machine['reason']}")
 
 
 def _shown(value: float | None, form: str, unit: str = "") -> str:

@@ -79,6 +79,10 @@ class FailingEncoder:
     def identity(self) -> EncoderIdentity:
         return self._encoder.identity
 
+    @property
+    def computed_by(self) -> str:
+        return self._encoder.computed_by
+
     def encode(self, windows: Sequence[Window]) -> list[Features]:
         if any(window.machine == self._machine for window in windows):
             raise EncoderError("samples are not finite")

@@ -13,7 +13,7 @@ from echo_stream.cli import bank as banks
 from echo_stream.cli import mqtt as broker
 from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet
 from echo_stream.cli.events import events_app
-from echo_stream.cli.fit import ResumeOption, fit_normal, score
+from echo_stream.cli.fit import ResumeOption, StrictOption, fit_normal, score
 from echo_stream.cli.history import history
 from echo_stream.cli.replay import replay
 
@@ -124,6 +124,7 @@ def demo(
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="machines in the layout of DCASE task 2")],
     resume: ResumeOption = None,
+    strict: StrictOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -134,7 +135,7 @@ def evaluate(
     """
     from echo_stream.cli.evaluate import run_evaluate
 
-    run_evaluate(folder, config, as_json, resume)
+    run_evaluate(folder, config, as_json, resume, strict)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
@@ -19,8 +19,8 @@ from rich.table import Table
 
 from echo_stream.capture.recording import Recording, find_recordings
 from echo_stream.cli.common import print_json, progress, quiet, read_config_or_defaults
-from echo_stream.core.errors import SourceError
-from echo_stream.core.text import Progress
+from echo_stream.core.errors import Failures, SourceError
+from echo_stream.core.text import Progress, path_text
 from echo_stream.core.types import Enrolled
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
@@ -121,6 +121,7 @@ def evaluate(
     progress: Progress = lambda *_: None,
     resume: Path | None = None,
     workers: int | None = None,
+    failures: Failures | None = None,
 ) -> dict[str, Any]:
     """Fits and scores every machine below a folder: `train/normal_*`, `test/normal_*`, `test/anomaly_KIND_*`.
 
@@ -135,6 +136,7 @@ def evaluate(
         progress: called with seconds done, seconds in all, and a text.
         resume: folder that keeps what is finished, to go on after an interruption.
         workers: processes that encode; None: one a core, where that is worth it.
+        failures: takes the errors of clips that are left out; None: the first one ends the work.
 
     Returns:
         `machines` (each with `machine`, `auc`, `pauc`, `kinds`, `files` and counts of clips, recordings and
@@ -146,23 +148,31 @@ def evaluate(
         BankError: too few normal clips to fit on.
         EncoderError: a window cannot be encoded.
     """
-    machines = _machines(folder, encoder, window_s, hop_s)
+    failures = Failures(strict=True) if failures is None else failures
+    machines = _machines(folder, encoder, window_s, hop_s, failures)
     parts = [part for machine in machines for _, part in (*machine.learnt, *machine.asked)]
-    encoded = encode_parts(parts, encoder, progress=progress, resume=resume, workers=workers)
+    encoded = encode_parts(
+        parts, encoder, progress=progress, resume=resume, workers=workers, failures=failures
+    )
     with closing(encoded):
         found = [_judged(machine, encoder, encoded) for machine in machines]
     return {"machines": found, **overall(found)}
 
 
-def _machines(folder: Path, encoder: Encoder, window_s: float, hop_s: float) -> list[_Machine]:
+def _machines(
+    folder: Path, encoder: Encoder, window_s: float, hop_s: float, failures: Failures
+) -> list[_Machine]:
     parents = {path.parent for path in find_recordings([folder])}
     folders = sorted(p.parent for p in parents if p.name == "train" and p.with_name("test") in parents)
     if not folders:
         raise SourceError(f"{folder}: no machine in it", "expected MACHINE/train/normal_* and MACHINE/test/*")
     found = []
     for path in folders:
-        train, test = _clips(path / "train"), _clips(path / "test")
-        window, hop = _fitting_window([*train, *test], window_s, hop_s)
+        train, test = _clips(path / "train", failures), _clips(path / "test", failures)
+        window, hop, fitting = _fitting_window([*train, *test], window_s, hop_s, failures)
+        train, test = ([clip for clip in clips if clip in fitting] for clips in (train, test))
+        if not train:
+            failures.raise_any()
         learnt, asked = (
             {part: clip for clip in clips for part in parts_of(clip.path, window_s=window, hop_s=hop)}
             for clips in (train, test)
@@ -184,15 +194,19 @@ def _machines(folder: Path, encoder: Encoder, window_s: float, hop_s: float) -> 
     return found
 
 
-def _clips(folder: Path) -> list[Clip]:
+def _clips(folder: Path, failures: Failures) -> list[Clip]:
     manifest = _recordings(folder.parent.parent / "manifest.csv")
     clips = []
     for path in find_recordings([folder]):
         name = _NAME.fullmatch(path.stem)
         if name is None:
-            raise SourceError(
-                f"{path}: the name does not say what it is", "expected normal_* or anomaly_KIND_*"
+            failures.add(
+                SourceError(
+                    f"{path_text(path)}: the name does not say what it is",
+                    "expected normal_* or anomaly_KIND_*",
+                )
             )
+            continue
         listed = manifest.get(f"{folder.parent.name}/{folder.name}/{path.name}")
         clips.append(Clip(path, name["kind"] or "", listed or _CLIP_NUMBER.sub("", path.stem)))
     return clips
@@ -209,21 +223,31 @@ def _recordings(manifest: Path) -> dict[str, str]:
         }
 
 
-def _fitting_window(clips: Sequence[Clip], window_s: float, hop_s: float) -> tuple[float, float]:
-    """Window and hop that all clips have room for."""
-    lengths_s = []
+def _fitting_window(
+    clips: Sequence[Clip], window_s: float, hop_s: float, failures: Failures
+) -> tuple[float, float, set[Clip]]:
+    """Window and hop, and the clips that can be read and are long enough for them."""
+    lengths_s: dict[Clip, float] = {}
     for clip in clips:
-        with closing(Recording(clip.path, pace="fast")) as recording:
-            lengths_s.append(recording.duration_s)
-    longest = max(lengths_s)
-    window = window_s if longest >= window_s else min(lengths_s)
-    if min(lengths_s) < window:
-        short = clips[lengths_s.index(min(lengths_s))].path
-        raise SourceError(
-            f"{short}: shorter than a window of {window:g} s, though others are not",
-            "set a shorter encoder.window_s, or take the short clips out",
-        )
-    return window, min(hop_s, window)
+        try:
+            with closing(Recording(clip.path, pace="fast")) as recording:
+                lengths_s[clip] = recording.duration_s
+        except SourceError as error:
+            failures.add(error)
+    if not lengths_s:
+        failures.raise_any()
+    longest, shortest = max(lengths_s.values()), min(lengths_s.values())
+    window = window_s if longest >= window_s else shortest
+    for clip, length_s in list(lengths_s.items()):
+        if length_s < window:
+            failures.add(
+                SourceError(
+                    f"{path_text(clip.path)}: shorter than a window of {window:g} s, though others are not",
+                    "set a shorter encoder.window_s, or take the short clips out",
+                )
+            )
+            del lengths_s[clip]
+    return window, min(hop_s, window), set(lengths_s)
 
 
 def _judged(machine: _Machine, encoder: Encoder, encoded: Iterator[Encoded]) -> dict[str, Any]:
@@ -240,9 +264,12 @@ def _judged(machine: _Machine, encoder: Encoder, encoded: Iterator[Encoded]) -> 
         hop_s=machine.hop_s,
     )
     scorer, values = Scorer(bank), dict[Path, list[float]]()
+    damaged: set[Path] = set()
     for (clip, _), found in zip(machine.asked, encoded, strict=False):
         scores = scorer.score([features for _, features in found.windows])
         values.setdefault(clip.path, []).extend(score.value for score in scores)
+        damaged |= {clip.path} if found.failed else set()
+    machine = replace(machine, test=[clip for clip in machine.test if clip.path not in damaged])
     return _rated(machine, [float(np.mean(values[clip.path])) for clip in machine.test])
 
 
@@ -284,10 +311,13 @@ def _counts(clips: Sequence[Clip]) -> dict[str, int]:
     return {"clips": len(clips), "recordings": len({clip.recording for clip in clips})}
 
 
-def run_evaluate(folder: Path, config: Path | None, as_json: bool, resume: Path | None) -> None:
+def run_evaluate(
+    folder: Path, config: Path | None, as_json: bool, resume: Path | None, strict: bool = False
+) -> None:
     """Evaluate the machines of a folder with the configured encoder, and print what was found."""
     quiet()
     settings = read_config_or_defaults(config)
+    failures = Failures(strict)
     cut = settings.encoder
     with progress("evaluating") as report:
         found = evaluate(
@@ -297,11 +327,13 @@ def run_evaluate(folder: Path, config: Path | None, as_json: bool, resume: Path 
             hop_s=cut.hop_s,
             progress=report,
             resume=resume,
+            failures=failures,
         )
     if as_json:
         print_json(found)
     else:
         _print(found)
+    failures.raise_any("clips")
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import soundfile
 
 from echo_stream.capture.simulator import Fault, Scenario, SimulatedMachine
 from echo_stream.cli.evaluate import auc, evaluate, partial_auc
-from echo_stream.core.errors import SourceError
+from echo_stream.core.errors import EchoStreamError, Failures, SourceError
 from echo_stream.encode.encoder import make_encoder
 from echo_stream.fit import archive
 
@@ -135,3 +135,22 @@ def test_partial_auc_is_that_of_dcase() -> None:
     assert partial_auc(normal, anomalous) == pytest.approx(standardised, abs=0.01)
     assert partial_auc(np.array([0.0, 1.0]), np.array([2.0, 3.0])) == 1.0
     assert partial_auc(normal, generator.normal(0, 1, 300)) == pytest.approx(0.5, abs=0.05)
+
+
+def test_bad_clips_are_left_out_and_named_together(tmp_path: Path) -> None:
+    """One that is truncated, one whose name does not say what it is, one of another system."""
+    folder = tmp_path / "a"
+    write_machine(folder, 5)
+    one = folder / "test" / "normal_day0_0.wav"
+    (one.parent / "anomaly_cut_9.wav").write_bytes(one.read_bytes()[:5000])
+    (one.parent / "holiday.wav").write_bytes(one.read_bytes())
+    (one.parent / "._normal_1.wav").write_bytes(b"\0\x05\x16\x07" + bytes(4000))
+    failures = Failures()
+    encoder = make_encoder("spectral", window_s=1.0)
+    found = evaluate(tmp_path, encoder, window_s=1.0, hop_s=0.5, failures=failures)
+    assert len(found["machines"][0]["files"]) == 11
+    with pytest.raises(EchoStreamError) as error:
+        failures.raise_any("clips")
+    assert error.value.message.startswith("2 clips were left out:\n")
+    assert "anomaly_cut_9.wav: truncated" in error.value.message
+    assert "holiday.wav: the name does not say" in error.value.message

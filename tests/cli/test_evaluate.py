@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,9 +74,9 @@ def test_processes_and_a_resumed_run_give_the_same_scores(tmp_path: Path) -> Non
     write_machine(tmp_path / "a", 5)
     write_machine(tmp_path / "b", 7)
     encoder = make_encoder("spectral", window_s=1.0)
-    cut = {"window_s": 1.0, "hop_s": 0.5}
-    alone = evaluate(tmp_path, encoder, workers=1, **cut)  # type: ignore[arg-type]
-    assert evaluate(tmp_path, encoder, workers=2, **cut) == alone  # type: ignore[arg-type]
+    cut: dict[str, Any] = {"window_s": 1.0, "hop_s": 0.5}
+    alone = evaluate(tmp_path, encoder, workers=1, **cut)
+    assert evaluate(tmp_path, encoder, workers=2, **cut) == alone
     kept = tmp_path / "kept"
 
     def stop(done_s: float, total_s: float, at: str) -> None:
@@ -86,7 +87,7 @@ def test_processes_and_a_resumed_run_give_the_same_scores(tmp_path: Path) -> Non
         evaluate(tmp_path, encoder, resume=kept, workers=1, progress=stop, **cut)
     done = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
     assert 0 < len(done) < 46
-    assert evaluate(tmp_path, encoder, resume=kept, workers=1, **cut) == alone  # type: ignore[arg-type]
+    assert evaluate(tmp_path, encoder, resume=kept, workers=1, **cut) == alone
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
 

@@ -46,8 +46,16 @@ class SignalFigures:
     """Mean, full scale is -1 to 1."""
 
 
-def signal_figures(samples: Float32, full_scale: float = 1.0) -> SignalFigures:
-    """The figures of one window `samples` (n,), n >= 1, clipped at `full_scale` (infinity: nowhere)."""
+def signal_figures(
+    samples: Float32, full_scale: float = 1.0, known_level_dbfs: float | None = None
+) -> SignalFigures:
+    """The figures of one window.
+
+    Args:
+        samples: (n,), n >= 1.
+        full_scale: Where they clip; infinity: nowhere.
+        known_level_dbfs: Their level, where an encoder has computed it; None: it is computed here.
+    """
     low, high = float(samples.min()), float(samples.max())  # NaN where there is one
     finite = bool(np.isfinite(low) and np.isfinite(high))
     if not finite:
@@ -56,7 +64,7 @@ def signal_figures(samples: Float32, full_scale: float = 1.0) -> SignalFigures:
     clipped = np.count_nonzero(np.abs(samples) >= FULL_SCALE * full_scale) if clips else 0
     run = _longest_run(samples)
     return SignalFigures(
-        level_dbfs=level_dbfs(samples),
+        level_dbfs=level_dbfs(samples) if known_level_dbfs is None else known_level_dbfs,
         clipped_share=float(clipped) / len(samples),
         dead=run == len(samples),
         stuck=STUCK_SHARE * len(samples) <= run < len(samples),

@@ -108,7 +108,7 @@ class Station:
         """What the next window changes: at its sensor first, because that suppresses the machine's alarms."""
         window, score = scored
         self.score, self.scored_until = score, window.end
-        yield from self.sensor.step(sensor_figures(window), window.start, window.end)
+        yield from self.sensor.step(sensor_figures(window, score.level_dbfs), window.start, window.end)
         self.rest.step(float(score.condition == OFF), window.start, window.end)
         reasons = {SENSOR: self.sensor.masks_machine, OFF: self.rest.active}
         self.proven |= score.value <= min(alarm.clear for alarm in self.alarms)
@@ -123,8 +123,8 @@ class Station:
             yield from self.drift.step(score.value, window.end)
 
 
-def sensor_figures(window: Window) -> SensorFigures:
-    """What a window says about its sensor."""
-    found = signal_figures(window.samples, window.full_scale)
+def sensor_figures(window: Window, level_dbfs: float | None = None) -> SensorFigures:
+    """What a window says about its sensor; its level is that of its features where they are at hand."""
+    found = signal_figures(window.samples, window.full_scale, level_dbfs)
     hum, rumble = hum_and_rumble(window.samples, window.sample_rate_hz)
     return SensorFigures(found.level_dbfs, found.clipped_share, found.dead, found.stuck, hum, rumble)

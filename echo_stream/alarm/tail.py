@@ -100,7 +100,7 @@ class Tail:
         """Where normal sound raises so many events, or fewer.
 
         The level at which the posterior's *mean* is so low is safe, but with few data it lies where no fault
-        is heard any more: improbably heavy tails carry the mean. The level of its *median* is as likely too
+        is noticed any more: improbably heavy tails carry the mean. The level of its *median* is as likely too
         low as too high. So: the median's, and from there up to one spread of a score towards the mean's.
         """
 

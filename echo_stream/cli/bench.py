@@ -209,10 +209,12 @@ def _source(rate_hz: int, start_s: float, duration_s: float | None = None) -> Si
 
 def _bank(encoder: Encoder, rate_hz: int, cut: Windowing) -> NormalBank:
     """Fitted on a little sound, and then made as large as a real one, for that is what scoring costs."""
-    heard = read_windows(_source(rate_hz, 0.0, 12 * cut.window_s), window_s=cut.window_s, hop_s=cut.window_s)
+    windows = read_windows(
+        _source(rate_hz, 0.0, 12 * cut.window_s), window_s=cut.window_s, hop_s=cut.window_s
+    )
     enrolled = [
         Enrolled(features, "bench", window.start / rate_hz)
-        for window, features in encode_windows(encoder, heard)
+        for window, features in encode_windows(encoder, windows)
     ]
     bank = NormalBank.fit(
         enrolled,

@@ -43,15 +43,15 @@ def check(broker: Broker, topics: Topics, *, protocol: Protocol = 5) -> Iterator
         topics: Of the node that wants to publish there.
         protocol: 5, or 3 for 3.1.1.
     """
-    heard: list[bytes] = []
-    told: list[Connection] = []
+    received: list[bytes] = []
+    connections: list[Connection] = []
     steps: dict[str, Callable[[], str]] = {
         "name": lambda: _name(broker),
         "TCP": lambda: _tcp(broker),
         "TLS": lambda: _tls(broker),
-        "authentication": lambda: _authentication(broker, topics, protocol, heard, told),
-        "subscribe": lambda: _subscribe(told[0], topics),
-        "publish": lambda: _publish(told[0], topics, heard),
+        "authentication": lambda: _authentication(broker, topics, protocol, received, connections),
+        "subscribe": lambda: _subscribe(connections[0], topics),
+        "publish": lambda: _publish(connections[0], topics, received),
     }
     try:
         for name in STEPS:
@@ -61,9 +61,9 @@ def check(broker: Broker, topics: Topics, *, protocol: Protocol = 5) -> Iterator
                 yield Step(name, False, error.message, error.hint)
                 return
             yield Step(name, True, found)
-        told[0].disconnect()
+        connections[0].disconnect()
     finally:
-        for connection in told:
+        for connection in connections:
             connection.abort()
 
 
@@ -117,16 +117,16 @@ def _tls(broker: Broker) -> str:
 
 
 def _authentication(
-    broker: Broker, topics: Topics, protocol: Protocol, heard: list[bytes], told: list[Connection]
+    broker: Broker, topics: Topics, protocol: Protocol, received: list[bytes], connections: list[Connection]
 ) -> str:
     def connect(version: Protocol) -> str:
         connection = Connection(
             broker,
             client_id=f"{topics.root}-{topics.node}-check-{secrets.token_hex(4)}",
             protocol=version,
-            on_message=lambda message: heard.append(bytes(message.payload)),
+            on_message=lambda message: received.append(bytes(message.payload)),
         )
-        told[:] = [connection]
+        connections[:] = [connection]
         connection.open()
         who = f"user {broker.username}" if broker.username is not None else "anyone"
         return f"let in as {who}, MQTT {'5' if version == 5 else '3.1.1'}"
@@ -155,7 +155,7 @@ def _subscribe(connection: Connection, topics: Topics) -> str:
     return f"to {' and '.join(wanted)}"
 
 
-def _publish(connection: Connection, topics: Topics, heard: list[bytes]) -> str:
+def _publish(connection: Connection, topics: Topics, received: list[bytes]) -> str:
     topic, payload = _topic(topics), secrets.token_hex(8).encode()
     began_s = time.monotonic()
     packet = connection.publish(topic, payload, qos=1)
@@ -168,7 +168,7 @@ def _publish(connection: Connection, topics: Topics, heard: list[bytes]) -> str:
     if refusal is not None:
         raise BrokerRefuses(f"publishing to {topic}: {refusal}", hint)
     try:
-        _wait(connection, lambda: payload in heard, "message come back")
+        _wait(connection, lambda: payload in received, "message come back")
     except BrokerAway as error:
         # MQTT 3.1.1 has no word for a refused message: it is acknowledged and dropped.
         raise BrokerRefuses(f"{topic} was acknowledged but {error.message}", hint) from error

@@ -206,7 +206,7 @@ class _Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)  # whoever is refused asks again at the next scrape
+            self.shutdown_request(request)  # a client that is refused asks again at the next scrape
             return
         try:
             super().process_request(request, client_address)

@@ -1,6 +1,6 @@
 """ProposalWriter keeps the sound that operators mark as normal, for `bank extend` to learn from.
 
-Whoever may send a command decides how often this happens, so none of it is done on the pipeline's thread: a
+The sender of commands decides how often this happens, so none of it is done on the pipeline's thread: a
 worker encodes and syncs. Each machine has a shortest time between two proposals, and the folder a size.
 """
 

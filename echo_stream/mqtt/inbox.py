@@ -114,7 +114,7 @@ class Inbox:
             self._mailbox.resend(f"{self._prefix}/")
 
     def _log_refusal(self, machine: str, reason: str, sender: dict[str, str]) -> None:
-        """Whoever may publish must not fill the journal: so many lines in a minute, then their number."""
+        """A sender of commands must not fill the journal: so many lines in a minute, then their number."""
         now_s = time.monotonic()
         if now_s >= self._refusals_until_s:
             if self._refusals > _REFUSALS_LOGGED:

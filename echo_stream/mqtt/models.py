@@ -169,7 +169,7 @@ class Event(OutboxPayload):
     onset_ts: Timestamp | None = Field(
         description="When the condition became true; null where it is not true."
     )
-    evidence: EvidenceOfEvent = Field(description="What was heard.")
+    evidence: EvidenceOfEvent = Field(description="What the sound was like.")
     bank: BankOfEvent = Field(description="The bank of normal sound that it was compared with.")
     coverage_10m: Share | None = Field(description="Share of the last ten minutes that was scored.")
 

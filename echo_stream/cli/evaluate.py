@@ -177,7 +177,7 @@ def _machines(
             {part: clip for clip in clips for part in parts_of(clip.path, window_s=window, hop_s=hop)}
             for clips in (train, test)
         )
-        taken = spread(list(learnt), most_windows(encoder, next(iter(learnt))))
+        taken = spread(list(learnt), most_windows(encoder, list(learnt)))
         found.append(
             _Machine(
                 name=path.name if path == folder else str(path.relative_to(folder)),

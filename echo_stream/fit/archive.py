@@ -113,12 +113,19 @@ def spread(parts: Sequence[Part], most: int) -> list[Part]:
     return [parts[i * len(parts) // count] for i in range(count)]
 
 
-def most_windows(encoder: Encoder, part: Part) -> int:
-    """How many windows like those of a part are learnt at most."""
-    with closing(source_of(part)) as source:
-        cut = read_windows(source, window_s=part.window_s, hop_s=part.hop_s)
-        (features,) = encoder.encode(list(islice(cut, 1)))
-    return min(MOST_WINDOWS, max(1, int(MOST_BYTES / (features.window.nbytes + features.segments.nbytes))))
+def most_windows(encoder: Encoder, parts: Sequence[Part]) -> int:
+    """How many windows like those of the first part that can be read are learnt at most."""
+    for part in parts:
+        try:
+            with closing(source_of(part)) as source:
+                cut = read_windows(source, window_s=part.window_s, hop_s=part.hop_s)
+                (features,) = encoder.encode(list(islice(cut, 1)))
+        except SourceError:  # said when it is encoded
+            continue
+        return min(
+            MOST_WINDOWS, max(1, int(MOST_BYTES / (features.window.nbytes + features.segments.nbytes)))
+        )
+    return MOST_WINDOWS
 
 
 def source_of(part: Part) -> AudioSource:

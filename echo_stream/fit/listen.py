@@ -79,7 +79,7 @@ def read_recordings(
     if not parts or rate_hz is None:
         failures.raise_any()
         raise SourceError("no recording is left", "Name others.")
-    taken = spread(parts, most_windows(encoder, parts[0]))
+    taken = spread(parts, most_windows(encoder, parts))
     encoded = encode_parts(taken, encoder, progress=progress, resume=resume, failures=failures)
     segments = _gather(taken, encoded, condition, failures)
     if not segments:

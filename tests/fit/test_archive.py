@@ -134,11 +134,11 @@ def test_of_too_much_pieces_are_taken_evenly(
 
 def test_large_features_are_fewer_windows(recordings: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     (part,) = cut(recordings[1])
-    assert most_windows(ENCODER, part) == archive.MOST_WINDOWS
+    assert most_windows(ENCODER, [part]) == archive.MOST_WINDOWS
     monkeypatch.setattr(archive, "MOST_BYTES", 1e6)
     (encoded,) = encode_parts([part], ENCODER)
     features = encoded.windows[0][1]
-    assert most_windows(ENCODER, part) == 1e6 // (features.window.nbytes + features.segments.nbytes)
+    assert most_windows(ENCODER, [part]) == 1e6 // (features.window.nbytes + features.segments.nbytes)
 
 
 def test_what_is_finished_is_not_computed_again(

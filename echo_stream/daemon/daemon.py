@@ -155,17 +155,11 @@ class Daemon:
         )
 
     def _stop_publisher(self) -> None:
-        """Sends what waits; what is neither sent nor on the disk is lost, and that is said."""
+        """Sends what waits; the outbox logs what is neither sent nor on the disk."""
         self._publisher.stop(DRAIN_S)
         counters = self._publisher.counters()
-        if counters.outbox_unsaved:
-            log.error(
-                "events are lost: the disk did not take them and the broker did not confirm them",
-                events=counters.outbox_unsaved,
-                broker=counters.last_error,
-            )
-        elif counters.outbox_depth:
-            log.info("events wait in the outbox for the next start", events=counters.outbox_depth)
+        if waiting := counters.outbox_depth - counters.outbox_unsaved:
+            log.info("events wait in the outbox for the next start", events=waiting)
 
     def _serve_status(self, stack: ExitStack, path: Path) -> None:
         try:

@@ -107,7 +107,7 @@ def test_events_that_are_lost_at_the_stop_are_said(project: Path) -> None:
     with daemon(project) as process:
         wait_for(lambda: logged(project, "NORMAL -> UNACK"), 90, "an alarm")
         assert terminate(process)[0] == 0
-    assert logged(project, "events are lost")[0]["events"] >= 1
+    assert logged(project, "events are lost")[0]["lost"] >= 1
 
 
 def test_a_state_directory_that_cannot_be_written(project: Path) -> None:

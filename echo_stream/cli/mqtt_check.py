@@ -1,10 +1,13 @@
 """mqtt check connects to the broker step by step, each with what was found and what to do.
 
-For the command line; waits for the network. Publishes one message to `<root>/<node>/check`, not retained.
+The connection is the daemon's: a retained last will, messages that are retained, the largest one that it
+sends; what the broker does not have, the daemon will do without, and that is said. For the command line;
+waits for the network. Publishes to `<root>/<node>/check` only; nothing stays there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 import ssl
@@ -15,11 +18,22 @@ from dataclasses import dataclass
 from paho.mqtt.client import MQTTMessage
 
 from echo_stream.core.errors import DeliveryError
-from echo_stream.mqtt.connection import Broker, BrokerAway, BrokerRefuses, BrokerTooOld, Connection, Protocol
+from echo_stream.mqtt.connection import (
+    Broker,
+    BrokerAway,
+    BrokerLacks,
+    BrokerRefuses,
+    BrokerTooOld,
+    Concessions,
+    Connection,
+    Protocol,
+    Will,
+    untrusted,
+)
 from echo_stream.mqtt.homeassistant import discovery_topic, is_ours
 from echo_stream.mqtt.topics import Topics
 
-STEPS = ("name", "TCP", "TLS", "authentication", "subscribe", "publish")
+STEPS = ("name", "TCP", "TLS", "authentication", "limits", "subscribe", "publish")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +49,16 @@ class Step:
     """What to do; empty where it went well."""
 
 
-def check(broker: Broker, topics: Topics, *, protocol: Protocol = 5) -> Iterator[Step]:
+def check(
+    broker: Broker, topics: Topics, *, protocol: Protocol = 5, largest_bytes: int = 4096
+) -> Iterator[Step]:
     """Yield each step as it is done; the first that fails is the last.
 
     Args:
         broker: Where it is and how it lets us in.
         topics: Of the node that wants to publish there.
         protocol: 5, or 3 for 3.1.1.
+        largest_bytes: Size of the largest message that the daemon will send there.
     """
     received: list[bytes] = []
     connections: list[Connection] = []
@@ -50,8 +67,9 @@ def check(broker: Broker, topics: Topics, *, protocol: Protocol = 5) -> Iterator
         "TCP": lambda: _tcp(broker),
         "TLS": lambda: _tls(broker),
         "authentication": lambda: _authentication(broker, topics, protocol, received, connections),
+        "limits": lambda: _limits(connections[0], largest_bytes),
         "subscribe": lambda: _subscribe(connections[0], topics),
-        "publish": lambda: _publish(connections[0], topics, received),
+        "publish": lambda: _publish(connections[0], topics, received, largest_bytes),
     }
     try:
         for name in STEPS:
@@ -106,10 +124,7 @@ def _tls(broker: Broker) -> str:
             certificate = encrypted.getpeercert() or {}
             return f"{encrypted.version()}, the certificate is valid until {certificate.get('notAfter')}"
     except ssl.SSLCertVerificationError as error:
-        raise BrokerRefuses(
-            f"the broker's certificate is not trusted: {error.verify_message}",
-            f"mqtt.tls.ca_file must hold the authority that signed it, and it must name {broker.host}",
-        ) from error
+        raise untrusted("the broker", error) from error
     except OSError as error:
         raise BrokerRefuses(
             f"no TLS: {error}", "does the broker speak TLS on this port (8883 is usual, 1883 is plain)?"
@@ -119,30 +134,50 @@ def _tls(broker: Broker) -> str:
 def _authentication(
     broker: Broker, topics: Topics, protocol: Protocol, received: list[bytes], connections: list[Connection]
 ) -> str:
-    def connect(version: Protocol) -> str:
+    def connect(version: Protocol, without: Concessions) -> str:
         connection = Connection(
             broker,
             client_id=f"{topics.root}-{topics.node}-check-{secrets.token_hex(4)}",
             protocol=version,
             on_message=lambda message: received.append(bytes(message.payload)),
+            will=Will(_topic(topics), "", 0),
+            without=without,
         )
         connections[:] = [connection]
-        connection.open()
+        try:
+            connection.open()
+        except BrokerLacks as error:  # as the daemon does
+            connection.abort()
+            return connect(version, error.without)
         who = f"user {broker.username}" if broker.username is not None else "anyone"
         return f"let in as {who}, MQTT {'5' if version == 5 else '3.1.1'}"
 
     try:
-        return connect(protocol)
+        return connect(protocol, Concessions())
     except BrokerTooOld:
-        return f"{connect(3)} (it does not speak 5; the daemon falls back by itself)"
+        return f"{connect(3, Concessions())} (it does not speak 5; the daemon falls back by itself)"
     except BrokerAway as error:
         raise BrokerAway(
             error.message, "is this an MQTT broker, and does it want TLS on this port (8883 is usual)?"
         ) from error
 
 
+def _limits(connection: Connection, largest_bytes: int) -> str:
+    limits = connection.limits
+    found = list(limits.lacks)
+    if largest_bytes > limits.packet_bytes:
+        found.append(
+            f"the largest message has {largest_bytes} bytes: Home Assistant's discovery is not sent, "
+            "and long events are shortened"
+        )
+    if limits.keepalive_s is not None:
+        found.append(f"the broker asks for a sign of life every {limits.keepalive_s} s")
+    return "the daemon will do without: " + "; ".join(found) if found else "none that matters"
+
+
 def _subscribe(connection: Connection, topics: Topics) -> str:
-    wanted = (_topic(topics), topics.commands)
+    commands = topics.commands if connection.limits.wildcards else topics.of("check", "cmd")
+    wanted = (_topic(topics), commands)
     for topic in wanted:
         connection.subscribe(topic)
     _wait(connection, lambda: len(connection.subscribed) == len(wanted), "answer to a subscription")
@@ -155,24 +190,39 @@ def _subscribe(connection: Connection, topics: Topics) -> str:
     return f"to {' and '.join(wanted)}"
 
 
-def _publish(connection: Connection, topics: Topics, received: list[bytes]) -> str:
-    topic, payload = _topic(topics), secrets.token_hex(8).encode()
-    began_s = time.monotonic()
-    packet = connection.publish(topic, payload, qos=1)
+def _publish(connection: Connection, topics: Topics, received: list[bytes], largest_bytes: int) -> str:
+    topic = _topic(topics)
+    room = connection.limits.packet_bytes - len(topic) - 100
+    payload = secrets.token_hex(8).encode().ljust(max(16, min(largest_bytes, room)), b".")
     hint = f"let this user write {topics.root}/{topics.node}/# in the broker's access list"
+    began_s = time.monotonic()
+    try:
+        _send(connection, topic, payload, hint)
+        try:
+            _wait(connection, lambda: payload in received, "message come back")
+        except BrokerAway as error:
+            # MQTT 3.1.1 has no word for a refused message: it is acknowledged and dropped.
+            raise BrokerRefuses(f"{topic} was acknowledged but {error.message}", hint) from error
+        took_ms = (time.monotonic() - began_s) * 1000
+    finally:
+        with contextlib.suppress(DeliveryError):
+            _send(connection, topic, b"", hint)  # retained: it must not stay
+    kept = "retained" if connection.limits.retained else "not retained"
+    return f"to {topic}, {len(payload)} bytes, {kept}, acknowledged and received back within {took_ms:.0f} ms"
+
+
+def _send(connection: Connection, topic: str, payload: bytes, hint: str) -> None:
+    packet = connection.publish(topic, payload, qos=1, retain=True)
     try:
         _wait(connection, lambda: any(p == packet for p, _ in connection.acknowledged), "acknowledgement")
-    except BrokerAway as error:
-        raise BrokerRefuses(f"publishing to {topic}: {error.message}", hint) from error
+    except (BrokerAway, BrokerRefuses) as error:
+        raise BrokerRefuses(
+            f"publishing {len(payload)} bytes to {topic}: {error.message}",
+            f"{hint}; does it limit the size of messages, or forbid retained ones?",
+        ) from error
     refusal = dict(connection.acknowledged)[packet]
     if refusal is not None:
         raise BrokerRefuses(f"publishing to {topic}: {refusal}", hint)
-    try:
-        _wait(connection, lambda: payload in received, "message come back")
-    except BrokerAway as error:
-        # MQTT 3.1.1 has no word for a refused message: it is acknowledged and dropped.
-        raise BrokerRefuses(f"{topic} was acknowledged but {error.message}", hint) from error
-    return f"to {topic}, acknowledged and received back within {(time.monotonic() - began_s) * 1000:.0f} ms"
 
 
 def _topic(topics: Topics) -> str:

@@ -408,7 +408,7 @@ class Connection:
         qos, retain = min(qos, self.limits.qos), retain and self.limits.retained
         return self._client.publish(topic, payload, qos, retain, properties).mid
 
-    def fits(self, topic: str, payload: str | bytes, properties_bytes: int = 200) -> bool:
+    def fits(self, topic: str, payload: str | bytes, properties_bytes: int = 100) -> bool:
         """Whether the broker takes a message of this size.
 
         Args:

@@ -69,6 +69,7 @@ def fitting_text(payload: Payload, fits: Callable[[str], bool]) -> str | None:
         lambda p: {key: value for key, value in p.items() if key != "why"},
         lambda p: p | ({"evidence": {**p["evidence"], "bands_hz": []}} if "evidence" in p else {}),
         lambda p: p | ({"reason": str(p["reason"])[:80]} if p.get("reason") else {}),
+        lambda p: p | ({"bank": {**p["bank"], "sha256": p["bank"]["sha256"][:12]}} if "bank" in p else {}),
         lambda p: p | ({"machines": p["machines"][:20]} if "machines" in p else {}),
         lambda p: p | ({"machines": p["machines"][:3]} if "machines" in p else {}),
     )

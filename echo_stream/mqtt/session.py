@@ -139,8 +139,8 @@ class Session:
             self._send_states(self._room, optional=True)
             return
         room = self._room
-        if room == 1 and self._mailbox.waiting:  # a broker that takes one at a time: in turns
-            self._events_first = not self._events_first
+        # A broker that takes one at a time gets them in turns.
+        self._events_first = not (room == 1 and self._mailbox.waiting and self._events_first)
         self._send_events(room - room // 4 if room > 1 or self._events_first else 0)
         self._send_states(self._room, optional=False)
 

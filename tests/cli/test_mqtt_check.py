@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,3 +134,18 @@ def test_an_access_list_that_forbids_writing(tmp_path: Path) -> None:
     with mosquitto(tmp_path, extra=f"acl_file {access}") as broker:
         failed = last(list(check(Broker(broker.host, broker.port), TOPICS)), "publish")
     assert "echo-stream/pc7/#" in failed.hint
+
+
+def test_what_the_broker_lacks_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    with mosquitto(tmp_path, extra="retain_available false\nmax_packet_size 2048") as broker:
+        steps = list(check(Broker(broker.host, broker.port), TOPICS, largest_bytes=3000))
+    assert all(step.ok for step in steps)
+    limits = next(step for step in steps if step.name == "limits").found
+    assert "retained" in limits
+    assert "2048 bytes" in limits
+    assert "3000 bytes" in limits
+
+
+def test_the_check_leaves_nothing_retained(broker: MosquittoBroker, listen: Callable[..., Any]) -> None:
+    assert all(step.ok for step in check(Broker(broker.host, broker.port), TOPICS))
+    assert listen(broker, "#").heard == []

@@ -493,3 +493,119 @@ def test_a_broker_that_says_why_it_sends_us_away_is_asked_slowly(
     assert [line["event"] for line in logged] == ["connected to the broker", "the broker refuses us"]
     assert "its own node" in logged[1]["hint"]
     assert broker.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [
+        ("retain_available false", "retained"),
+        ("max_qos 0", "QoS 0"),
+        ("max_packet_size 700", "700 bytes"),
+        ("max_inflight_messages 1", ""),
+        ("max_keepalive 10", ""),
+    ],
+)
+def test_a_broker_with_limits_gets_the_events(
+    tmp_path: Path, publish: Publish, listen: Listen, limit: str, says: str, logged: Logged
+) -> None:
+    with mosquitto(tmp_path, extra=limit) as broker:
+        heard = listen(broker, "#")
+        publisher = publish(broker)
+        ids = put_events(publisher, 30)
+        publisher.set_alarm("pump3", alarm_payload())
+        wait_until(lambda: publisher.outbox.depth == 0, "all sent")
+        wait_until(lambda: len(heard.ids(f"{ROOT}/pump3/event")) >= 30, "all received")
+        assert heard.ids(f"{ROOT}/pump3/event") == ids
+        wait_until(lambda: heard.texts(f"{ROOT}/pump3/alarm"), "the state")
+        assert publisher.counters().connections == 1, "not thrown out"
+        limits = [line["limit"] for line in logged if "limit" in line]
+        assert any(says in text for text in limits) if says else not limits
+        assert publisher.stop(5.0)
+        wait_until(lambda: heard.texts(f"{ROOT}/status")[-1:] == ["offline"], "offline")
+
+
+def test_without_wildcards_each_machine_is_subscribed_by_name(fake: Fake, publish: Publish) -> None:
+    asked: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        packets(connection)
+        connection.sendall(b"\x20\x05\x00\x00\x02\x28\x00")  # Wildcard Subscription Available 0
+        while True:
+            kind, body = packets(connection)
+            if kind & 0xF0 == 0x80:
+                asked.append(body)
+
+    publish(fake(serve), discovery_prefix=None)
+    wait_until(lambda: len(asked) >= 2, "two subscriptions")
+    assert all(b"+" not in body for body in asked)
+    assert {b"pump3/cmd" in body for body in asked} == {True, False}
+
+
+def test_an_unforeseen_exception_is_said_counted_and_survived(
+    broker: MosquittoBroker, publish: Publish, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    real, failing = mqtt_session.Session.step, [True]
+
+    def step(self: mqtt_session.Session, timeout_s: float) -> None:
+        if failing:
+            raise RuntimeError("nobody thought of this")
+        real(self, timeout_s)
+
+    monkeypatch.setattr(mqtt_session.Session, "step", step)
+    publisher = publish(broker)
+    put_events(publisher, 1)
+    wait_until(lambda: publisher.counters().failures >= 2, "it fails and begins anew")
+    assert "nobody thought of this" in publisher.counters().last_error
+    assert any("the publisher failed" in line["event"] for line in logged)
+    failing.clear()
+    wait_until(lambda: publisher.outbox.depth == 0, "delivered after all")
+
+
+def test_scores_are_no_sign_that_events_are_acknowledged(
+    fake: Fake, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve(connection: socket.socket) -> None:
+        packets(connection)
+        connection.sendall(ACCEPT)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                packets(connection)
+
+    monkeypatch.setattr(mqtt_session, "_ACK_TIMEOUT_S", 0.5)
+    broker = fake(serve)
+    publisher = publish(broker, score_interval_s=0.01)
+    put_events(publisher, 1)
+
+    def left() -> bool:
+        publisher.score("pump3", score_payload())
+        return broker.connections >= 2
+
+    wait_until(left, "another connection")
+
+
+def test_where_offline_is_not_acknowledged_the_will_says_it(fake: Fake, publish: Publish) -> None:
+    said: list[int] = []
+
+    def serve(connection: socket.socket) -> None:
+        packets(connection)
+        connection.sendall(ACCEPT)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                said.append(packets(connection)[0] & 0xF0)
+
+    publisher = publish(fake(serve))
+    put_events(publisher, 50)
+    wait_until(lambda: publisher.connected and len(said) > 5, "under way")
+    publisher.stop(2.0)
+    assert 0xE0 not in said, "a DISCONNECT would have called the will off"
+
+
+def test_what_the_disk_did_not_take_is_sent_marked(
+    broker: MosquittoBroker, publish: Publish, listen: Listen, tmp_path: Path
+) -> None:
+    (tmp_path / "outbox.sqlite").mkdir()
+    heard = listen(broker, f"{ROOT}/pump3/event")
+    publisher = publish(broker)
+    put_events(publisher, 1)
+    wait_until(lambda: heard.heard, "received")
+    assert heard.payloads(f"{ROOT}/pump3/event")[0]["unsaved"] is True

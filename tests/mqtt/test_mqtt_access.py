@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from echo_stream.mqtt.connection import untrusted
 from echo_stream.mqtt.publisher import Publisher
 from tests.support.broker import make_pki, mosquitto
 
@@ -137,3 +140,24 @@ def test_tls_where_the_broker_speaks_none(tmp_path: Path, publish: Publish, logg
         publisher = publish(broker, tls=True, ca_file=make_pki().ca)
         wait_until(lambda: logged, "said")
         assert not publisher.connected
+
+
+@pytest.mark.parametrize("text", ["\ufeffs3cret\r\n", "s3cret\r\n", "s3cret"])
+def test_password_files_of_any_editor(tmp_path: Path, publish: Publish, text: str) -> None:
+    with mosquitto(tmp_path, users={"echo": "s3cret"}) as broker:
+        publisher = publish(broker, username="echo", password_file=secret(tmp_path, text))
+        wait_until(lambda: publisher.connected, "let in")
+
+
+def test_a_password_file_that_is_a_pipe_does_not_hang(tmp_path: Path, publish: Publish) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with mosquitto(tmp_path) as broker:
+        publisher = publish(broker, username="echo", password_file=tmp_path / "pipe")
+        wait_until(lambda: "no plain file" in publisher.counters().last_error, "said")
+
+
+@pytest.mark.parametrize(("code", "words"), [(9, "clock"), (10, "renew"), (20, "ca_file")])
+def test_the_hint_about_a_certificate_leads_to_the_cause(code: int, words: str) -> None:
+    error = ssl.SSLCertVerificationError("certificate verify failed")
+    error.verify_code, error.verify_message = code, "why"
+    assert words in untrusted("broker:8883", error).hint

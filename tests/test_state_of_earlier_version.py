@@ -216,14 +216,14 @@ def test_evidence_is_listed(site: Path) -> None:
 
 
 def went_on(site: Path, name: str, *words: str) -> None:
-    """A command learns the same as it did with version 0.1."""
+    """A command goes on from the same sound; the levels of a bank that is fitted anew are the new version's."""
     before = read("goes_on.json")[name]
     told = json.loads(run(site, *words, "-m", "pump1", "--json"))
-    for key in ("bank", "windows", "minutes", "conditions", "levels", "left_out", "change"):
+    for key in ("bank", "windows", "minutes", "conditions", "left_out"):
         if key in before["told"]:
             same(told[key], before["told"][key], key)
     shown = json.loads(run(site, "bank", "show", "-m", "pump1", "b3", "--json"))
-    same(shown["levels"], before["levels"], "levels")
+    assert shown["levels"].keys() == before["levels"].keys()
     for session in before["sessions"]:
         for key in ("heard_at", "by", "on", "software_version"):
             del session[key]

@@ -81,11 +81,12 @@ class Metric:
         )
 
     @classmethod
-    def whitening(cls, features: Float32) -> Self:
+    def whitening(cls, features: Float32, nuisances: NDArray[np.float64] | None = None) -> Self:
         """Fit to normal features (n, bands, dim): each scaled by its deviation, then whitened together.
 
         The covariance is shrunk towards a multiple of the identity, the more the fewer windows there are
         (Ledoit and Wolf 2004, A well-conditioned estimator for large-dimensional covariance matrices).
+        Nuisances (k, bands, dim), each one deviation long, are variation that the enrolment need not hold.
         """
         centre = features.mean(axis=0)
         spread = features.std(axis=0)
@@ -98,10 +99,14 @@ class Metric:
         mean_variance = own.total / dims
         floor = shrinkage * mean_variance + (1 - shrinkage) * rest + LEAST_VARIANCE
         along = shrinkage * mean_variance + (1 - shrinkage) * own.variances + LEAST_VARIANCE
+        directions = own.directions
+        if nuisances is not None and len(nuisances):
+            added = (nuisances / scale).reshape(len(nuisances), -1)
+            along, directions = _widened(along, directions, floor, added.T)
         return cls(
             centre=centre.astype(np.float32),
             scale=scale.astype(np.float32),
-            directions=own.directions.astype(np.float32),
+            directions=directions.astype(np.float32),
             shrink=np.sqrt(floor / along).astype(np.float32),
             unit=float(1 / np.sqrt(floor)),
         )
@@ -184,6 +189,20 @@ def _largest(covariance: Float32) -> _Principal:
         float(np.trace(covariance, dtype=np.float64)),
         float(np.square(covariance).sum(dtype=np.float64)),
     )
+
+
+def _widened(
+    along: NDArray[Any], directions: NDArray[Any], floor: float, added: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Variances (k + m,) and directions (dims, k + m) with the outer products of added (dims, m) on top.
+
+    Exact: what is added changes the covariance only within the span of both; outside all is `floor`.
+    """
+    basis, _ = np.linalg.qr(np.concatenate([directions, added], axis=1))
+    before, more = basis.T @ directions, basis.T @ added
+    within = floor * np.eye(basis.shape[1]) + (before * (along - floor)) @ before.T + more @ more.T
+    variances, turn = np.linalg.eigh(within)
+    return np.maximum(variances, LEAST_VARIANCE), basis @ turn
 
 
 def _ledoit_wolf(centred: NDArray[Any], own: _Principal) -> float:

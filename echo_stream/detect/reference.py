@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from echo_stream.core.types import Enrolled, Features, Float32
 from echo_stream.detect.folds import Fold
 from echo_stream.detect.metric import Metric
+from echo_stream.detect.nuisance import Nuisances, none, of_views
 
 PROJECTED = 256
 """Dimensions in which centres are chosen at most."""
@@ -117,18 +118,20 @@ class View:
         return squared
 
     @classmethod
-    def of_windows(cls, pieces: Float32, kept: NDArray[np.intp], *, whiten: bool) -> Self:
+    def of_windows(
+        cls, pieces: Float32, kept: NDArray[np.intp], *, whiten: bool, nuisances: Nuisances = none
+    ) -> Self:
         """Nearest neighbour among the kept ones of normal windows (n, 1, bands, dim)."""
-        metric = _fit(pieces, whiten=whiten)
+        metric = _fit(pieces, nuisances) if whiten else Metric.plain(_rows(pieces))
         return cls(metric, metric.apply(pieces[kept, 0]))
 
     @classmethod
-    def of_segments(cls, pieces: Float32) -> Self:
+    def of_segments(cls, pieces: Float32, *, nuisances: Nuisances = none) -> Self:
         """Distance of segments (n, patches, bands, dim) to the middle of all normal ones.
 
         Many short segments make one broad cloud; neighbours in it were no better and cost a larger bank.
         """
-        metric = _fit(pieces, whiten=True)
+        metric = _fit(pieces, nuisances)
         return cls(metric, np.zeros((1, *pieces.shape[2:]), dtype=np.float32))
 
     def calibrated(self, median: float, spread: float) -> Self:
@@ -152,10 +155,14 @@ class View:
         return cls(Metric.restore(tensors, prefix), tensors[prefix + "normals"], median, spread)
 
 
-def _fit(pieces: Float32, *, whiten: bool) -> Metric:
+def _rows(pieces: Float32) -> Float32:
     rows = pieces.reshape(-1, *pieces.shape[2:])
-    rows = rows[:: -(-len(rows) // MOST_ROWS)]
-    return Metric.whitening(rows) if whiten else Metric.plain(rows)
+    return rows[:: -(-len(rows) // MOST_ROWS)]
+
+
+def _fit(pieces: Float32, nuisances: Nuisances) -> Metric:
+    rows = _rows(pieces)
+    return Metric.whitening(rows, nuisances(rows.mean(axis=0)))
 
 
 # The normal sound of one operating state, and how far a window is from it, band by band.
@@ -257,19 +264,23 @@ def fit_reference(
     """
     sound = Sound.of([item.features for item in enrolled])
     whiten = kind not in NORMALISED
+    nuisances, segment_nuisances = of_views(kind, enrolled[0].features.bands_hz)
     everything = np.arange(len(enrolled))
-    first = View.of_windows(sound.window, everything, whiten=whiten)
+    first = View.of_windows(sound.window, everything, whiten=whiten, nuisances=nuisances)
     kept = k_centres(first.normals.reshape(len(enrolled), -1), max_windows)
     bands = sound.window.shape[2]
     window_parts, segment_parts = np.zeros((len(enrolled), bands)), np.zeros((len(enrolled), bands))
     for fold in folds:
         rest, out = sound.of_members(fold.kept), sound.of_members(fold.left_out)
         still_kept = np.flatnonzero(np.isin(fold.kept, kept))
-        of_windows = View.of_windows(rest.window, still_kept, whiten=whiten)
+        of_windows = View.of_windows(rest.window, still_kept, whiten=whiten, nuisances=nuisances)
+        of_segments = View.of_segments(rest.segments, nuisances=segment_nuisances)
         window_parts[fold.left_out], _ = of_windows.look(out.window)
-        segment_parts[fold.left_out], _ = View.of_segments(rest.segments).look(out.segments)
+        segment_parts[fold.left_out], _ = of_segments.look(out.segments)
     window = View(first.metric, first.normals[kept], *robust(window_parts.sum(axis=1)))
-    segments = View.of_segments(sound.segments).calibrated(*robust(segment_parts.sum(axis=1)))
+    segments = View.of_segments(sound.segments, nuisances=segment_nuisances).calibrated(
+        *robust(segment_parts.sum(axis=1))
+    )
     values = _mix(window, segments, window_parts, segment_parts).sum(axis=1)
     score_median, score_spread = robust(values)
     reference = Reference(

@@ -8,7 +8,7 @@ from echo_stream.core.types import EncoderIdentity, Enrolled, Features, Float32
 
 BANDS, DIM, PATCHES = 6, 4, 5
 HOP_S, WINDOW_S, RATE_HZ = 1.0, 2.0, 16_000
-ENCODER = EncoderIdentity("spectral", 1, "", {"window_s": WINDOW_S})
+ENCODER = EncoderIdentity("made-up", 1, "", {"window_s": WINDOW_S})
 
 
 def features(values: Float32, level_dbfs: float = -30.0) -> Features:

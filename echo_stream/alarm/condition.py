@@ -16,11 +16,61 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from echo_stream.core.errors import EchoStreamError
+from echo_stream.core.types import AlarmPath
+
+
+class TripCondition(Protocol):
+    """What makes an alarm active."""
+
+    @property
+    def active(self) -> bool:
+        """It holds: after the on-delay, until the off-delay."""
+
+    @property
+    def onset(self) -> int | None:
+        """Absolute sample index at which it began to hold; None where it does not."""
+
+    @property
+    def trip(self) -> float:
+        """Above this score it comes to hold."""
+
+    @property
+    def clear(self) -> float:
+        """At or below this score it ceases to hold."""
+
+    @property
+    def path(self) -> AlarmPath | None:
+        """The way that made it hold; None where it does not."""
+
+    @property
+    def renewed(self) -> bool:
+        """The newest window is a reason to announce it again."""
+
+    def why(self) -> str:
+        """In words, why it holds."""
+
+    def step(self, value: float, start: int, end: int, state: str = "") -> None:
+        """Take one window's score into account; `state` is the operating state that it is nearest to."""
+
+    def forget(self) -> None:
+        """Not active, nothing pending."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What a restart must know beyond `active` and `onset`."""
+
+    def restore(self, saved: Mapping[str, Any] | None, *, active: bool, onset: int | None) -> None:
+        """From what `to_json` gave, or None where that is of another bank.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is damaged.
+        """
 
 
 class Condition:
@@ -69,13 +119,37 @@ class Condition:
         self.active, self.onset = False, None
         self.restart()
 
-    def step(self, value: float, start: int, end: int) -> None:
+    @property
+    def path(self) -> AlarmPath | None:
+        """Over a level is the strong way."""
+        return AlarmPath.STRONG if self.active else None
+
+    @property
+    def renewed(self) -> bool:
+        """Never: it holds, or it does not."""
+        return False
+
+    def why(self) -> str:
+        """Score and level say all."""
+        return ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def restore(self, saved: Mapping[str, Any] | None, *, active: bool, onset: int | None) -> None:  # noqa: ARG002
+        """What was pending begins anew, what was active stays so until it clears."""
+        self.forget()
+        self.active, self.onset = active, onset
+
+    def step(self, value: float, start: int, end: int, state: str = "") -> None:  # noqa: ARG002
         """Take one window's score into account.
 
         Args:
             value: Anomaly score, finite.
             start: Absolute index of the window's first sample.
             end: Absolute index after its last sample.
+            state: The operating state; a level is the same in all.
 
         Raises:
             ValueError: The score is not finite, or the window does not end after the one before.

@@ -149,6 +149,17 @@ class AlarmLevel(StrEnum):
     ALARM = "alarm"
 
 
+class AlarmPath(StrEnum):
+    """Which way led to an alarm; the one further up is the faster."""
+
+    STRONG = "strong"
+    """The score is far over all that normal sound reached."""
+    STEP = "step"
+    """The score left its own last minutes and stayed away."""
+    SLOW = "slow"
+    """Minute after minute is higher than the machine's own quiet minutes were."""
+
+
 @dataclass(frozen=True, slots=True)
 class AlarmEvent:
     """One transition of one alarm, in samples; who delivers it adds wall time, ids and evidence."""
@@ -159,7 +170,7 @@ class AlarmEvent:
     after: AlarmState
     cause: str
     """What moved it: condition, clear, ack, reset, shelve, unshelve, shelve_expired, out_of_service,
-    in_service, suppress, unsuppress, realarm."""
+    in_service, suppress, unsuppress, realarm, changed_again."""
     at: int
     """Absolute sample index: the end of the window that decided it."""
     onset: int | None
@@ -169,6 +180,10 @@ class AlarmEvent:
     score: float
     threshold: float
     """The trip level."""
+    path: AlarmPath | None = None
+    """The way that made the condition true; None where it is not true."""
+    why: str = ""
+    """In words, why it is true; empty where it is not, or where score and threshold say all."""
 
 
 class SensorFault(StrEnum):
@@ -206,13 +221,15 @@ class SensorEvent:
 
 @dataclass(frozen=True, slots=True)
 class DriftEvent:
-    """The scores of normal sound have slowly moved away from those that were fitted, or have come back."""
+    """Normal sound has slowly moved away from what this machine's minutes were like, or has come back."""
 
     machine: str
     active: bool
     at: int
     """Absolute sample index: the end of the window that decided it."""
     median: float
-    """Where the median of the scores is now, smoothed over hours; when fitted it was about 0."""
+    """Median of the scores of the newest minutes."""
     limit: float
-    """Above this it counts as drift."""
+    """What they must come back to: nine in ten of the machine's minutes lay below it."""
+    onset: int | None = None
+    """Absolute sample index at which it was first suspected; None where it is over."""

@@ -1,0 +1,173 @@
+"""A machine's own past: what its scores were while nothing was wrong, in bounded memory. Pure; pipeline.
+
+Two parts, because two questions are asked of it: what is the score a change *from* (the last minutes), and
+how far does it reach by itself (the last week). Nothing of it ever moves the bank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from statistics import fmean, median, stdev
+from typing import Any, NamedTuple
+
+from echo_stream.core.text import MONTH_H
+
+SHORT_S, LONG_S = 30.0, 120.0
+"""What the score changes from is the higher of the medians over so long: a step down and up again is none."""
+LAG_S = 12.0
+"""The newest scores are left out: they may belong to the change already."""
+FEWEST = 20
+"""Scores that say what the last minutes were like."""
+SPREAD_OF_DEVIATION = 1.4826
+"""Of a normal distribution: its spread through the median of its absolute deviations."""
+BLOCK_S = 600.0
+BLOCKS = 1008
+"""A week: what a shift, a night and a Sunday sound like is in it."""
+FEWEST_BLOCKS = 3
+EULER, SCALE_OF_SPREAD = 0.5772, math.sqrt(6) / math.pi
+"""Of a Gumbel distribution: its mean over its mode, and its scale, in spreads."""
+
+
+class Base(NamedTuple):
+    """What the score is a change from."""
+
+    median: float
+    spread: float
+    """Of single scores around it; never negative."""
+
+
+class Recent:
+    """The scores of the last minutes.
+
+    Args:
+        hop_s: Between two windows.
+    """
+
+    def __init__(self, hop_s: float) -> None:
+        self._short, self._long = (max(1, round(length_s / hop_s)) for length_s in (SHORT_S, LONG_S))
+        self._lag = round(LAG_S / hop_s)
+        self._scores: deque[float] = deque(maxlen=max(self._long, FEWEST) + self._lag)
+
+    def add(self, value: float) -> None:
+        """The next score of quiet sound."""
+        self._scores.append(value)
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+    def base(self) -> Base | None:
+        """None where too little was heard."""
+        if len(self._scores) < FEWEST:
+            return None
+        scores = list(self._scores)
+        scores = scores[: max(FEWEST, len(scores) - self._lag)]
+        last, before = scores[-self._short :], scores[-self._long :]
+        middle = median(before)
+        spread = SPREAD_OF_DEVIATION * median(abs(score - middle) for score in before)
+        return Base(max(median(last), middle), spread)
+
+    def to_json(self) -> list[float]:
+        """Plain JSON."""
+        return [round(score, 3) for score in self._scores]
+
+    def restore(self, saved: Iterable[Any]) -> None:
+        """From what `to_json` gave; raises what `numbers` raises."""
+        self._scores.extend(numbers(saved))
+
+
+class Ceiling:
+    """Up to where quiet sound was held for the on-delay, and where it would be held once in a month.
+
+    Each ten minutes give one number, the highest score that was held. Their largest is what happened; their
+    mean and spread give the Gumbel distribution of such maxima, which says what would happen once in a month.
+
+    Args:
+        floor: What the bank's held-out sound was held at.
+        hop_s: Between two windows.
+        held_hops: Scores in a row that count as held.
+        per_month: How often it may be exceeded.
+    """
+
+    def __init__(self, floor: float, *, hop_s: float, held_hops: int, per_month: float) -> None:
+        self.floor = floor
+        self._held = held_hops
+        self._block = max(1, round(BLOCK_S / hop_s))
+        self._reach = math.log(max(MONTH_H * 3600 / BLOCK_S / per_month, 1.0))
+        self._run: deque[float] = deque(maxlen=held_hops)
+        self._blocks: deque[float] = deque(maxlen=BLOCKS)
+        self._counted = 0
+        self._newest = -math.inf
+        self._settled = floor
+
+    @property
+    def level(self) -> float:
+        """No quiet sound was held above it, and hardly any will be."""
+        return max(self._settled, self._newest)
+
+    @property
+    def blocks(self) -> int:
+        """How many tens of minutes it knows."""
+        return len(self._blocks)
+
+    def add(self, value: float) -> None:
+        """The next score of quiet sound, right after the one before."""
+        self._run.append(value)
+        if len(self._run) == self._held:
+            self._newest = max(self._newest, min(self._run))
+        self._counted += 1
+        if self._counted >= self._block:
+            if math.isfinite(self._newest):
+                self._blocks.append(self._newest)
+            self._counted, self._newest = 0, -math.inf
+            self._settle()
+
+    def interrupt(self) -> None:
+        """What follows does not follow right after: sound was lost, or not quiet."""
+        self._run.clear()
+
+    def forget_above(self, level: float) -> None:
+        """What was held above the level was not quiet after all."""
+        self._blocks = deque((block for block in self._blocks if block <= level), maxlen=BLOCKS)
+        self._newest = self._newest if self._newest <= level else -math.inf
+        self._run.clear()
+        self._settle()
+
+    def _settle(self) -> None:
+        self._settled = max(self.floor, max(self._blocks, default=-math.inf))
+        if len(self._blocks) >= FEWEST_BLOCKS:
+            scale = SCALE_OF_SPREAD * stdev(self._blocks)
+            self._settled = max(self._settled, fmean(self._blocks) + scale * (self._reach - EULER))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        newest = round(self._newest, 3) if math.isfinite(self._newest) else None
+        return {
+            "blocks": [round(block, 3) for block in self._blocks],
+            "newest": newest,
+            "counted": self._counted,
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """From what `to_json` gave; raises what `numbers` raises."""
+        self._blocks.extend(numbers(saved["blocks"]))
+        self._counted = int(saved["counted"])
+        if saved["newest"] is not None:
+            (self._newest,) = numbers([saved["newest"]])
+        self._settle()
+
+
+LARGEST = 1e12
+
+
+def numbers(saved: Iterable[Any]) -> list[float]:
+    """Finite numbers from plain JSON.
+
+    Raises:
+        OverflowError, TypeError, ValueError: One is none, not finite, or no score.
+    """
+    found = [float(each) for each in saved]
+    if not all(abs(each) < LARGEST for each in found):
+        raise ValueError("a saved score is not finite, or larger than any score")
+    return found

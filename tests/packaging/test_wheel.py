@@ -11,6 +11,27 @@ from tests.packaging.installed import FAULT, SPECTRAL, Installed, wait_until
 
 MOST_MB = 230
 """What the base may add to an empty environment on the disk."""
+MODULES = """
+import importlib, json, pkgutil
+import echo_stream
+found = {}
+for module in pkgutil.walk_packages(echo_stream.__path__, "echo_stream."):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+        except Exception as error:
+            found[module.name] = f"{type(error).__name__}: {error}"
+print(json.dumps(found))
+"""
+OF_EXTRAS = {"echo_torch": "torch", "runtime_torch": "torch", "runtime_openvino": "openvino"}
+"""The modules of encode that need an extra, and its library: whoever asks for them is told which extra."""
+WEIGHTS = """
+from safetensors.numpy import save_file
+from echo_stream.encode.echo import EchoWeights
+save_file(dict(EchoWeights.random("tiny", seed=1).tensors), "model.safetensors")
+"""
+FIT = ("fit-normal", "--machine", "pump3", "--minutes", "3")
+ECHO = "{kind: echo, size: tiny, weights: model.safetensors}"
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +39,16 @@ def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """The wheel alone, without extras."""
     installed = Installed(tmp_path_factory.mktemp("base"))
     installed.install(str(wheel))
+    return installed
+
+
+@pytest.fixture(scope="module")
+def echo(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The wheel with [echo], and made-up weights of ECHO tiny."""
+    installed = Installed(tmp_path_factory.mktemp("echo"))
+    installed.install(f"{wheel}[echo]")
+    made = installed.python("-c", WEIGHTS)
+    assert made.returncode == 0, made.stderr
     return installed
 
 
@@ -29,7 +60,7 @@ def listens_to_an_alarm(installed: Installed, encoder: str) -> None:
     """The whole way of a new user: check, learn, score, listen until a fault is an alarm, ask."""
     installed.configure(encoder)
     assert "no bank yet" in installed.command("check-config")
-    assert "b1" in installed.command("fit-normal", "--machine", "pump3", "--minutes", "3")
+    assert "b1" in installed.command(*FIT)
     assert "* b1" in installed.command("bank", "list", "--machine", "pump3")
     (installed.work / "sound.py").write_text(SOUND, encoding="utf-8")
     assert installed.python("sound.py").returncode == 0
@@ -40,10 +71,17 @@ def listens_to_an_alarm(installed: Installed, encoder: str) -> None:
     with installed.daemon() as log:
         wait_until(
             lambda: installed.status().get("alarms", {}).get("alarm", {}).get("state") == "UNACK",
-            90,
+            180,
             lambda: f"no alarm: {installed.status()}\n{log.read_text(encoding='utf-8')}",
         )
         assert "pump3" in installed.command("status")
+
+
+def names_the_extra(installed: Installed, command: tuple[str, ...], extra: str) -> None:
+    done = installed.attempt(*command)
+    assert done.returncode == 1, done
+    assert f"pip install 'echo-stream[{extra}]'" in done.stderr, done
+    assert "Traceback" not in done.stderr
 
 
 SOUND = """
@@ -53,6 +91,7 @@ soundfile.write("sound.wav", noise, 16_000)
 """
 
 
+@pytest.mark.timeout(900)
 def test_the_base_is_small(base: Installed) -> None:
     print(f"base: {base.added_mb:.0f} MB beside {base.empty_mb:.0f} MB of venv, {base.install_s:.0f} s")
     assert base.added_mb <= MOST_MB
@@ -74,6 +113,36 @@ def test_the_base_answers_help(base: Installed, command: tuple[str, ...]) -> Non
     assert "Usage:" in base.command(*command, "--help")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_the_base_listens_to_an_alarm(base: Installed) -> None:
     listens_to_an_alarm(base, SPECTRAL)
+
+
+def test_every_module_is_in_the_base_or_of_an_extra(base: Installed) -> None:
+    done = base.python("-c", MODULES)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        f"echo_stream.encode.{module}": f"ModuleNotFoundError: No module named '{library}'"
+        for module, library in OF_EXTRAS.items()
+    }
+
+
+@pytest.mark.parametrize("command", [("fetch-model", "echo-tiny"), FIT, ("run",)])
+def test_the_base_names_the_extra_of_echo(base: Installed, command: tuple[str, ...]) -> None:
+    base.configure(ECHO)
+    made = base.python("-c", WEIGHTS)
+    assert made.returncode == 0, made.stderr
+    names_the_extra(base, command, "echo")
+
+
+def test_echo_names_the_extra_of_torch(echo: Installed) -> None:
+    echo.configure(ECHO.replace("}", ", runtime: torch}"))
+    names_the_extra(echo, FIT, "torch")
+
+
+@pytest.mark.timeout(900)
+def test_echo_without_torch_listens_to_an_alarm(echo: Installed) -> None:
+    print(f"[echo]: {echo.added_mb:.0f} MB beside {echo.empty_mb:.0f} MB of venv, {echo.install_s:.0f} s")
+    assert has(echo, "openvino")
+    assert not has(echo, "torch")
+    listens_to_an_alarm(echo, ECHO)

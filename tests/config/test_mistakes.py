@@ -245,7 +245,7 @@ def _bombs() -> dict[str, str]:
 def test_files_that_would_take_all_memory_are_refused_soon(tmp_path: Path, name: str) -> None:
     began = time.monotonic()
     refused(tmp_path, _bombs()[name])
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 120  # not minutes, also on a busy PC
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "nothing", "loop", "NUL"])

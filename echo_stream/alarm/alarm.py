@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
-from echo_stream.alarm.condition import Condition
+from echo_stream.alarm.condition import Condition, TripCondition
 from echo_stream.core.errors import CommandRefused, EchoStreamError
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState
 
@@ -102,6 +102,8 @@ class AlarmMemory:
     suppressed_by: tuple[str, ...]
     out_of_service: bool
     score: float
+    condition: Mapping[str, Any] | None
+    """What its condition keeps; None where that is of another bank."""
 
     def to_json(self, machine: str, level: AlarmLevel, sample_rate_hz: int, now: int) -> dict[str, Any]:
         """As a JSON object: the clock ends with the process, so times become seconds before or after now."""
@@ -118,6 +120,7 @@ class AlarmMemory:
             "shelved_for_s": None if until is None else (until - now) / sample_rate_hz,
             "suppressed_by": list(self.suppressed_by),
             "out_of_service": self.out_of_service,
+            "condition": self.condition,
         }
 
     @classmethod
@@ -170,6 +173,7 @@ class AlarmMemory:
             suppressed_by=tuple(reasons),
             out_of_service=saved["out_of_service"],
             score=_finite(saved["score"]),
+            condition=saved.get("condition"),
         )
 
 
@@ -187,17 +191,13 @@ class Alarm:
         machine: Id of the machine; goes into the events.
         level: Warning or alarm.
         sample_rate_hz: Of the windows' sample indices.
-        trip: The condition is true above this score.
-        clear: It is false again at or below this score; less than trip.
-        on_delay_s: It must be true for so long.
-        off_delay_s: It must be false for so long.
+        condition: What makes it active.
+        implied_by: Another condition that makes it active too: there is no alarm without a warning.
         latching: An alarm that has cleared waits for a reset.
         realarm_s: One that stays active is announced again after so long; None: never.
-        k: The condition is true when k of the last n windows are above the trip level.
-        n: See k.
 
     Raises:
-        EchoStreamError: Levels, delays or k and n that cannot be.
+        EchoStreamError: A re-alarm time that cannot be.
     """
 
     def __init__(
@@ -206,14 +206,10 @@ class Alarm:
         level: AlarmLevel,
         *,
         sample_rate_hz: int,
-        trip: float,
-        clear: float,
-        on_delay_s: float,
-        off_delay_s: float,
+        condition: TripCondition,
+        implied_by: TripCondition | None = None,
         latching: bool = False,
         realarm_s: float | None = None,
-        k: int = 1,
-        n: int = 1,
     ) -> None:
         if realarm_s is not None and not realarm_s > 0:
             raise EchoStreamError(
@@ -221,13 +217,59 @@ class Alarm:
             )
         self.machine, self.level = machine, level
         self._rate = sample_rate_hz
-        on_delay, off_delay = round(on_delay_s * sample_rate_hz), round(off_delay_s * sample_rate_hz)
-        self._condition = Condition(trip, clear, on_delay=on_delay, off_delay=off_delay, k=k, n=n)
+        self._condition, self._implied_by = condition, implied_by
         self._realarm = math.inf if realarm_s is None else realarm_s * sample_rate_hz
         self._announced_at = 0
         self._standing = Standing(latching)
         self._score = 0.0
         self._now = 0
+
+    @classmethod
+    def at_level(
+        cls,
+        machine: str,
+        level: AlarmLevel,
+        *,
+        sample_rate_hz: int,
+        trip: float,
+        clear: float,
+        on_delay_s: float,
+        off_delay_s: float,
+        implied_by: TripCondition | None = None,
+        latching: bool = False,
+        realarm_s: float | None = None,
+        k: int = 1,
+        n: int = 1,
+    ) -> Self:
+        """One whose condition is a score above a level.
+
+        Args:
+            machine: See the class; so are those that are not named here.
+            level: See the class.
+            sample_rate_hz: See the class.
+            trip: The condition is true above this score.
+            clear: It is false again at or below this score; less than trip.
+            on_delay_s: It must be true for so long.
+            off_delay_s: It must be false for so long.
+            implied_by: See the class.
+            latching: See the class.
+            realarm_s: See the class.
+            k: The condition is true when k of the last n windows are above the trip level.
+            n: See k.
+
+        Raises:
+            EchoStreamError: Levels, delays or k and n that cannot be.
+        """
+        on_delay, off_delay = round(on_delay_s * sample_rate_hz), round(off_delay_s * sample_rate_hz)
+        return cls(
+            machine,
+            level,
+            sample_rate_hz=sample_rate_hz,
+            condition=Condition(trip, clear, on_delay=on_delay, off_delay=off_delay, k=k, n=n),
+            implied_by=implied_by,
+            latching=latching,
+            realarm_s=realarm_s,
+        )
 
     @property
     def state(self) -> AlarmState:
@@ -237,7 +279,13 @@ class Alarm:
     @property
     def active(self) -> bool:
         """The condition is true (after on-delay, until off-delay); also while shelved or out of service."""
-        return self._condition.active
+        return self._deciding.active
+
+    @property
+    def _deciding(self) -> TripCondition:
+        """The condition that makes it active: its own, unless only the other one does."""
+        other = self._implied_by
+        return other if other is not None and other.active and not self._condition.active else self._condition
 
     @property
     def onset(self) -> int | None:
@@ -246,7 +294,7 @@ class Alarm:
         Of k windows the first counts; the first window after a gap is new from its start. Negative: before
         the restart (see `restore`). None while not active.
         """
-        return self._condition.onset
+        return self._deciding.onset
 
     @property
     def trip(self) -> float:
@@ -263,13 +311,14 @@ class Alarm:
         """The reasons for which it is suppressed, sorted; empty where it is not."""
         return tuple(sorted(self._standing.suppressed_by))
 
-    def step(self, value: float, start: int, end: int) -> list[AlarmEvent]:
+    def step(self, value: float, start: int, end: int, state: str = "") -> list[AlarmEvent]:
         """Take the score of the next window into account; at most one transition comes of it.
 
         Args:
             value: Anomaly score, finite, higher is worse.
             start: Absolute index of the window's first sample.
             end: Absolute index after its last sample; later than that of the window before.
+            state: The operating state that the window is nearest to.
 
         Raises:
             ValueError: The score is not finite, or the window is not later than the one before.
@@ -279,7 +328,7 @@ class Alarm:
         before, standing, cause = self.state, self._standing, ""
         self._score = value
         if not standing.suppressed_by:
-            self._condition.step(value, start, end)
+            self._condition.step(value, start, end, state)
         if standing.shelved_until is not None and end >= standing.shelved_until:
             standing.shelved_until = None
             cause = "shelve_expired"
@@ -287,6 +336,8 @@ class Alarm:
         elif before is standing.below:
             if self.active and standing.raised and end - self._announced_at >= self._realarm:
                 standing.below, cause = AlarmState.UNACK, "realarm"
+            elif self._condition.renewed and standing.raised:
+                standing.below, cause = AlarmState.UNACK, "changed_again"
             else:
                 cause = standing.follow(self.active)
         return self._announce(before, cause, end)
@@ -392,10 +443,13 @@ class Alarm:
             suppressed_by=self.suppressed_by,
             out_of_service=self._standing.out_of_service,
             score=self._score,
+            condition=self._condition.to_json(),
         )
         return memory.to_json(self.machine, self.level, self._rate, self._now)
 
-    def restore(self, snapshot: Mapping[str, Any], at: int = 0, away_s: float = 0.0) -> None:
+    def restore(
+        self, snapshot: Mapping[str, Any], at: int = 0, away_s: float = 0.0, *, same_bank: bool = True
+    ) -> str:
         """Go on where a snapshot was taken; announces nothing.
 
         A restart is a gap: what was pending begins anew, what was active stays so until it clears. A source
@@ -406,14 +460,22 @@ class Alarm:
             snapshot: From `snapshot`, perhaps of an alarm with other levels (a new bank).
             at: Absolute sample index now.
             away_s: Time between the snapshot and now.
+            same_bank: The scores of then can be compared with those of now.
+
+        Returns:
+            Why the past of the condition cannot be used, and begins anew; empty where it can.
 
         Raises:
             EchoStreamError: It is of another machine or level, or damaged.
         """
         then = at - round(away_s * self._rate)
         memory = AlarmMemory.from_json(snapshot, self.machine, self.level, self._rate, then)
-        self._condition.forget()
-        self._condition.active, self._condition.onset = memory.active, memory.onset
+        saved, damage = memory.condition if same_bank else None, ""
+        try:
+            self._condition.restore(saved, active=memory.active, onset=memory.onset)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            self._condition.restore(None, active=memory.active, onset=memory.onset)
+            damage = repr(error)
         self._announced_at = memory.announced_at
         self._standing = Standing(
             self._standing.latching,
@@ -423,13 +485,15 @@ class Alarm:
             memory.out_of_service,
         )
         self._score, self._now = memory.score, at
+        return damage
 
     def _announce(self, before: AlarmState, cause: str, at: int) -> list[AlarmEvent]:
         after = self.state
         self._now = max(self._now, at)
-        if before is after and cause != "realarm":
+        if before is after and cause not in ("realarm", "changed_again"):
             return []
         self._announced_at = at
+        deciding = self._deciding
         return [
             AlarmEvent(
                 machine=self.machine,
@@ -441,7 +505,9 @@ class Alarm:
                 onset=self.onset,
                 active=self.active,
                 score=self._score,
-                threshold=self.trip,
+                threshold=deciding.trip,
+                path=deciding.path,
+                why=deciding.why(),
             )
         ]
 

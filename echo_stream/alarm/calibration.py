@@ -115,6 +115,13 @@ class Calibration:
         """How much held-out sound there is."""
         return sum(len(run) for run in self.runs) * self.hop_s / 3600
 
+    def held(self, hops: int) -> float:
+        """The highest score that was held for so many windows in a row.
+
+        Where a run ends, the rest is not known: half of the windows are enough there.
+        """
+        return max(held_in(run, hops) for run in self.runs)
+
     def trip_level(
         self,
         events_per_month: float,
@@ -204,6 +211,14 @@ class Calibration:
         if saved is None:
             raise BankError("the bank has no calibration", FIT_AGAIN)
         return cls.fit(saved.runs, saved.hop_s)
+
+
+def held_in(run: Float64, hops: int) -> float:
+    """The highest score that a run holds for so many windows; at its ends, for half of them."""
+    half = min((hops + 1) // 2, len(run))
+    whole = np.lib.stride_tricks.sliding_window_view(run, min(hops, len(run))).min(axis=1)
+    ends = [part.min() for n in range(half, min(hops, len(run))) for part in (run[:n], run[-n:])]
+    return float(max([whole.max(), *ends]))
 
 
 def poisson_upper(events: int, probability: float = 0.95) -> float:

@@ -127,7 +127,7 @@ class ChatterCounter:
 
     def take(self, event: AlarmEvent, at_s: float) -> bool:
         """Count a transition; True where an alarm begins to chatter by it."""
-        if not is_announcement(event) or event.cause == "realarm":
+        if not is_announcement(event) or event.cause in ("realarm", "changed_again"):
             return False
         key = event.machine, event.level
         count = self.count(*key, at_s) + 1

@@ -31,7 +31,7 @@ STEP_AFTER_S = 3.0
 UNHEARD_S = 600.0
 """Over the strong level for so long is an alarm without a change that was heard."""
 WAYS = 3
-"""The rate of false alarms that the user accepts is shared out among the three by thirds."""
+"""A step and the slow way may each spend that share of the rate of false alarms that the user accepts."""
 OF_THE_BANK = Base(0.0, 1.0)
 """Median and spread of held-out sound, by which scores are standardised."""
 SETTLED_S = 60.0

@@ -21,8 +21,8 @@ import numpy as np
 from echo_stream import __version__
 from echo_stream.alarm.alarm import Alarm
 from echo_stream.alarm.condition import Condition
-from echo_stream.alarm.drift import DriftWatch
 from echo_stream.alarm.sensor import SensorWatch
+from echo_stream.alarm.ways import Levels, Timing, Ways
 from echo_stream.capture.simulator import Simulated
 from echo_stream.cli.common import print_json, quiet, read_config_or_defaults
 from echo_stream.config.schema import Config, EchoEncoder, Windowing
@@ -243,18 +243,27 @@ def of_size(bank: NormalBank, kept: int) -> NormalBank:
 
 
 def _station(name: str, bank: NormalBank, rate_hz: int, cut: Windowing, number: int) -> Station:
-    alarms = [
-        Alarm(name, level, sample_rate_hz=rate_hz, trip=FAR, clear=0.9 * FAR, on_delay_s=3.0, off_delay_s=6.0)
-        for level in AlarmLevel
-    ]
+    timing = Timing(rate_hz, cut.hop_s, on_delay_s=7.0, off_delay_s=6.0, dead_band=0.1)
+    ways = Ways(Levels(FAR, 0.9 * FAR, floor=FAR, per_month=1.0), timing)
+    warning = Alarm.at_level(
+        name,
+        AlarmLevel.WARNING,
+        sample_rate_hz=rate_hz,
+        trip=FAR,
+        clear=0.9 * FAR,
+        on_delay_s=3.0,
+        off_delay_s=6.0,
+        implied_by=ways,
+    )
+    alarm = Alarm(name, AlarmLevel.ALARM, sample_rate_hz=rate_hz, condition=ways)
     return Station(
         reader=WindowReader(name, _source(rate_hz, 0.7 * number), cut.window_s, cut.hop_s),
         bank=bank,
         bank_id="bench",
         scorer=Scorer(bank),
-        alarms=tuple(alarms),
+        alarms=(warning, alarm),
+        ways=ways,
         sensor=SensorWatch(name, sample_rate_hz=rate_hz, limits=sensor_limits(bank)),
-        drift=DriftWatch(name, sample_rate_hz=rate_hz),
         rest=Condition(0.5, 0.25, on_delay=2 * rate_hz, off_delay=0),
         health=Health(name, cut.hop_s, monotonic()),
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from math import nan
 from pathlib import Path
 from threading import Event as Stop
 from typing import TYPE_CHECKING, Annotated, Any
@@ -123,7 +124,9 @@ def replay_one(
 
 def levels_of(station: Station) -> dict[str, float]:
     """The score over which each way leads to an alarm now."""
-    return {alarm.level.value: alarm.trip for alarm in station.alarms}
+    now = station.ways.levels_now
+    levels = {path.value: nan if level is None else level for path, level in now.items()}
+    return {"warning": station.alarms[0].trip} | levels
 
 
 def event_of(event: Event, sample_rate_hz: int) -> dict[str, Any]:
@@ -138,7 +141,7 @@ def event_of(event: Event, sample_rate_hz: int) -> dict[str, Any]:
     if isinstance(event, AlarmEvent):
         return times | {
             "level": event.level.value,
-            "path": getattr(event, "path", None),
+            "path": event.path and event.path.value,
             "from": event.before.value,
             "to": event.after.value,
             "cause": event.cause,

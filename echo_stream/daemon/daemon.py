@@ -46,6 +46,7 @@ from echo_stream.pipeline.loop import listen
 from echo_stream.pipeline.station import Scored, Station
 
 DRAIN_S = 4.0
+STATES_EVERY_S = 60.0  # so much of a machine's own past is lost at most when the power fails
 LOSSES_EVERY_S = 1.0  # what thousands of machines lost need not be asked twenty times a second
 STUCK_S = 20.0  # a round that takes longer is no progress; under systemd half of WatchdogSec
 
@@ -78,6 +79,7 @@ class Daemon:
         self._notifier = Notifier()
         self._guard = Guard("the pipeline", self._stop)
         self._since_s = self._round_at_s = self._losses_at_s = monotonic()
+        self._states_at_s = self._since_s + STATES_EVERY_S
         self._failure: EchoStreamError | None = None
         self._computed_by = ""
 
@@ -190,6 +192,7 @@ class Daemon:
                 on_failure=self._registry.fail,
                 expecting=lambda: bool(self._registry.failed),
             )
+            self._events.save_states(self._registry.stations.values())
 
         self._guard.run(walk)
         self._stop.set()
@@ -222,6 +225,9 @@ class Daemon:
         if now_s >= self._losses_at_s:
             self._losses_at_s = now_s + LOSSES_EVERY_S
             _take_losses(stations.values())
+        if now_s >= self._states_at_s:
+            self._states_at_s = now_s + STATES_EVERY_S
+            self._events.save_states(stations.values())
 
     def _on_added(self, station: Station, machine: Machine) -> None:
         self._publisher.add_machine(machine.id, machine.title)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
@@ -73,10 +73,17 @@ class EventPublisher:
         self._publisher.event("sensor", payload, snapshot=self._snapshot(station, ts))
 
     def _drift(self, station: Station, event: DriftEvent) -> None:
-        say = "the scores drift: extend the bank?" if event.active else "the scores no longer drift"
+        say = (
+            "the sound creeps away from what it was: extend the bank?"
+            if event.active
+            else "the sound no longer creeps away"
+        )
         log.warning(say, machine=event.machine, median=round(event.median, 2), limit=event.limit)
         ts = station.reader.source.time_of(event.at)
-        payload = payloads.drift(event, node=self._node, event_id=payloads.new_event_id(ts), ts=ts)
+        since = None if event.onset is None else station.reader.source.time_of(event.onset)
+        payload = payloads.drift(
+            event, node=self._node, event_id=payloads.new_event_id(ts), ts=ts, since=since
+        )
         self._publisher.event("drift", payload, snapshot=self._snapshot(station, ts))
 
     def transition(self, station: Station, event: AlarmEvent, reason: str | None = None) -> None:
@@ -105,7 +112,9 @@ class EventPublisher:
             clip=clip,
             picture=picture,
             merged=not alone,
-            reason=reason or _reason(station),
+            reason=reason or (station.sensor.fault and station.sensor.fault.value),
+            path=event.path and event.path.value,
+            why=event.why or None,
         )
         if report is not None:
             self._publish_flood(report)
@@ -122,6 +131,7 @@ class EventPublisher:
             f"{event.level} {event.before} -> {event.after}",
             machine=machine,
             cause=event.cause,
+            path=event.path and event.path.value,
             at_s=round(event.at / source.sample_rate_hz, 3),
             score=payload["score"],
             threshold=payload["threshold"],
@@ -203,16 +213,15 @@ class EventPublisher:
         payload = payloads.alarm_state(node=self._node, machine=machine, name=name, ts=ts, levels=levels)
         self._publisher.set_alarm(machine, payload)
 
+    def save_states(self, stations: Iterable[Station]) -> None:
+        """Keeps what a restart must know of the past of each machine, also where nothing happens."""
+        now = datetime.now(UTC)
+        for station in stations:
+            self._publisher.outbox.save_snapshot(station.reader.machine, self._snapshot(station, now))
+
     def _snapshot(self, station: Station, at: datetime) -> dict[str, Any]:
         """Kept in one transaction with the event that led here."""
         return save_state(station, self._levels[station.reader.machine], at)
-
-
-def _reason(station: Station) -> str | None:
-    """What the cause of a transition does not say."""
-    if station.sensor.fault is not None:
-        return station.sensor.fault.value
-    return None if station.proven else "the machine has not sounded normal with this bank yet"
 
 
 def _keep(evidence: Evidence, station: Station, event: AlarmEvent, payload: Mapping[str, Any]) -> None:

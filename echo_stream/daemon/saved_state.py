@@ -47,8 +47,7 @@ def save_state(station: Station, levels: Levels, at: datetime) -> dict[str, Any]
         "alarms": {alarm.level.value: alarm.snapshot() for alarm in station.alarms},
         "levels": {level.value: _to_json(state) for level, state in levels.items()},
         "sensor": station.sensor.snapshot(),
-        "drift": station.drift.snapshot(),
-        "proven": station.bank.sha256 if station.proven else None,
+        "bank": station.bank.sha256,
     }
 
 
@@ -81,6 +80,7 @@ def restore_state(station: Station, saved: Mapping[str, Any] | None) -> Levels:
         away_s = seconds_away(saved, datetime.now(UTC))
 
     part("at", restore_clock)
+    same_bank = saved.get("bank") == station.bank.sha256
     for alarm in station.alarms:
         name = alarm.level.value
 
@@ -88,14 +88,20 @@ def restore_state(station: Station, saved: Mapping[str, Any] | None) -> Levels:
             levels[level] = _from_json(saved["levels"][name])
 
         def restore_alarm(alarm: Any = alarm, name: str = name) -> None:
-            alarm.restore(saved["alarms"][name], away_s=away_s)
+            damage = alarm.restore(saved["alarms"][name], away_s=away_s, same_bank=same_bank)
+            if damage:
+                log.warning(
+                    "the saved past of a machine is damaged and was discarded",
+                    machine=station.reader.machine,
+                    part=f"alarms.{name}.condition",
+                    reason=damage,
+                )
 
         sound = [part(f"alarms.{name}", restore_alarm), part(f"levels.{name}", restore_level)]
         if not all(sound):  # what is published must be what the alarm does
             levels[alarm.level] = LevelState(alarm.state, alarm.active)
     part("sensor", lambda: station.sensor.restore(saved["sensor"]))
-    part("drift", lambda: station.drift.restore(saved["drift"]))
-    station.proven = saved.get("proven") == station.bank.sha256
+    station.drifting = station.ways.creeping is not None
     return levels
 
 

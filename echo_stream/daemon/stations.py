@@ -280,7 +280,7 @@ class StationRegistry:
         try:
             rate = self._stations[machine.id].reader.source.sample_rate_hz
             bank = load_fitting_bank(self.config, machine, self._encoder, rate)
-            alarms, scorer = build_alarms(machine, bank), Scorer(bank)
+            (alarms, ways), scorer = build_alarms(machine, bank), Scorer(bank)
         except Exception as error:  # noqa: BLE001 - a damaged bank raises what it likes
             log.error(
                 "the bank in use stays: the new one cannot be taken",
@@ -295,9 +295,8 @@ class StationRegistry:
                 return
             end = station.scored_until
             for new, old in zip(alarms, station.alarms, strict=True):
-                new.restore(old.snapshot(), at=end)
-            station.bank, station.scorer, station.alarms = bank, scorer, alarms
-            station.proven, station.since = False, end
+                new.restore(old.snapshot(), at=end, same_bank=False)
+            station.bank, station.scorer, station.alarms, station.ways = bank, scorer, alarms, ways
             station.bank_id = accepted_version(machine.bank) or ""
             log.info("a new bank is in use", machine=machine.id, bank=station.bank_id)
 

@@ -50,6 +50,7 @@ Cause = Literal[
     "suppress",
     "unsuppress",
     "realarm",
+    "changed_again",
 ]
 CommandName = Literal["ack", "shelve", "unshelve", "reset", "out_of_service", "in_service", "mark_normal"]
 
@@ -312,7 +313,7 @@ class Sensor(OutboxPayload):
 
 
 class Drift(OutboxPayload):
-    """The scores of normal sound have slowly moved away from those that were fitted, or have come back: time to extend the bank. Sent through the outbox; deduplicate on `event_id`."""
+    """Minute by minute the sound creeps away from what it was, or has come back: time to look, or to extend the bank. Sent through the outbox; deduplicate on `event_id`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -327,6 +328,7 @@ class Drift(OutboxPayload):
                     "active": True,
                     "median": 0.92,
                     "limit": 0.8,
+                    "since": _TS,
                 }
             ]
         }
@@ -335,10 +337,11 @@ class Drift(OutboxPayload):
     ts: Timestamp = Field(description="When it was found (UTC).")
     machine: str = Field(description="Id of the machine that is watched.")
     active: bool = Field(description="They are away now.")
-    median: float | None = Field(
-        description="Median of the scores, smoothed over hours; about 0 when fitted."
+    median: float | None = Field(description="Median of the scores of the newest minutes.")
+    limit: float | None = Field(
+        description="What they must come back to: nine in ten of the machine's minutes were below."
     )
-    limit: float | None = Field(description="Above this it counts as drift.")
+    since: Timestamp | None = Field(description="Since when it is suspected (UTC); `null` where it is over.")
 
 
 class Flood(OutboxPayload):

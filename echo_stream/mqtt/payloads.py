@@ -241,8 +241,10 @@ def sensor(
     }
 
 
-def drift(event: DriftEvent, *, node: str, event_id: str, ts: datetime) -> Payload:
-    """Normal sound is no longer what was fitted, or is again (`.../drift`, QoS 1, through the outbox)."""
+def drift(
+    event: DriftEvent, *, node: str, event_id: str, ts: datetime, since: datetime | None = None
+) -> Payload:
+    """Sound creeps away from what it was, or no longer does (`.../drift`, QoS 1, through the outbox)."""
     return {
         "schema": SCHEMA_VERSION,
         "event_id": event_id,
@@ -253,6 +255,7 @@ def drift(event: DriftEvent, *, node: str, event_id: str, ts: datetime) -> Paylo
         "active": event.active,
         "median": number(event.median),
         "limit": number(event.limit),
+        "since": utc_text(since) if since else None,
     }
 
 

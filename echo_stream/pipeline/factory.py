@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 from echo_stream.alarm.alarm import Alarm
 from echo_stream.alarm.calibration import Calibration, Trip, TripLevel
 from echo_stream.alarm.condition import Condition
-from echo_stream.alarm.drift import DriftWatch
 from echo_stream.alarm.sensor import SensorWatch
+from echo_stream.alarm.ways import Levels, Timing, Ways
 from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.config.schema import (
     Config,
@@ -193,23 +193,47 @@ def _trips(machine: Machine, find: Callable[..., FoundTrip]) -> dict[AlarmLevel,
     return levels
 
 
-def build_alarms(machine: Machine, bank: NormalBank) -> tuple[Alarm, ...]:
-    """The warning and the alarm of a machine, with trip levels from its bank."""
-    calibration = Calibration.of(bank.calibration)
-    return tuple(
-        Alarm(
-            machine=machine.id,
-            level=level,
-            sample_rate_hz=bank.sample_rate_hz,
-            trip=trip.level,
-            clear=trip.clear,
-            on_delay_s=machine.alarm.on_delays_s[level],
-            off_delay_s=machine.alarm.off_delay_s,
-            latching=machine.alarm.latching,
-            realarm_s=machine.alarm.realarm_s,
-        )
-        for level, trip in _trips(machine, calibration.trip).items()
+def build_alarms(machine: Machine, bank: NormalBank) -> tuple[tuple[Alarm, Alarm], Ways]:
+    """The warning and the alarm of a machine, with trip levels from its bank; and the alarm's condition."""
+    calibration, settings = Calibration.of(bank.calibration), machine.alarm
+    trips = _trips(machine, calibration.trip)
+    timing = Timing(
+        sample_rate_hz=bank.sample_rate_hz,
+        hop_s=bank.hop_s,
+        on_delay_s=settings.on_delays_s[AlarmLevel.ALARM],
+        off_delay_s=settings.off_delay_s,
+        dead_band=settings.dead_band,
     )
+    ways = Ways(
+        Levels(
+            strong=trips[AlarmLevel.ALARM].level,
+            clear=trips[AlarmLevel.ALARM].clear,
+            floor=calibration.held(timing.held_hops),
+            per_month=settings.false_alarms_per_month,
+        ),
+        timing,
+    )
+    warning = Alarm.at_level(
+        machine.id,
+        AlarmLevel.WARNING,
+        sample_rate_hz=bank.sample_rate_hz,
+        trip=trips[AlarmLevel.WARNING].level,
+        clear=trips[AlarmLevel.WARNING].clear,
+        on_delay_s=settings.on_delays_s[AlarmLevel.WARNING],
+        off_delay_s=settings.off_delay_s,
+        implied_by=ways,
+        latching=settings.latching,
+        realarm_s=settings.realarm_s,
+    )
+    alarm = Alarm(
+        machine.id,
+        AlarmLevel.ALARM,
+        sample_rate_hz=bank.sample_rate_hz,
+        condition=ways,
+        latching=settings.latching,
+        realarm_s=settings.realarm_s,
+    )
+    return (warning, alarm), ways
 
 
 def sensor_limits(bank: NormalBank) -> SensorLimits:
@@ -235,14 +259,15 @@ def build_station(config: Config, machine: Machine, source: AudioSource, encoder
         keep_s=_kept_s(config, machine),
         live=machine.source.realtime,
     )
+    alarms, ways = build_alarms(machine, bank)
     return Station(
         reader=reader,
         bank=bank,
         bank_id=accepted_version(machine.bank) or "",
         scorer=Scorer(bank),
-        alarms=build_alarms(machine, bank),
+        alarms=alarms,
+        ways=ways,
         sensor=SensorWatch(machine.id, sample_rate_hz=source.sample_rate_hz, limits=sensor_limits(bank)),
-        drift=DriftWatch(machine.id, sample_rate_hz=source.sample_rate_hz),
         rest=Condition(0.5, 0.25, on_delay=round(REST_S * source.sample_rate_hz), off_delay=0),
         health=Health(machine.id, cut.hop_s, monotonic()),
     )

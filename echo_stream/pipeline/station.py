@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 from echo_stream.alarm.alarm import Alarm
 from echo_stream.alarm.condition import Condition
-from echo_stream.alarm.drift import DriftWatch
 from echo_stream.alarm.sensor import SENSOR, SensorFigures, SensorWatch
+from echo_stream.alarm.ways import Ways
 from echo_stream.capture.figures import hum_and_rumble, signal_figures
 from echo_stream.capture.source import AudioSource
 from echo_stream.capture.windows import Slicer
-from echo_stream.core.types import OFF, AlarmEvent, AlarmLevel, DriftEvent, Score, SensorEvent, Window
+from echo_stream.core.types import OFF, AlarmEvent, DriftEvent, Score, SensorEvent, Window
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.pipeline.health import Health
@@ -23,9 +23,6 @@ from echo_stream.pipeline.health import Health
 Scored = tuple[Window, Score]
 Event = AlarmEvent | SensorEvent | DriftEvent
 BEHIND_S = 3.0  # older windows of a live source than this are skipped: the newest win
-PROOF_S = 600.0
-"""A machine that never sounded normal with its bank raises warnings at once but no alarm for so long: most
-likely it is the bank that does not fit (docs/adr/0011)."""
 
 
 @dataclass(slots=True)
@@ -90,8 +87,10 @@ class Station:
     bank_id: str
     scorer: Scorer
     alarms: tuple[Alarm, ...]
+    """The warning, then the alarm."""
+    ways: Ways
+    """The condition of the alarm."""
     sensor: SensorWatch
-    drift: DriftWatch
     rest: Condition
     """Whether the machine is at rest; a single window that sounds so is not."""
     health: Health
@@ -99,10 +98,8 @@ class Station:
     """Of the newest window; not the window itself: its samples take memory."""
     scored_until: int = 0
     """Where the newest window ended."""
-    proven: bool = False
-    """The machine has sounded normal with this bank once: the bank fits the sound."""
-    since: int = 0
-    """Absolute sample index from which this bank is in use."""
+    drifting: bool = False
+    """The advisory of a creep was announced and is not over."""
 
     def judge(self, scored: Scored) -> Iterator[Event]:
         """What the next window changes: at its sensor first, because that suppresses the machine's alarms."""
@@ -111,16 +108,24 @@ class Station:
         yield from self.sensor.step(sensor_figures(window, score.level_dbfs), window.start, window.end)
         self.rest.step(float(score.condition == OFF), window.start, window.end)
         reasons = {SENSOR: self.sensor.masks_machine, OFF: self.rest.active}
-        self.proven |= score.value <= min(alarm.clear for alarm in self.alarms)
-        doubted = not self.proven and window.end - self.since < PROOF_S * window.sample_rate_hz
-        for alarm in self.alarms:
+        events: list[AlarmEvent] = []
+        for alarm in reversed(self.alarms):  # the alarm first, as it implies the warning
+            own: list[AlarmEvent] = []
             for reason, holds in reasons.items():
-                yield from (alarm.suppress if holds else alarm.unsuppress)(window.end, reason)
-            if doubted and alarm.level is AlarmLevel.ALARM:
-                continue
-            yield from alarm.step(score.value, window.start, window.end)
-        if not any(alarm.active or alarm.suppressed_by for alarm in self.alarms):
-            yield from self.drift.step(score.value, window.end)
+                own += (alarm.suppress if holds else alarm.unsuppress)(window.end, reason)
+            own += alarm.step(score.value, window.start, window.end, score.condition)
+            events = own + events
+        yield from events
+        yield from self._advisory(window.end)
+
+    def _advisory(self, at: int) -> Iterator[DriftEvent]:
+        """Where minutes creep away from what they were."""
+        creep = self.ways.creeping
+        if (creep is not None) == self.drifting:
+            return
+        self.drifting = creep is not None
+        slow, onset = (creep, creep.onset) if creep else (self.ways.slow_way, None)
+        yield DriftEvent(self.reader.machine, self.drifting, at, slow.now, slow.clear, onset)
 
 
 def sensor_figures(window: Window, level_dbfs: float | None = None) -> SensorFigures:

@@ -26,7 +26,7 @@ def make(**changed: Any) -> Alarm:
         "on_delay_s": 2.0,
         "off_delay_s": 3.0,
     }
-    return Alarm("pump3", AlarmLevel.ALARM, **(given | changed))
+    return Alarm.at_level("pump3", AlarmLevel.ALARM, **(given | changed))
 
 
 class Player:

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 
 from echo_stream.alarm.alarm import Alarm
 from echo_stream.core.errors import CommandRefused
-from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState
+from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmPath, AlarmState
 
 S = AlarmState
 RATE, HOP, WINDOW = 10, 10, 20
@@ -169,7 +169,7 @@ class AlarmMachine(RuleBasedStateMachine):
         }
         realarm = None if realarm_s is None else round(realarm_s * RATE)
         self.model = Model(round(on_s * RATE), round(off_s * RATE), *of, latching, realarm)
-        self.alarm = Alarm("pump3", AlarmLevel.ALARM, **self.settings)  # type: ignore[arg-type]
+        self.alarm = Alarm.at_level("pump3", AlarmLevel.ALARM, **self.settings)  # type: ignore[arg-type]
         self.end, self.score = WINDOW - HOP, 0.0
 
     def expect(self, before: AlarmState, cause: str, happened: list[AlarmEvent]) -> None:
@@ -190,6 +190,7 @@ class AlarmMachine(RuleBasedStateMachine):
             active=model.active,
             score=self.score,
             threshold=TRIP,
+            path=AlarmPath.STRONG if model.active else None,
         )
         REACHED[model.latching, event.before, event.after, event.cause] += 1
 
@@ -295,7 +296,7 @@ class AlarmMachine(RuleBasedStateMachine):
     @rule(away_s=st.sampled_from([0.0, 2.0, 60.0]))
     def restart(self, away_s: float) -> None:
         saved = json.loads(json.dumps(self.alarm.snapshot()))
-        self.alarm = Alarm("pump3", AlarmLevel.ALARM, **self.settings)  # type: ignore[arg-type]
+        self.alarm = Alarm.at_level("pump3", AlarmLevel.ALARM, **self.settings)  # type: ignore[arg-type]
         self.alarm.restore(saved, away_s=away_s)
         model, moved = self.model, -self.end - round(away_s * RATE)
         model.break_off()

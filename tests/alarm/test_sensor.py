@@ -87,7 +87,7 @@ def test_a_fault_that_turns_into_another_is_said() -> None:
 
 def test_a_sensor_fault_suppresses_the_alarm_before_it_trips() -> None:
     watch = make()
-    alarm = Alarm(
+    alarm = Alarm.at_level(
         "pump3",
         AlarmLevel.ALARM,
         sample_rate_hz=RATE,

@@ -109,7 +109,7 @@ def test_takes_of_one_fault_are_one_fault(tmp_path: Path) -> None:
 
 
 def test_alarms_are_read_from_the_events_of_their_level() -> None:
-    alarm = Alarm(
+    alarm = Alarm.at_level(
         "m", AlarmLevel.ALARM, sample_rate_hz=100, trip=5.0, clear=4.0, on_delay_s=3.0, off_delay_s=4.0
     )
     scores = [0.0] * 5 + [9.0] * 10 + [0.0] * 10 + [9.0] * 6  # windows of 2 s, a second apart

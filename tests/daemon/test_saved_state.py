@@ -102,7 +102,7 @@ def test_any_value_damaged_and_the_station_starts(stations: list[Station], saved
     assert tried > 300
 
 
-@pytest.mark.parametrize("lost", ["alarms", "levels", "sensor", "drift", "proven", "at"])
+@pytest.mark.parametrize("lost", ["alarms", "levels", "sensor", "bank", "at"])
 def test_a_part_that_is_missing_leaves_the_others(
     stations: list[Station], saved: dict[str, Any], lost: str
 ) -> None:

@@ -156,8 +156,9 @@ class Event(OutboxPayload):
     cause: Cause = Field(description="What moved it.")
     path: Literal["strong", "step", "slow"] | None = Field(
         None,
-        description="Which trip condition was met: `strong`: far above the threshold for a short time; `step`: "
-        "above it for the on-delay; `slow`: a little above it for long. Left out where none was.",
+        description="Which way led to the alarm: `strong`: over the strong level for the on-delay; `step`: away "
+        "from the machine's own last minutes for 10 s; `slow`: minute after minute higher than those of the past "
+        "days. Left out where none did.",
     )
     why: str | None = Field(None, description="The same in words, for people. Left out where there is none.")
     reason: str | None = Field(
@@ -341,7 +342,9 @@ class Drift(OutboxPayload):
     limit: float | None = Field(
         description="What they must come back to: nine in ten of the machine's minutes were below."
     )
-    since: Timestamp | None = Field(description="Since when it is suspected (UTC); `null` where it is over.")
+    since: Timestamp | None = Field(
+        default=None, description="Since when it is suspected (UTC); `null` where it is over."
+    )
 
 
 class Flood(OutboxPayload):

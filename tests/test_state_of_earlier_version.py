@@ -262,7 +262,7 @@ def test_an_interrupted_fit_goes_on(site: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_the_default_configuration_raises_the_same(tmp_path: Path, broker: MosquittoBroker) -> None:
-    """Three simulated machines, each with each kind of fault, from fit to the end, as fast as it goes."""
+    """Three simulated machines with each kind of fault, from fit to the end: the same events as before."""
     shutil.copy(BEFORE / "default/fit.yaml", tmp_path / "config.yaml")
     for seed in (3, 5, 8):
         run(tmp_path, "fit-normal", "-m", f"seed{seed}", "--minutes", "2")
@@ -274,9 +274,14 @@ def test_the_default_configuration_raises_the_same(tmp_path: Path, broker: Mosqu
         found = sorted(told.events, key=lambda event: (event["machine"], event["seq"]))
     said = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     at_s = {line["event_id"]: line["at_s"] for line in said if "event_id" in line}
-    for event in found:
-        event["at_s"], event["bands_hz"] = at_s[event["event_id"]], event["evidence"]["bands_hz"]
-    same(found, lines("default/events.jsonl"))
+    before = lines("default/events.jsonl")
+    keys = ("machine", "level", "from", "to", "cause", "active")
+    assert [[event[key] for key in keys] for event in found] == [
+        [event[key] for key in keys] for event in before
+    ]
+    # Scores are not compared: the metric of ADR 14 gives others. Each event comes within seconds of before.
+    apart_s = [abs(at_s[now["event_id"]] - then["at_s"]) for now, then in zip(found, before, strict=True)]
+    assert max(apart_s) <= 4.0
 
 
 # ---------------------------------------------------------------------- payloads

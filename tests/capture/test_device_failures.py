@@ -183,8 +183,8 @@ def test_moved_to_another_source_is_noticed_and_the_other_loses_nothing(
     (gap_s,) = got["ears"][0]["gaps_s"]
     assert gap_s == pytest.approx(3 + got["back_s"], abs=1)
     assert got["ears"][0]["lost"] == got["ears"][0]["missing"]
-    # A null sink may render anew, with a jump in its sound, when a second listener is moved to it; on a busy PC
-    # more than once. Nothing is lost all the same, which is what `undisturbed` looks at.
+    # A null sink may render anew, with a jump in its sound, when a second listener is moved to it; on a
+    # busy PC more than once. Nothing is lost all the same, which is what `undisturbed` looks at.
     undisturbed(got["ears"][1], jumps=3)
 
 

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 FoundTrip = TypeVar("FoundTrip", Trip, TripLevel)
 
+ABOVE_WARNING = 0.5
+"""Spreads of held-out sound by which an alarm's level lies over the warning's at least."""
+
 LONGEST_DELAY_S = 60.0  # of the sound between onset and alarm no more than this is kept in memory
 REST_S = 2.0  # a machine must sound at rest for so long; less than the on-delay of its alarms
 
@@ -168,7 +171,8 @@ def trip_levels(machine: Machine, calibration: Calibration) -> dict[AlarmLevel, 
     """Where the scores of a machine raise a warning and an alarm, for the rates that the user accepts.
 
     Each with its own on-delay. What lasts longer is rarer, so that the alarm's level could lie below the
-    warning's; it does not, so that there is no alarm without a warning (docs/adr/0012).
+    warning's; it lies above it, by `ABOVE_WARNING` at least: there is no alarm without a warning, and an
+    alarm takes more than a warning does.
     """
     return _trips(machine, calibration.trip_level)
 
@@ -189,7 +193,7 @@ def _trips(machine: Machine, find: Callable[..., FoundTrip]) -> dict[AlarmLevel,
             dead_band=alarm.dead_band,
             at_least=at_least,
         )
-        at_least = levels[level].level
+        at_least = levels[level].level + ABOVE_WARNING
     return levels
 
 

@@ -65,6 +65,15 @@ def test_no_alarm_without_a_warning(kind: str, per_month: float) -> None:
     )
 
 
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("minutes", [0.7, 2.0, 10.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_alarm_takes_more_than_a_warning(kind: str, minutes: float, seed: int) -> None:
+    """What lasts longer is rarer: a level that is set by its rate alone could lie under the warning's."""
+    levels = levels_of(kind, minutes, DEFAULT, seed)
+    assert levels[AlarmLevel.ALARM].level > levels[AlarmLevel.WARNING].level
+
+
 @pytest.mark.parametrize("kind", ["normal, independent", "gamma, AR 0.8"])
 def test_each_level_is_calibrated_for_its_own_delay(kind: str) -> None:
     levels = levels_of(kind, 600, DEFAULT)

@@ -26,7 +26,7 @@ def _try(pcm: str, sample_rate_hz: int, counts: list[int]) -> dict[str, object]:
     refused: dict[str, object] = {}
     for channels in dict.fromkeys(counts):
         try:
-            stream = Stream(pcm, sample_rate_hz, channels, on_audio=lambda *_: None, on_end=lambda: None)
+            stream = Stream(pcm, sample_rate_hz, channels, on_audio=lambda *_: None, on_end=lambda _: None)
         except Refused as error:
             refused = refused or {"code": error.code, "why": str(error)}
         else:

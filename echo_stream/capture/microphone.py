@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from echo_stream.capture.devices import find
@@ -20,6 +21,7 @@ from echo_stream.capture.portaudio import Refused, Stream
 from echo_stream.capture.ring import Ring
 from echo_stream.capture.source import Anchor, UnsupervisedSource
 from echo_stream.core.errors import SourceError
+from echo_stream.core.guard import GuardedThread
 from echo_stream.core.types import AudioBlock, Float32
 
 RING_S = 10.0
@@ -34,14 +36,15 @@ def stream_routing() -> dict[int, str]:
     Empty where there is no such server, no `pactl`, or no answer: then a change cannot be noticed.
     """
     streams = _pactl("source-outputs")
-    mine = {
-        stream["index"]: stream["source"]
-        for stream in streams
-        if stream.get("properties", {}).get("application.process.id") == str(os.getpid())
-    }
-    if not mine:
+    try:
+        mine = {
+            stream["index"]: stream["source"]
+            for stream in streams
+            if stream.get("properties", {}).get("application.process.id") == str(os.getpid())
+        }
+        names = {source["index"]: source["name"] for source in _pactl("sources")} if mine else {}
+    except (AttributeError, KeyError, TypeError):  # another form of answer than we know
         return {}
-    names = {source["index"]: source["name"] for source in _pactl("sources")}
     return {stream: names[source] for stream, source in mine.items() if source in names}
 
 
@@ -165,7 +168,8 @@ class Microphone(UnsupervisedSource):
                 f"{self.description} cannot be opened: {error}", "It was there just now."
             ) from error
         if len(added) == 1:
-            threading.Thread(target=self._check_routing, args=added.popitem(), daemon=True).start()
+            check = partial(self._check_routing, *added.popitem())
+            GuardedThread(f"the check of the routing of {self.description}", check, self._closed).start()
         return stream
 
     def _start(self, channels: int) -> Stream:
@@ -174,8 +178,9 @@ class Microphone(UnsupervisedSource):
             self.input.pcm, self.sample_rate_hz, channels, on_audio=self._buffer.on_audio, on_end=self._on_end
         )
 
-    def _on_end(self) -> None:
-        self.failure = self.failure or "the device stopped"
+    def _on_end(self, error: Exception | None) -> None:
+        ended = "the device stopped" if error is None else f"taking its sound failed unexpectedly: {error!r}"
+        self.failure = self.failure or ended
 
     def _check_routing(self, stream: int, source: str) -> None:
         """Fails the stream as soon as the sound server feeds it from another source."""

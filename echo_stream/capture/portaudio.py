@@ -34,6 +34,7 @@ _running: set[Stream] = set()
 _leaving = threading.Event()
 
 OnAudio = Callable[["Float32", bool], None]
+OnEnd = Callable[[Exception | None], None]
 
 
 class Refused(Exception):
@@ -79,7 +80,7 @@ class Stream:
     """
 
     def __init__(
-        self, pcm: str, sample_rate_hz: int, channels: int, *, on_audio: OnAudio, on_end: Callable[[], None]
+        self, pcm: str, sample_rate_hz: int, channels: int, *, on_audio: OnAudio, on_end: OnEnd
     ) -> None:
         """Open and start.
 
@@ -89,7 +90,8 @@ class Stream:
             channels: channels to open.
             on_audio: called by PortAudio's thread with (n, channels), valid during the call only, and whether
                 samples were lost before it.
-            on_end: called by PortAudio's thread when the device is gone.
+            on_end: called by PortAudio's thread when the device is gone, with what `on_audio` raised where
+                that ended the stream.
 
         Raises:
             Refused: the device is not there, is busy, or has no such rate or channels.
@@ -105,15 +107,21 @@ class Stream:
         alsa = ffi.new("unsigned long[4]", [size, ALSA_HOST_API, 1, int(ffi.cast("uintptr_t", name))])
         parameters = (BY_NAME, channels, self._lib.paFloat32, LATENCY_S, ffi.cast("void *", alsa))
 
+        self.error: Exception | None = None
+
         @ffi.callback("PaStreamCallback", error=self._lib.paAbort)  # type: ignore[untyped-decorator]
         def audio(data: Any, _output: Any, frames: int, _time: Any, flags: int, _user: Any) -> int:
-            samples = np.frombuffer(ffi.buffer(data, frames * channels * 4), np.float32)
-            on_audio(samples.reshape(frames, channels), bool(flags & INPUT_OVERFLOW))
+            try:
+                samples = np.frombuffer(ffi.buffer(data, frames * channels * 4), np.float32)
+                on_audio(samples.reshape(frames, channels), bool(flags & INPUT_OVERFLOW))
+            except Exception as error:  # noqa: BLE001 - it would be printed, and by nobody be noticed
+                self.error = error
+                return int(self._lib.paAbort)
             return COMPLETE if _leaving.is_set() else 0
 
         @ffi.callback("PaStreamFinishedCallback")  # type: ignore[untyped-decorator]
         def end(_user: Any) -> None:
-            on_end()
+            on_end(self.error)
             self.ended.set()
 
         self.ended = threading.Event()

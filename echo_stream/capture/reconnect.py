@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Protocol
 
+import structlog
+
 from echo_stream.capture.microphone import boot_clock
 from echo_stream.capture.source import Anchor, AudioSource, SourceState
 from echo_stream.core.errors import SourceError
@@ -34,6 +36,8 @@ STEP_S = 0.25  # bursts of callbacks vary by a tenth of a second
 RATE_SPANS = 10  # 30 s
 RATE_TOLERANCE = 0.01
 FEW_STEPS = 2  # so many steps in 30 s are losses; more are a wrong rate
+
+log = structlog.get_logger()
 
 
 class RateCheck:
@@ -99,7 +103,7 @@ class BackgroundOpen:
         self.done = False
         self.source: DeviceSource | None = None
         """What was opened, once done; None where that failed."""
-        self.error = SourceError("opening failed", "See the traceback.")
+        self.error = SourceError("opening failed", "It is tried again.")
         """Why it failed, where it did."""
         self._open_source = open_source
         self._cancelled = False
@@ -119,6 +123,9 @@ class BackgroundOpen:
             self.source = self._open_source()
         except SourceError as error:
             self.error = error.with_traceback(None)  # whose frames would hold the device and its ring
+        except Exception as error:
+            log.exception("opening a microphone failed unexpectedly; it is tried again")
+            self.error = SourceError(f"opening failed: {error!r}", "Its traceback is in the log.")
         finally:
             with self._lock:
                 self.done = True
@@ -128,8 +135,15 @@ class BackgroundOpen:
 
 
 def in_background(work: Callable[[], None]) -> threading.Thread:
-    """Run `work` on a thread that does not keep the process alive."""
-    thread = threading.Thread(target=work, daemon=True)
+    """Run `work` on a thread that does not keep the process alive; what it raises is logged."""
+
+    def guarded() -> None:
+        try:
+            work()
+        except Exception:
+            log.exception("opening or closing a microphone failed unexpectedly")
+
+    thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
     return thread
 

@@ -38,7 +38,7 @@ def _print(found: dict[str, Any]) -> None:
     broker, uptime = found["broker"], timedelta(seconds=round(found["uptime_s"]))
     link = "connected" if broker["connected"] else f"AWAY ({broker['last_error'] or 'not yet connected'})"
     print(f"echo-stream {found['version']} on {found['node']}, up {uptime}, encoder {found['encoder']}")
-    print(f"broker {broker['host']}:{broker['port']} {link}; outbox {found['outbox']['depth']}")
+    print(f"broker {broker['host']}:{broker['port']} {link}; {_counts(found)}")
     table = Table("machine", "alarm", "warning", "score", "coverage", "level", "sound", "real-time factor")
     for machine in found["machines"]:
         states = [machine["alarms"].get(level, {}).get("state", "-") for level in ("alarm", "warning")]
@@ -50,9 +50,24 @@ def _print(found: dict[str, Any]) -> None:
         factor = _shown(machine["real_time_factor"], ".4f")
         table.add_row(machine["machine"], *states, *numbers, machine["capture"], factor)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-    for machine in found["machines"]:
-        if machine.get("reason"):
-            print(f"DEGRADED: {machine['machine']}: {machine['reason']}")
+    for reason in found.get("degraded", ()):
+        print(f"DEGRADED: {reason}")
+
+
+def _counts(found: dict[str, Any]) -> str:
+    """How much waits, and what was lost since the start, where something was."""
+    # A daemon of an older version, before it is started anew, does not say all of it.
+    outbox, evidence, history = (found.get(part) or {} for part in ("outbox", "evidence", "history"))
+    restarts = sum(thread["restarts"] for thread in found.get("threads", ()))
+    lost = {
+        "not on disk": outbox.get("unsaved", 0),
+        "dropped": outbox.get("dropped", 0),
+        "damaged": outbox.get("damaged", 0),
+        "alarms without evidence": evidence.get("failed", 0),
+        "minutes without history": history.get("dropped", 0),
+        "restarts of a part": restarts,
+    }
+    return "; ".join([f"outbox {outbox['depth']}", *(f"{n} {what}" for what, n in lost.items() if n)])
 
 
 def _shown(value: float | None, form: str, unit: str = "") -> str:

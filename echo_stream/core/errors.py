@@ -4,6 +4,7 @@ EchoStreamError                 exit code 1
 ├── ConfigError                 78: the configuration file, or what it names, is wrong
 ├── CheckpointError             weights are missing, damaged or of another shape
 ├── BankError                   a bank cannot be read or fitted
+│   ├── NoBank                  78: nothing was learnt yet
 │   └── BankMismatch            78: a sound bank, but for another encoder, rate or window
 ├── SourceError                 no sound: device, file or stream; the daemon retries it
 ├── EncoderError                a window that cannot be encoded (not finite, too short)
@@ -42,6 +43,12 @@ class CheckpointError(EchoStreamError):
 
 class BankError(EchoStreamError):
     """A bank of normal sound cannot be read, written or fitted."""
+
+
+class NoBank(BankError):
+    """The file of a bank does not exist: trying again cannot help until somebody runs fit-normal."""
+
+    exit_code = 78
 
 
 class BankMismatch(BankError):

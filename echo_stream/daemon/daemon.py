@@ -14,11 +14,12 @@ import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import structlog
@@ -27,17 +28,18 @@ from echo_stream import __version__
 from echo_stream.config.load import find, load
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.errors import EchoStreamError
-from echo_stream.core.guard import Guard
+from echo_stream.core.guard import Guard, GuardedThread
 from echo_stream.core.types import Window
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.history import HistoryRecorder
 from echo_stream.daemon.logs import configure
 from echo_stream.daemon.monitor import Monitor
 from echo_stream.daemon.operator_commands import execute
+from echo_stream.daemon.overview import Parts, degraded, overview
 from echo_stream.daemon.proposals import build_proposals
 from echo_stream.daemon.state_directory import StateDirectory
 from echo_stream.daemon.stations import StationRegistry
-from echo_stream.daemon.status import StatusServer, daemon_socket, overview
+from echo_stream.daemon.status import StatusServer, daemon_socket
 from echo_stream.daemon.systemd import Notifier
 from echo_stream.encode.encoder import Encoder
 from echo_stream.mqtt.commands import Command
@@ -47,8 +49,12 @@ from echo_stream.pipeline.station import Scored, Station
 
 DRAIN_S = 4.0
 STATES_EVERY_S = 60.0  # so much of a machine's own past is lost at most when the power fails
+METRICS_RETRY_S = 30.0
 LOSSES_EVERY_S = 1.0  # what thousands of machines lost need not be asked twenty times a second
 STUCK_S = 20.0  # a round that takes longer is no progress; under systemd half of WatchdogSec
+
+if TYPE_CHECKING:
+    from echo_stream.daemon.metrics import MetricsServer
 
 FIXED = tuple(set(Config.model_fields) - {"machines"})
 
@@ -77,7 +83,11 @@ class Daemon:
         self._stop = Event()
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._notifier = Notifier()
-        self._guard = Guard("the pipeline", self._stop)
+        self._supervision = Guard("the supervision", self._stop)
+        self._threads: list[GuardedThread] = []
+        self._metrics: MetricsServer | None = None
+        self._metrics_at_s = 0.0
+        self._metrics_trouble = ""
         self._since_s = self._round_at_s = self._losses_at_s = monotonic()
         self._states_at_s = self._since_s + STATES_EVERY_S
         self._failure: EchoStreamError | None = None
@@ -92,9 +102,9 @@ class Daemon:
         config = self._config
         self._catch_signals()
         with ExitStack() as stack:
-            state_dir = StateDirectory(config.state_dir)
-            state_dir.take(monotonic())
-            stack.callback(state_dir.release)
+            self._state_dir = StateDirectory(config.state_dir)
+            self._state_dir.take(monotonic())
+            stack.callback(self._state_dir.release)
             encoder = build_encoder(config)
             self._computed_by = encoder.computed_by
             self._publisher = build_publisher(config)
@@ -105,16 +115,20 @@ class Daemon:
             if evidence:
                 evidence.start()
                 stack.callback(evidence.stop)
+                self._threads.append(evidence.thread)
             history = build_history(config)
             self._history = HistoryRecorder(history) if history else None
-            if self._history:
+            if history and self._history:
                 self._history.start()
                 stack.callback(self._history.stop)
+                self._threads.append(history.thread)
             self._proposals = build_proposals(config)
             self._proposals.start()
             stack.callback(self._proposals.stop)
+            self._threads.append(self._proposals.thread)
             self._monitor = Monitor(
                 self.overview,
+                lambda: degraded(self._registry.stations, self._registry.failed, self._parts()),
                 events=self._events,
                 publisher=self._publisher,
                 notifier=self._notifier,
@@ -127,18 +141,17 @@ class Daemon:
             stack.callback(self._registry.close)
             _warm_up(encoder, self._registry.stations.values())
             self._serve_status(stack, daemon_socket(config.state_dir))
-            if config.metrics_port is not None:
-                from echo_stream.daemon.metrics import MetricsServer  # noqa: PLC0415 - only who wants it pays
-
-                stack.callback(MetricsServer(config.metrics_port, self.overview).close)
+            stack.callback(self._close_metrics)
+            self._serve_metrics(monotonic())
             self._publisher.start()
-            pipeline = Thread(target=self._run_pipeline, args=(encoder,), name="pipeline", daemon=True)
+            pipeline = GuardedThread("the pipeline", partial(self._walk, encoder), self._stop)
+            self._threads += [self._publisher.thread, pipeline]
             pipeline.start()
             stack.callback(pipeline.join, 1.0)
             stack.callback(self._stop.set)
             log.info("listening", machines=list(self._registry.stations), version=__version__)
             self._notifier.ready()
-            self._supervise(state_dir, pipeline)
+            self._supervise()
             self._notifier.stopping()
         if self._failure is not None:
             raise self._failure
@@ -150,10 +163,20 @@ class Daemon:
             self._config,
             self._registry.stations,
             self._registry.failed,
-            self._publisher,
+            self._parts(),
             computed_by=self._computed_by,
             since_s=self._since_s,
             alive=self._alive(monotonic()),
+        )
+
+    def _parts(self) -> Parts:
+        return Parts(
+            publisher=self._publisher,
+            state_dir=self._state_dir,
+            evidence=self._events.evidence,
+            history=self._history.counters if self._history else None,
+            guards=[self._supervision, *(thread.guard for thread in self._threads)],
+            troubles=list(filter(None, [self._metrics_trouble])),
         )
 
     def _stop_publisher(self) -> None:
@@ -165,9 +188,34 @@ class Daemon:
 
     def _serve_status(self, stack: ExitStack, path: Path) -> None:
         try:
-            stack.callback(StatusServer(path, self.overview).close)
+            server = StatusServer(path, self.overview)
         except EchoStreamError as error:  # such as a path too long for a socket: no reason not to listen
             log.warning("`echo-stream status` will not be answered", reason=error.message, hint=error.hint)
+            return
+        stack.callback(server.close)
+        self._threads.append(server.thread)
+
+    def _serve_metrics(self, now_s: float) -> None:
+        """Begins to answer Prometheus; a port that is taken is tried again, listening goes on."""
+        port = self._config.metrics_port
+        if port is None or self._metrics or now_s < self._metrics_at_s:
+            return
+        from echo_stream.daemon.metrics import MetricsServer  # noqa: PLC0415 - only who wants it pays
+
+        self._metrics_at_s = now_s + METRICS_RETRY_S
+        try:
+            self._metrics = MetricsServer(port, self.overview)
+        except EchoStreamError as error:
+            if not self._metrics_trouble:
+                log.error("metrics are not served; tried again", reason=error.message, hint=error.hint)
+            self._metrics_trouble = error.message
+            return
+        self._metrics_trouble = ""
+        self._threads.append(self._metrics.thread)
+
+    def _close_metrics(self) -> None:
+        if self._metrics:
+            self._metrics.close()
 
     def _alive(self, now_s: float) -> bool:
         """Pipeline and publisher make progress, or wait by design for a microphone or a broker."""
@@ -181,20 +229,17 @@ class Daemon:
 
     # The pipeline thread.
 
-    def _run_pipeline(self, encoder: Encoder) -> None:
-        def walk() -> None:
-            listen(
-                self._begin_round,
-                encoder,
-                on_event=self._events.publish,
-                observe=self._observe,
-                stop=self._stop,
-                on_failure=self._registry.fail,
-                expecting=lambda: bool(self._registry.failed),
-            )
-            self._events.save_states(self._registry.stations.values())
-
-        self._guard.run(walk)
+    def _walk(self, encoder: Encoder) -> None:
+        listen(
+            self._begin_round,
+            encoder,
+            on_event=self._events.publish,
+            observe=self._observe,
+            stop=self._stop,
+            on_failure=self._registry.fail,
+            expecting=lambda: bool(self._registry.failed),
+        )
+        self._events.save_states(self._registry.stations.values())
         self._stop.set()
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_writer, b"\0")
@@ -241,7 +286,7 @@ class Daemon:
 
     # The main thread.
 
-    def _supervise(self, state_dir: StateDirectory, pipeline: Thread) -> None:
+    def _supervise(self) -> None:
         poll = select.poll()  # not select.select, which fails with more than 1,024 open descriptors
         poll.register(self._wake_reader, select.POLLIN)
         while not self._stop.is_set():
@@ -256,16 +301,22 @@ class Daemon:
                 self._notifier.watchdog()
             if signal.SIGHUP in received:
                 self._reload_config()
-            state_dir.take(now_s)
-            self._registry.take_new_banks()
-            self._registry.retry_failed(now_s)
-            self._monitor.check(self._registry.stations, self._registry.failed, now_s)
-            for part, alive in (("pipeline", pipeline.is_alive()), ("publisher", self._publisher.alive)):
-                if not alive and not self._stop.is_set():
-                    self._failure = EchoStreamError(
-                        f"the thread of the {part} has ended", "systemd starts the service again"
-                    )
-                    return
+            self._state_dir.take(now_s)
+            self._supervision.step(partial(self._look_after, now_s))
+            ended = [thread.guard.part for thread in self._threads if thread.ended]
+            if ended and not self._stop.is_set():
+                self._failure = EchoStreamError(
+                    f"the thread of {' and '.join(ended)} has ended and cannot be restarted",
+                    "systemd starts the service again",
+                )
+                return
+
+    def _look_after(self, now_s: float) -> None:
+        """Once a second."""
+        self._registry.take_new_banks()
+        self._registry.retry_failed(now_s)
+        self._serve_metrics(now_s)
+        self._monitor.check(self._registry.stations, self._registry.failed, now_s)
 
     def _reload_config(self) -> None:
         """SIGHUP: validated first; whatever goes wrong keeps the old configuration and says so."""

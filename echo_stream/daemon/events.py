@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
@@ -194,6 +194,12 @@ class EventPublisher:
             counters={"windows_scored": found["windows_scored"], "hops_skipped": found["hops_skipped"]},
         )
         self._publisher.health(found["machine"], payload)
+
+    def node_health(self, reasons: Sequence[str], counters: Mapping[str, int]) -> None:
+        """Whether all parts of the daemon work."""
+        now = datetime.now(UTC)
+        payload = payloads.node_health(node=self._node, ts=now, reasons=reasons, counters=counters)
+        self._publisher.node_health(payload)
 
     def evidence_complete(self, kept: Kept) -> None:
         """Sound and picture of an alarm are on the disk; called on the evidence's own thread."""

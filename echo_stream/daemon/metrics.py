@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import BoundedSemaphore, Event, Thread, Timer
+from threading import BoundedSemaphore, Event, Timer
 from typing import Any
 
 import structlog
@@ -23,7 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from echo_stream.core.errors import EchoStreamError
-from echo_stream.core.guard import Guard
+from echo_stream.core.guard import GuardedThread
 from echo_stream.core.types import AlarmState
 from echo_stream.daemon.status import Snapshot
 
@@ -46,6 +46,34 @@ _GAUGES = {
     "listening": ("listening", "1 while sound comes and is scored."),
 }
 
+_PARTS = {
+    "broker": (
+        ("connected", "broker_connected", "1 while the MQTT broker is connected."),
+        ("published", "events_published_total", "Events that the broker confirmed."),
+        ("connections", "broker_connections_total", "Times that the broker let us in."),
+    ),
+    "outbox": (
+        ("depth", "outbox_events", "Events that the broker has not confirmed."),
+        ("unsaved", "outbox_unsaved_events", "Of these, events that the disk did not take."),
+        ("dropped", "events_dropped_total", "Events given up: the outbox was full, or they were too old."),
+        ("damaged", "outbox_damaged_total", "Values of the outbox that were found damaged."),
+        ("refusals", "outbox_refusals_total", "Times that the disk did not take or give what it should."),
+        ("trouble", "outbox_writable", "1 while the outbox can be written."),
+    ),
+    "state_dir": (("trouble", "state_directory_writable", "1 while the state directory can be written."),),
+    "evidence": (
+        ("kept", "evidence_kept_total", "Alarms whose sound was kept."),
+        ("failed", "evidence_failed_total", "Alarms whose sound could not be kept."),
+        ("trouble", "evidence_writable", "1 while evidence can be kept."),
+    ),
+    "history": (
+        ("written", "history_rows_written_total", "Minute rows written."),
+        ("dropped", "history_rows_dropped_total", "Minute rows lost because the disk did not take them."),
+        ("waiting", "history_rows_waiting", "Minute rows in memory."),
+        ("trouble", "history_writable", "1 while history can be written."),
+    ),
+}
+"""By part of the overview: the key in it, the metric's name, what it means."""
 
 _CONNECTIONS = 16
 _QUIET_S = 5.0
@@ -74,16 +102,16 @@ class MetricsServer:
             ) from error
         self.port = int(self._server.server_address[1])
         self._stop = Event()
-        self._guard = Guard("the metrics server", self._stop)
-        work = self._server.serve_forever
-        self._thread = Thread(target=self._guard.run, args=(work,), name="metrics", daemon=True)
-        self._thread.start()
+        self.thread = GuardedThread(
+            "the metrics server", self._server.serve_forever, self._stop, name="metrics"
+        )
+        self.thread.start()
 
     def close(self) -> None:
         """Stops answering."""
         self._stop.set()
         self._server.shutdown()
-        self._thread.join()
+        self.thread.join(_WHOLE_S)
         self._server.server_close()
 
 
@@ -100,14 +128,14 @@ class _Snapshots(Collector):
         found = self._snapshot()
         build = {"version": str(found.get("version", "")), "node": str(found.get("node", ""))}
         yield InfoMetricFamily("echo_stream_build", "What runs where.", build)
-        broker, outbox = found.get("broker") or {}, found.get("outbox") or {}
-        yield from _single(
-            "broker_connected", "1 while the MQTT broker is connected.", broker.get("connected")
+        yield GaugeMetricFamily(
+            "echo_stream_degraded",
+            "1 while something is not as it should be: `echo-stream status` says what.",
+            value=bool(found.get("degraded")),
         )
-        yield from _single("outbox_events", "Events that the broker has not confirmed.", outbox.get("depth"))
-        if outbox.get("dropped") is not None:
-            text = "Events given up because the outbox was full or they were too old."
-            yield CounterMetricFamily("echo_stream_events_dropped", text, value=outbox["dropped"])
+        for part, values in _PARTS.items():
+            yield from _of_part(found.get(part) or {}, values)
+        yield from _threads(found.get("threads", ()))
         machines = list(found.get("machines", ()))
         for key, text in _COUNTERS.items():
             counter = CounterMetricFamily(f"echo_stream_{key}", text, labels=["machine"])
@@ -124,9 +152,23 @@ class _Snapshots(Collector):
         yield from _alarms(machines)
 
 
-def _single(name: str, text: str, value: float | None) -> Iterator[Metric]:
-    if value is not None:
-        yield GaugeMetricFamily(f"echo_stream_{name}", text, value=value)
+def _of_part(said: Mapping[str, Any], values: Sequence[tuple[str, str, str]]) -> Iterator[Metric]:
+    """The values of a part that is there; `_total` at the end of a name makes a counter of it."""
+    for key, name, text in values:
+        if key not in said:
+            continue
+        value = not said[key] if key == "trouble" else said[key]
+        family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+        yield family(f"echo_stream_{name.removesuffix('_total')}", text, value=value)
+
+
+def _threads(threads: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+    restarts = CounterMetricFamily(
+        "echo_stream_restarts", "Restarts of a part after an exception.", labels=["part"]
+    )
+    for thread in threads:
+        restarts.add_metric([thread["part"]], thread["restarts"])
+    yield restarts
 
 
 def _last_windows(machines: Iterable[Mapping[str, Any]]) -> Metric:

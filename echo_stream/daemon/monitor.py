@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -25,7 +25,8 @@ class Monitor:
     """Follows sources and pace, publishes health, writes the summary.
 
     Args:
-        overview: the daemon's state.
+        overview: the daemon's state; takes a while with a thousand machines.
+        degraded: what is not as it should be, in sentences; quick.
         events: for health messages.
         publisher: for the machines' availability.
         notifier: for the line in `systemctl status`.
@@ -35,6 +36,7 @@ class Monitor:
     def __init__(
         self,
         overview: Callable[[], dict[str, Any]],
+        degraded: Callable[[], list[str]],
         *,
         events: EventPublisher,
         publisher: Publisher,
@@ -42,6 +44,8 @@ class Monitor:
         now_s: float,
     ) -> None:
         self._overview = overview
+        self._degraded = degraded
+        self._said: list[str] = []
         self._events = events
         self._publisher = publisher
         self._notifier = notifier
@@ -63,15 +67,28 @@ class Monitor:
         for machine, station in stations.items():
             self._check_capture(machine, station)
         self._check_pace(stations, now_s)
-        self._notifier.status(self._in_a_line(stations, failed))
-        if now_s >= self._health_at_s:
+        reasons = self._degraded()
+        self._notifier.status(_in_a_line(stations, reasons))
+        due = now_s >= self._health_at_s
+        if due:
             self._health_at_s = now_s + HEALTH_EVERY_S
-            for found in self._overview()["machines"]:
-                if found["capture"] != "failed":
-                    self._events.health(found)
+        if due or reasons != self._said:
+            self._say_health(reasons, with_machines=due)
         if now_s >= self._summary_at_s:
             self._summary_at_s = now_s + SUMMARY_EVERY_S
             _summarise(self._overview())
+
+    def _say_health(self, reasons: list[str], *, with_machines: bool) -> None:
+        if reasons and not self._said:
+            log.warning("the daemon is DEGRADED", reasons=reasons[:_REASONS_IN_LINE])
+        elif self._said and not reasons:
+            log.info("the daemon is no longer DEGRADED")
+        self._said = reasons
+        found = self._overview()
+        self._events.node_health(reasons, counters_of(found))
+        for machine in found["machines"] if with_machines else ():
+            if machine["capture"] != "failed":
+                self._events.health(machine)
 
     def remove(self, machine: str) -> None:
         """A machine is gone."""
@@ -110,13 +127,30 @@ class Monitor:
                 factors=factors,
             )
 
-    def _in_a_line(self, stations: Mapping[str, Station], failed: Mapping[str, FailedMachine]) -> str:
-        away = [machine for machine, capture in self._captures.items() if capture in AWAY]
-        states = [f"{machine}: {station.alarms[-1].state}" for machine, station in stations.items()]
-        broker = "" if self._publisher.connected else "; broker away"
-        degraded = f"DEGRADED, no sound from {', '.join(away)}; " if away else ""
-        degraded += "".join(f"DEGRADED, {machine}: {each.reason}; " for machine, each in failed.items())
-        return f"{degraded}{'; '.join(states[:5])}{broker}"
+
+_REASONS_IN_LINE = 5
+
+
+def _in_a_line(stations: Mapping[str, Station], reasons: Sequence[str]) -> str:
+    """For `systemctl status`: what is not as it should be, then the alarms."""
+    more = len(reasons) - _REASONS_IN_LINE
+    shown = [*reasons[:_REASONS_IN_LINE], *([f"{more} more"] if more > 0 else [])]
+    states = [f"{machine}: {station.alarms[-1].state}" for machine, station in stations.items()]
+    return "; ".join([*(["DEGRADED", *shown] if shown else []), *states[:5]])
+
+
+def counters_of(found: Mapping[str, Any]) -> dict[str, int]:
+    """What the overview counts of the daemon's own parts, for the health of the node."""
+    counters = {
+        "restarts": sum(thread["restarts"] for thread in found["threads"]),
+        "machines_failed": sum(machine["capture"] == "failed" for machine in found["machines"]),
+        **{f"outbox_{name}": found["outbox"][name] for name in ("depth", "dropped", "unsaved", "damaged")},
+    }
+    if found["evidence"]:
+        counters["evidence_failed"] = found["evidence"]["failed"]
+    if found["history"]:
+        counters["history_dropped"] = found["history"]["dropped"]
+    return counters
 
 
 def _summarise(found: Mapping[str, Any]) -> None:

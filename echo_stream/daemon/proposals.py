@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from time import monotonic
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from echo_stream.config.schema import Config
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.files import write_whole
-from echo_stream.core.guard import Guard
+from echo_stream.core.guard import GuardedThread
 from echo_stream.evidence.recorder import flac
 
 EVERY_S = 10.0
@@ -67,18 +67,17 @@ class ProposalWriter:
         self._accepted_at_s: dict[str, float] = {}
         self._queue: queue.Queue[_Proposal | None] = queue.Queue(WAITING)
         self._stop = Event()
-        self.guard = Guard("the writer of proposals", self._stop)
-        self._thread = Thread(target=self.guard.run, args=(self._work,), name="proposals", daemon=True)
+        self.thread = GuardedThread("the writer of proposals", self._work, self._stop)
 
     def start(self) -> None:
         """Begins to work."""
-        self._thread.start()
+        self.thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> None:
         """Writes what waits, as far as the time allows."""
         try:
             self._queue.put(None, timeout=timeout_s)
-            self._thread.join(timeout_s)
+            self.thread.join(timeout_s)
         except queue.Full:
             pass
         self._stop.set()
@@ -116,6 +115,9 @@ class ProposalWriter:
                 path = self._write(proposal)
             except OSError as error:
                 proposal.done(False, f"the sound cannot be kept: {error.strerror or error}")
+            except Exception as error:
+                proposal.done(False, f"the sound cannot be kept: {error!r}")
+                raise
             else:
                 proposal.done(True, f"kept as {path}: echo-stream bank extend learns from it")
 

@@ -18,7 +18,7 @@ import structlog
 
 from echo_stream.capture.source import AudioSource
 from echo_stream.config.schema import Config, Machine
-from echo_stream.core.errors import EchoStreamError, SourceError
+from echo_stream.core.errors import ConfigError, EchoStreamError, SourceError
 from echo_stream.detect.bank_file import accepted_version
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
@@ -90,11 +90,14 @@ class StationRegistry:
     def open(self) -> None:
         """Opens every machine's source and bank, before the pipeline begins.
 
+        Where no machine can be listened to, going on is still worth while as long as one of them may heal: a
+        file server that is away, a disk that gives an error. Otherwise somebody must act first.
+
         Raises:
-            EchoStreamError: not one machine can be listened to; the first one's reason.
+            EchoStreamError: nothing can be listened to before somebody acts (exit code 78); the first reason.
         """
         opened, failed = self._prepare(self.config.machines)
-        if not opened and failed:
+        if not opened and failed and all(_is_hopeless(each.error) for each in failed):
             _close(failed)
             raise _as_ours(failed[0])
         for station, machine in opened:
@@ -315,6 +318,11 @@ def _as_ours(failed: FailedMachine) -> EchoStreamError:
         f"machine {failed.machine.id} cannot be listened to: {failed.reason}",
         "is its bank damaged? fit it anew: echo-stream fit-normal",
     )
+
+
+def _is_hopeless(error: Exception) -> bool:
+    """Whether trying again cannot help: a bank that was never fitted, or is for something else."""
+    return isinstance(error, EchoStreamError) and error.exit_code == ConfigError.exit_code
 
 
 def _close(failed: Iterable[FailedMachine]) -> None:

@@ -22,20 +22,13 @@ import socketserver
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import Event, Thread
-from time import monotonic
+from threading import Event
 from typing import Any
 
 import structlog
 
-from echo_stream import __version__
-from echo_stream.config.schema import Config
 from echo_stream.core.errors import EchoStreamError
-from echo_stream.core.guard import Guard
-from echo_stream.daemon.stations import FailedMachine
-from echo_stream.mqtt.publisher import Publisher
-from echo_stream.pipeline.health import Health
-from echo_stream.pipeline.station import Station
+from echo_stream.core.guard import GuardedThread
 
 Snapshot = Callable[[], Mapping[str, Any]]
 """Gives the daemon's state as plain JSON values; called from several threads, answers at once."""
@@ -81,16 +74,16 @@ class StatusServer:
                 "its directory must exist and belong to the user that runs echo-stream",
             ) from error
         self._stop = Event()
-        self._guard = Guard("the status socket", self._stop)
-        work = self._server.serve_forever
-        self._thread = Thread(target=self._guard.run, args=(work,), name="status", daemon=True)
-        self._thread.start()
+        self.thread = GuardedThread(
+            "the status socket", self._server.serve_forever, self._stop, name="status"
+        )
+        self.thread.start()
 
     def close(self) -> None:
         """Hangs up and removes the socket."""
         self._stop.set()
         self._server.shutdown()
-        self._thread.join(_PATIENCE_S)
+        self.thread.join(_PATIENCE_S)
         self._server.server_close()
         self.path.unlink(missing_ok=True)
 
@@ -196,76 +189,3 @@ class _Server(socketserver.UnixStreamServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
         structlog.get_logger().warning("status not answered", exc_info=True)
-
-
-# How the daemon is, in one snapshot, for the status socket, Prometheus and MQTT. Any thread.
-
-
-def overview(
-    config: Config,
-    stations: Mapping[str, Station],
-    failed: Mapping[str, FailedMachine],
-    publisher: Publisher,
-    *,
-    computed_by: str,
-    since_s: float,
-    alive: bool,
-) -> dict[str, Any]:
-    """The daemon's state as plain JSON; no secret is in it.
-
-    Args:
-        config: what runs.
-        stations: by machine id.
-        failed: machines that cannot be listened to, by id.
-        publisher: the MQTT side.
-        computed_by: library and precision of the encoder.
-        since_s: monotonic time of the start.
-        alive: the pipeline makes progress, or waits by design.
-    """
-    now_s = monotonic()
-    counters = publisher.counters()
-    return {
-        "version": __version__,
-        "node": config.node,
-        "uptime_s": round(now_s - since_s, 1),
-        "alive": alive,
-        "encoder": config.encoder.kind,
-        "encoder_computed_by": computed_by,
-        "broker": {
-            "connected": counters.connected,
-            "host": config.mqtt.host,
-            "port": config.mqtt.port,
-            "published": counters.published,
-            "last_error": counters.last_error,
-        },
-        "outbox": {"depth": counters.outbox_depth, "dropped": counters.dropped},
-        "machines": [
-            *(_machine(station, now_s) for station in stations.values()),
-            *(_failed_machine(each, config.encoder.hop_s, now_s) for each in failed.values()),
-        ],
-    }
-
-
-def _machine(station: Station, now_s: float) -> dict[str, Any]:
-    capture = station.reader.source.state
-    return {
-        **station.health.snapshot(now_s),
-        "listening": capture == "running",
-        "capture": capture,
-        "reason": reason.message if (reason := station.reader.source.last_error) else "",
-        "device": station.reader.source.description,
-        "bank": station.bank_id,
-        "alarms": {a.level.value: {"state": a.state.value, "active": a.active} for a in station.alarms},
-    }
-
-
-def _failed_machine(failed: FailedMachine, hop_s: float, now_s: float) -> dict[str, Any]:
-    return {
-        **Health(failed.machine.id, hop_s, now_s).snapshot(now_s),
-        "listening": False,
-        "capture": "failed",
-        "reason": failed.reason,
-        "device": failed.machine.source.kind,
-        "bank": "",
-        "alarms": {},
-    }

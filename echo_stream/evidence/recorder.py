@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from typing import Any, Final
 
 import numpy as np
@@ -29,7 +29,7 @@ import structlog
 from echo_stream.core.calibration import NormalSpectrum
 from echo_stream.core.errors import DeliveryError
 from echo_stream.core.files import write_whole
-from echo_stream.core.guard import Guard
+from echo_stream.core.guard import GuardedThread
 from echo_stream.core.types import BandScore, Float32
 from echo_stream.evidence.store import Kept, advance_clock, document_path, list_events, remove_parts, tidy
 
@@ -155,12 +155,12 @@ class Evidence:
         self._tidied_at: datetime | None = None
         self._retention_now: datetime | None = None
         self._ended = Event()
-        self.guard = Guard("evidence", self._ended)
-        self._worker = Thread(target=self.guard.run, args=(self._work,), name="evidence", daemon=True)
+        self.thread = GuardedThread("the evidence recorder", self._work, self._ended, name="evidence")
         self._drawing: subprocess.Popen[bytes] | None = None
         self._stopping = False
         self._lock = Lock()  # between stopping and starting a picture
-        self._in_trouble = False
+        self.trouble = ""
+        """Why evidence cannot be kept at present; empty where it can."""
         self.kept = 0
         """Events that were kept, sound complete."""
         self.failed = 0
@@ -173,7 +173,7 @@ class Evidence:
 
     def start(self) -> None:
         """Begin to work."""
-        self._worker.start()
+        self.thread.start()
 
     def alarm(
         self,
@@ -222,10 +222,10 @@ class Evidence:
             self._stopping = True
             if self._drawing is not None:
                 self._drawing.kill()  # drawn at the next start
-        if self._worker.is_alive():
+        if self.thread.alive:
             with suppress(queue.Full):
                 self._queue.put(None, timeout=timeout_s)
-            self._worker.join(timeout_s)
+            self.thread.join(timeout_s)
         self._ended.set()
 
     def _finish(self, job: Job) -> None:
@@ -254,6 +254,9 @@ class Evidence:
                     self._tidy(item)
             except OSError as error:
                 self._trouble(error.strerror or str(error), item)
+            except Exception as error:
+                self._trouble(repr(error), item)
+                raise
 
     def _keep(self, job: Job) -> None:
         if len(job.samples) == 0:
@@ -262,8 +265,8 @@ class Evidence:
         self._require_space()
         write_whole(job.path.with_suffix(".flac"), flac(job.samples, job.rate))
         write_whole(job.path, json.dumps(job.document(), ensure_ascii=False).encode())
-        if self._in_trouble:
-            self._in_trouble = False
+        if self.trouble:
+            self.trouble = ""
             log.info("evidence is kept again", missed=self.failed)
         if job.after is None:
             return
@@ -304,6 +307,9 @@ class Evidence:
     def _tidy(self, now: datetime | None) -> None:
         """Remove what is over the quotas; `now` once an hour, None after an event was kept."""
         if now is not None:
+            if self.trouble:
+                self._require_space()
+                self.trouble = ""
             self._retention_now = advance_clock(self._folder, now)
         gone = tidy(self._folder, max_bytes=self._max_bytes, max_days=self._max_days, now=self._retention_now)
         if gone:
@@ -313,6 +319,6 @@ class Evidence:
         """Count it, once an event; say it once until something is kept again."""
         if isinstance(item, Job) and item.after is not None:
             self.failed += 1
-        if not self._in_trouble:
-            self._in_trouble = True
+        if not self.trouble:
             log.error("evidence cannot be kept", reason=reason, folder=str(self._folder))
+        self.trouble = reason

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import structlog
 
-from echo_stream.core.guard import Guard
+from echo_stream.core.guard import GuardedThread
 from echo_stream.history.minutes import MINUTE_S, MinuteRow
 
 HISTORY_FILE = "history.sqlite"
@@ -76,18 +76,16 @@ class HistoryStore:
         self._names: dict[str, int] = {}
         self._pruned = 0
         self._stop = threading.Event()
-        self.guard = Guard("the history", self._stop)
-        self._thread = threading.Thread(target=self.guard.run, args=(self._run,), name="history", daemon=True)
+        self.thread = GuardedThread("the history", self._run, self._stop)
 
     def start(self) -> None:
         """Start the writer thread."""
-        self._thread.start()
+        self.thread.start()
 
     def stop(self, patience_s: float = 2.0) -> None:
         """Write what waits and end the thread; waits for `patience_s` at most."""
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(patience_s)
+        self.thread.join(patience_s)
 
     def put(self, row: MinuteRow) -> None:
         """Queue a row. Never waits, never raises; pipeline thread."""

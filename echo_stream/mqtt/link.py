@@ -16,6 +16,7 @@ from collections.abc import Callable
 import structlog
 
 from echo_stream.core.errors import DeliveryError
+from echo_stream.core.guard import GuardedThread
 from echo_stream.mqtt.connection import (
     BrokerAway,
     BrokerLacks,
@@ -101,11 +102,10 @@ class Link:
         self._retry_min_s = retry_min_s
         self._retry_max_s = retry_max_s
         self._refused_retry_s = refused_retry_s
-        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._stopping = threading.Event()
+        self.thread = GuardedThread("the publisher", self._run, self._stopping, first_wait_s=retry_min_s)
         self._stop_at_s = 0.0
-        self.failures = 0
-        """Times that an unforeseen exception was met."""
+        self._gone = False
         self._without = Concessions()
         self._lacks: list[str] = []
         self._resend_at_s = 0.0
@@ -119,36 +119,27 @@ class Link:
     @property
     def alive(self) -> bool:
         """The thread runs."""
-        return self._thread.is_alive()
+        return self.thread.alive
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
-        self._thread.start()
+        self.thread.start()
 
     def stop(self, timeout_s: float) -> None:
         """Send what waits, say the last words, disconnect, within `timeout_s`."""
         self._stop_at_s = time.monotonic() + timeout_s * _STOP_SHARE
         self._stopping.set()
         self._mailbox.wake()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
+        self.thread.join(timeout_s)
 
     # The publisher's thread.
 
     def _run(self) -> None:
-        """Whatever goes wrong, this thread goes on: without it the daemon would be silent and seem well."""
-        gone = False
+        """One connection after the other, until we are to stop."""
         while not self._stopping.is_set():
-            try:
-                self._maintain()
-                gone = self._try_once()
-            except Exception as error:
-                self.failures += 1
-                self.last_error = f"unforeseen: {error!r}"
-                log.exception("the publisher failed and begins anew", failures=self.failures)
-                self._wait_to_retry(self._wait_s)
-                self._wait_s = min(2 * self._wait_s, self._retry_max_s)
-        if gone:  # it may be back, and then says for ever that we are online
+            self._maintain()
+            self._gone = self._try_once()
+        if self._gone:  # it may be back, and then says for ever that we are online
             with contextlib.suppress(DeliveryError):
                 self._hold_connection()
 

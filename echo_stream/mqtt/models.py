@@ -456,6 +456,34 @@ class Health(Payload):
     counters: dict[str, int] = Field(description="Further counts since the start.")
 
 
+class NodeHealth(Payload):
+    """Whether all parts of a daemon work. Retained, sent every ten seconds."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": 1,
+                    "ts": _TS,
+                    "node": "pc7",
+                    "state": "degraded",
+                    "reasons": ["pump3: bank /var/lib/echo-stream/banks/pump3.safetensors is damaged"],
+                    "counters": {"restarts": 0, "outbox_unsaved": 0, "evidence_failed": 0},
+                }
+            ]
+        }
+    )
+
+    ts: Timestamp = Field(description="When it was last looked at (UTC).")
+    state: Literal["ok", "degraded"] = Field(
+        description="`degraded`: the daemon does less than it should, and goes on with the rest."
+    )
+    reasons: list[str] = Field(description="What is not as it should be, in sentences; at most 20.")
+    counters: dict[str, int] = Field(
+        description="Since the start: restarts of threads, events that the disk did not take, evidence that could not be kept, and so on."
+    )
+
+
 def _shelving(schema: dict[str, Any]) -> None:
     """What a field alone cannot say, for those who read the schema; `commands.parse` holds it too."""
     schema["allOf"] = [
@@ -542,6 +570,7 @@ MODELS: dict[str, type[Model]] = {
     "alarm": Alarm,
     "score": Score,
     "health": Health,
+    "node": NodeHealth,
     "evidence": Evidence,
     "sensor": Sensor,
     "drift": Drift,

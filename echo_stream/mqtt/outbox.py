@@ -344,7 +344,8 @@ class Outbox:
         self._seq: Counter[str] = Counter()
         self._snapshots: dict[str, str | None] = {}
         self._loaded = False
-        self._disk_refuses = False
+        self.trouble = ""
+        """Why the disk takes nothing at present, in a sentence; empty where it does."""
         self._seen_s: float | None = None
         self._monotonic = monotonic
         self._seen_at_s = monotonic()
@@ -569,9 +570,9 @@ class Outbox:
         except _DISK_ERRORS as error:
             self._refused(error)
             return
-        if self._disk_refuses:
+        if self.trouble:
             log.info("the outbox can be written again", path=str(self.path), waiting=self.depth)
-        self._disk_refuses = False
+        self.trouble = ""
 
     def _write(self) -> None:
         if not self._loaded:
@@ -649,11 +650,11 @@ class Outbox:
 
     def _refused(self, error: Exception) -> None:
         self.refusals += 1
-        if not self._disk_refuses:
+        if not self.trouble:
             log.error(
                 "the outbox cannot be written: listening goes on, events wait in memory",
                 path=str(self.path),
                 error=str(error),
                 hint="free or mount the disk; until then a power cut would lose what waits",
             )
-        self._disk_refuses = True
+        self.trouble = f"the outbox {self.path} cannot be written, events wait in memory: {error}"

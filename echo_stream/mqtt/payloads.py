@@ -17,7 +17,7 @@ from datetime import datetime
 from importlib import resources
 from typing import Any
 
-from echo_stream.core.text import utc_text
+from echo_stream.core.text import clean_text, utc_text
 from echo_stream.core.types import (
     AlarmEvent,
     AlarmLevel,
@@ -32,7 +32,7 @@ Payload = dict[str, Any]
 
 SCHEMA_VERSION = 1
 SCHEMAS = (
-    *("event", "alarm", "score", "health", "evidence", "sensor", "drift", "flood"),
+    *("event", "alarm", "score", "health", "node", "evidence", "sensor", "drift", "flood"),
     *("availability", "command", "reply"),
 )
 """Names of the JSON Schemas that ship with the package."""
@@ -397,6 +397,28 @@ def health(
         "real_time_factor": number(real_time_factor),
         "versions": dict(versions),
         "counters": dict(counters or {}),
+    }
+
+
+_REASONS_TOLD = 20
+
+
+def node_health(*, node: str, ts: datetime, reasons: Sequence[str], counters: Mapping[str, int]) -> Payload:
+    """Whether all parts of the daemon work (`<root>/<node>/health`, QoS 0, retained).
+
+    Args:
+        node: This PC.
+        ts: When it was looked at.
+        reasons: What is not as it should be, in sentences; none where all is well.
+        counters: Since the start, by name.
+    """
+    return {
+        "schema": SCHEMA_VERSION,
+        "ts": utc_text(ts),
+        "node": node,
+        "state": "degraded" if reasons else "ok",
+        "reasons": [clean_text(reason, 500) for reason in reasons[:_REASONS_TOLD]],
+        "counters": dict(counters),
     }
 
 

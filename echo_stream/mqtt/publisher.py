@@ -15,6 +15,7 @@ from typing import Any, Literal
 import structlog
 
 from echo_stream import __version__
+from echo_stream.core.guard import GuardedThread
 from echo_stream.mqtt.commands import Command
 from echo_stream.mqtt.connection import Broker, Concessions, Connection, Protocol, Will
 from echo_stream.mqtt.homeassistant import discovery, discovery_topic
@@ -47,8 +48,6 @@ class Counters:
     """Of these, events that the disk did not take."""
     connections: int
     """Times that the broker let us in since the start."""
-    failures: int
-    """Times that the publisher's thread met an unforeseen exception and began anew."""
     last_error: str
     """Why the connection is away, or was last; empty where it never was."""
 
@@ -194,6 +193,10 @@ class Publisher:
         """The retained health of a machine, from `messages.health`."""
         self._mailbox.set_state(self.topics.of(machine, "health"), _json(payload), qos=0, optional=True)
 
+    def node_health(self, payload: Payload) -> None:
+        """The retained health of the daemon itself, from `messages.node_health`."""
+        self._mailbox.set_state(self.topics.health, _json(payload), qos=0, optional=True)
+
     def set_available(self, machine: str, available: bool) -> None:
         """Whether capture and bank of a machine work; offline until this says otherwise."""
         self._mailbox.set_state(self.topics.of(machine, "availability"), ONLINE if available else OFFLINE)
@@ -216,6 +219,11 @@ class Publisher:
         return self._link.connected
 
     @property
+    def thread(self) -> GuardedThread:
+        """The publisher's thread."""
+        return self._link.thread
+
+    @property
     def alive(self) -> bool:
         """The publisher's thread runs."""
         return self._link.alive
@@ -229,7 +237,6 @@ class Publisher:
             outbox_depth=self.outbox.depth,
             outbox_unsaved=self.outbox.unsaved,
             connections=self._link.connections,
-            failures=self._link.failures,
             last_error=self._link.last_error,
         )
 

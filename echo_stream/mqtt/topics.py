@@ -29,6 +29,11 @@ class Topics:
         return f"{self.root}/{self.node}/flood"
 
     @property
+    def health(self) -> str:
+        """Whether all parts of this node's daemon work."""
+        return f"{self.root}/{self.node}/health"
+
+    @property
     def commands(self) -> str:
         """Filter that matches the command topics of all machines of this node."""
         return f"{self.root}/{self.node}/+/cmd"

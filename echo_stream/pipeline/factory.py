@@ -22,7 +22,7 @@ from echo_stream.config.schema import (
     SimulatedSource,
 )
 from echo_stream.core.calibration import SensorLimits
-from echo_stream.core.errors import BankError
+from echo_stream.core.errors import NoBank
 from echo_stream.core.level import FLOOR_DBFS
 from echo_stream.core.text import DAYS_A_MONTH
 from echo_stream.core.types import AlarmLevel
@@ -150,10 +150,11 @@ def load_bank(machine: Machine) -> NormalBank:
     """The bank that the configuration names.
 
     Raises:
-        BankError: there is none, or it cannot be read.
+        NoBank: there is none.
+        BankError: it cannot be read.
     """
     if not machine.bank.exists():
-        raise BankError(
+        raise NoBank(
             f"machine {machine.id}: there is no bank {machine.bank}",
             f"let it learn what is normal: echo-stream fit-normal --machine {machine.id}",
         )

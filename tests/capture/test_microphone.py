@@ -173,3 +173,30 @@ sys.stdin.read()
         finally:
             process.kill()
             server.thaw()
+
+
+RAISING = """
+import sys, time
+from echo_stream.capture import microphone
+from echo_stream.capture.reconnect import SupervisedSource
+real, failing = microphone.CaptureBuffer.on_audio, [True]
+def on_audio(self, samples, overflow):
+    if failing and failing.pop():
+        raise ValueError("nobody thought of this")
+    real(self, samples, overflow)
+microphone.CaptureBuffer.on_audio = on_audio
+source = SupervisedSource(
+    lambda: microphone.Microphone("mic", 48000), sample_rate_hz=48000, channels=1, description="mic"
+)
+said, until_s = set(), time.monotonic() + 25
+while source.state != "running" and time.monotonic() < until_s:
+    source.read()
+    said.add(str(source.last_error))
+    time.sleep(0.05)
+print(source.state, any("nobody thought of this" in each for each in said))
+source.close()
+"""
+
+
+def test_an_exception_in_the_callback_is_a_loss_with_its_reason(server: PulseServer) -> None:
+    assert run(RAISING, env=server.env).split() == ["running", "True"]

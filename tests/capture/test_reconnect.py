@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+import structlog
 
 from echo_stream.capture.reconnect import SupervisedSource
 from echo_stream.capture.source import SourceState
@@ -343,3 +344,29 @@ def test_what_is_opened_after_close_is_closed(finished: bool) -> None:
         time.sleep(0.01)
     assert (world.tried, world.closed) == (1, 1)
     assert run.source.ended
+
+
+def test_an_unforeseen_exception_of_the_opening_is_said_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    real, failing = world.open, [True]
+
+    def odd() -> Device:
+        if failing:
+            world.tried += 1
+            raise KeyError("nobody thought of this")
+        return real()
+
+    monkeypatch.setattr(world, "open", odd)
+    with structlog.testing.capture_logs() as logs:
+        run = Run(world)
+        run.pass_time(20)
+        assert run.source.state == "waiting"
+        assert "nobody thought of this" in str(run.source.last_error)
+        assert world.tried > 2
+        failing.clear()
+        run.pass_time(10)
+    assert run.source.state == "running"
+    assert {line["log_level"] for line in logs} == {"error"}
+    run.source.close()

@@ -214,11 +214,12 @@ def test_a_bank_that_cannot_be_used(fitted: Path, tmp_path: Path, damage: str) -
     (tmp_path / "banks/pump3.safetensors").write_bytes(bank)
     (tmp_path / "config.yaml").write_text(text)
     refused(echo_stream("score", "--machine", "pump3", fitted / "normal.wav", cwd=tmp_path), code, said)
-    refused(echo_stream("run", cwd=tmp_path), code, said)
+    if code == 78:  # a damaged bank can be replaced while the daemon waits: tests/daemon/test_stations.py
+        refused(echo_stream("run", cwd=tmp_path), code, said)
 
 
 def test_run_without_a_bank_says_how_to_get_one(project: Path) -> None:
-    refused(echo_stream("run", cwd=project), 1, "there is no bank", "fit-normal --machine pump3")
+    refused(echo_stream("run", cwd=project), 78, "there is no bank", "fit-normal --machine pump3")
 
 
 def test_an_unwritable_state_directory(fitted: Path, tmp_path: Path) -> None:

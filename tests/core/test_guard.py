@@ -8,7 +8,7 @@ from time import monotonic
 import pytest
 import structlog
 
-from echo_stream.core.guard import Guard
+from echo_stream.core.guard import Guard, GuardedThread
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,36 @@ def test_what_ends_the_process_is_not_held_up() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         Guard("the pump", Event()).run(work)
+
+
+def test_a_loop_that_must_not_wait_passes_over_the_step_until_its_time() -> None:
+    calls: list[int] = []
+
+    def work() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("odd")
+
+    guard = Guard("the pump", Event(), first_wait_s=0.2)
+    began_s = monotonic()
+    while len(calls) < 2:
+        guard.step(work)
+    assert monotonic() - began_s >= 0.2
+    guard.step(work)
+    assert (len(calls), guard.restarts, guard.degraded) == (3, 1, True)
+
+
+@pytest.mark.parametrize("end", [SystemExit(3), None])
+def test_a_thread_that_cannot_be_restarted_says_so(end: BaseException | None) -> None:
+    def work() -> None:
+        if end is not None:
+            raise end
+
+    stop = Event()
+    thread = GuardedThread("the pump", work, stop)
+    assert not thread.ended
+    thread.start()
+    thread.join(20)
+    assert thread.ended
+    stop.set()
+    assert not thread.ended, "it was to end"

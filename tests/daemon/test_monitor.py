@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import structlog
 
-from echo_stream.core.errors import BankError
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.monitor import Monitor
 from echo_stream.daemon.stations import FailedMachine
@@ -33,8 +32,10 @@ class Supervised:
         self.systemd.settimeout(20)
         broker = Broker(host="127.0.0.1")
         self.publisher = Publisher(broker, node="pc7", machines={}, outbox_path=folder / "outbox.sqlite")
+        self.reasons: list[str] = []
         self.monitor = Monitor(
             self.overview,
+            lambda: self.reasons,
             events=EventPublisher("pc7", self.publisher),
             publisher=self.publisher,
             notifier=Notifier({"NOTIFY_SOCKET": str(folder / "notify")}),
@@ -42,7 +43,8 @@ class Supervised:
         )
 
     def overview(self) -> dict[str, Any]:
-        return {"machines": []}
+        outbox = dict.fromkeys(("depth", "dropped", "unsaved", "damaged"), 0)
+        return {"machines": [], "threads": [], "outbox": outbox, "evidence": None, "history": None}
 
     def check(self, now_s: float, failed: dict[str, FailedMachine] | None = None) -> str:
         self.monitor.check(self.stations, failed or {}, now_s)
@@ -58,13 +60,20 @@ def supervised(tmp_path: Path, simulated_bank: bytes) -> Iterator[Supervised]:
 
 
 def test_the_state_of_each_alarm_stands_in_the_line_of_systemd(supervised: Supervised) -> None:
-    assert supervised.check(1.0) == "STATUS=pump1: NORMAL; broker away"
+    assert supervised.check(1.0) == "STATUS=pump1: NORMAL"
 
 
-def test_a_failed_machine_is_degraded_and_says_why(supervised: Supervised) -> None:
-    failed = FailedMachine(supervised.config.machines[0], BankError("bank x is damaged"), None, 0.0, 1.0)
-    supervised.stations = {}
-    assert "DEGRADED, pump1: bank x is damaged" in supervised.check(1.0, {"pump1": failed})
+def test_what_is_degraded_stands_before_it_and_is_said_once(supervised: Supervised) -> None:
+    supervised.reasons = [f"pump{i}: bank x is damaged" for i in range(8)]
+    with structlog.testing.capture_logs() as logs:
+        for now_s in (1.0, 2.0):
+            shown = supervised.check(now_s)
+        supervised.reasons = []
+        supervised.check(3.0)
+    assert shown.startswith("STATUS=DEGRADED; pump0: bank x is damaged; pump1: ")
+    assert shown.endswith("; 3 more; pump1: NORMAL")
+    said = [line["event"] for line in logs if "DEGRADED" in line["event"]]
+    assert said == ["the daemon is DEGRADED", "the daemon is no longer DEGRADED"]
 
 
 def test_a_late_pc_is_said_once_when_it_begins_and_once_when_it_ends(supervised: Supervised) -> None:

@@ -88,5 +88,5 @@ def test_the_worker_outlives_an_unforeseen_exception(tmp_path: Path) -> None:
     with writer(tmp_path) as proposals:
         proposals.add("pump1", SOUND, 8000, bad)
         assert outcome_of(proposals, "pump2")[0]
-        assert proposals.guard.restarts == 1
+        assert proposals.thread.guard.restarts == 1
     assert list((tmp_path / "pump2").iterdir())

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
+import numpy as np
 import pytest
+import soundfile
 
 from echo_stream.config.load import load
 from echo_stream.config.schema import Config, Machine
@@ -129,11 +131,26 @@ def test_a_missing_bank_and_a_missing_recording(scene: Scene) -> None:
     registry.close()
 
 
-def test_nothing_to_listen_to_is_an_error(scene: Scene) -> None:
+def test_a_daemon_without_any_bank_ends_with_78(scene: Scene) -> None:
     for name in ("one", "two"):
         (scene.folder / f"{name}.safetensors").unlink()
-    with pytest.raises(EchoStreamError, match="there is no bank"):
+    with pytest.raises(EchoStreamError, match="there is no bank") as caught:
         scene.registry().open()
+    assert caught.value.exit_code == 78
+
+
+def test_where_no_machine_can_be_opened_but_one_may_heal_it_waits(scene: Scene) -> None:
+    (scene.folder / "one.safetensors").unlink()
+    text = CONFIG[: CONFIG.index("  - {id: pump2")]
+    text += "  - {id: fan1, source: {kind: recording, path: later.wav}, bank: two.safetensors}\n"
+    registry = scene.registry(scene.config(text))
+    registry.open()
+    assert not registry.stations
+    assert set(registry.failed) == {"pump1", "fan1"}
+    soundfile.write(scene.folder / "later.wav", np.zeros(16_000), 8000)
+    registry.retry_failed(monotonic() + 1)
+    assert set(registry.apply_changes()) == {"fan1"}
+    registry.close()
 
 
 @pytest.mark.parametrize("error", [SourceError("the file ended too early"), ZeroDivisionError("by zero")])

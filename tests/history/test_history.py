@@ -149,10 +149,10 @@ def test_an_unforeseen_exception_ends_no_thread(tmp_path: Path, monkeypatch: pyt
     store.put("not a row")  # type: ignore[arg-type]
     store.start()
     deadline_s = time.monotonic() + 30
-    while not store.guard.restarts and time.monotonic() < deadline_s:
+    while not store.thread.guard.restarts and time.monotonic() < deadline_s:
         time.sleep(0.01)
-    assert store.guard.restarts
-    assert "AttributeError" in store.guard.last_error
+    assert store.thread.guard.restarts
+    assert "AttributeError" in store.thread.guard.last_error
     store.stop(10.0)
 
 
@@ -166,7 +166,7 @@ def test_a_damaged_file_is_set_aside_or_read(tmp_path: Path, seed: int) -> None:
         data[generator.randrange(len(data) if seed % 2 else 100)] ^= 1 << generator.randrange(8)
     path.write_bytes(data)
     store = write(path, [row(29_000_000)])
-    assert store.guard.last_error == ""
+    assert store.thread.guard.last_error == ""
     aside = path.with_name("history.sqlite.corrupt-1")
     try:
         kept = read_history(path, "pump3", since_s=29_000_000 * 60)

@@ -14,6 +14,9 @@ from echo_stream.mqtt.payloads import SCHEMAS
 
 OLD = Path(__file__).parents[1] / "data" / "state_0.1"
 
+ADDED = {"node"}
+"""Version 0.1 did not have them."""
+
 
 def types(node: dict[str, Any]) -> set[str]:
     found = node.get("type", [])
@@ -59,7 +62,7 @@ def narrower(old: Any, new: Any, where: str) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("name", sorted(set(SCHEMAS) - ADDED))
 def test_the_schema_accepts_all_that_the_old_one_accepted(name: str) -> None:
     old = json.loads((OLD / "schemas_0.1" / f"{name}.json").read_text())
     assert narrower(old, json_schema(name), name) == []

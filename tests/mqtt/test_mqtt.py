@@ -554,8 +554,8 @@ def test_an_unforeseen_exception_is_said_counted_and_survived(
     monkeypatch.setattr(mqtt_session.Session, "step", step)
     publisher = publish(broker)
     put_events(publisher, 1)
-    wait_until(lambda: publisher.counters().failures >= 2, "it fails and begins anew")
-    assert "nobody thought of this" in publisher.counters().last_error
+    wait_until(lambda: publisher.thread.guard.restarts >= 2, "it fails and begins anew")
+    assert "nobody thought of this" in publisher.thread.guard.last_error
     assert any("the publisher failed" in line["event"] for line in logged)
     failing.clear()
     wait_until(lambda: publisher.outbox.depth == 0, "delivered after all")

@@ -41,7 +41,7 @@ def test_schemas_are_schemas_and_their_examples_fit(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["event", "alarm", "score", "health", "evidence", "sensor", "drift", "flood"]
+    "name", ["event", "alarm", "score", "health", "node", "evidence", "sensor", "drift", "flood"]
 )
 def test_schemas_refuse_a_field_that_is_missing_or_unknown(name: str) -> None:
     example = messages.schema(name)["examples"][0]
@@ -104,6 +104,10 @@ def test_score_and_health_and_evidence_fit_their_schemas() -> None:
         counters={"windows": 3},
     )
     check(health, "health")
+    for reasons in ([], ["pump3: \x1b[2J \ud800"] * 30):
+        found = messages.node_health(node="a", ts=NOON, reasons=reasons, counters={"restarts": 3})
+        check(found, "node")
+        assert found["state"] == ("degraded" if reasons else "ok")
     check(
         messages.evidence(
             node="a",

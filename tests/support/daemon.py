@@ -89,11 +89,11 @@ def run(folder: Path, *words: str) -> str:
 
 
 @contextlib.contextmanager
-def daemon(folder: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def daemon(folder: Path, module: str = "echo_stream", **environment: str) -> Iterator[subprocess.Popen[str]]:
     """`echo-stream run` in a folder with a config.yaml; its log is in folder/log."""
     with (folder / "log").open("a") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "echo_stream", "run"],
+            [sys.executable, "-m", module, "run"],
             cwd=folder,
             env={**ENVIRONMENT, **environment},
             stderr=log,

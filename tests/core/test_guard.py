@@ -83,9 +83,10 @@ def test_a_thread_that_cannot_be_restarted_says_so(end: BaseException | None) ->
 
     stop = Event()
     thread = GuardedThread("the pump", work, stop)
-    assert not thread.ended
+    found = [thread.ended]
     thread.start()
     thread.join(20)
-    assert thread.ended
+    found.append(thread.ended)
     stop.set()
-    assert not thread.ended, "it was to end"
+    found.append(thread.ended)
+    assert found == [False, True, False], "not begun, ended by itself, was to end"

@@ -36,6 +36,9 @@ Snapshot = Callable[[], Mapping[str, Any]]
 _FILE = "status.sock"
 _RUNTIME = Path("/run/echo-stream")
 _PATIENCE_S = 3.0
+"""A client that does not read for so long is dropped."""
+_ANSWER_S = 10.0
+"""A PC that is busy answers later; who asks waits so long."""
 _LONGEST = 107
 """Bytes of a path that a Unix socket can have on Linux."""
 
@@ -88,7 +91,7 @@ class StatusServer:
         self.path.unlink(missing_ok=True)
 
 
-def ask(path: Path, timeout_s: float = _PATIENCE_S) -> dict[str, Any]:
+def ask(path: Path, timeout_s: float = _ANSWER_S) -> dict[str, Any]:
     """The snapshot of the daemon that listens at `path`.
 
     Raises:

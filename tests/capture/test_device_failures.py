@@ -110,7 +110,7 @@ def account(ear: Seen, jumps: int = 0) -> None:
     """What holds after any failure: nothing is missing that is not counted, and time runs on."""
     assert ear["lost"] == ear["missing"]
     assert abs(ear["unaccounted_s"]) < 0.5
-    assert ear["utc_error_s"] < 0.5
+    assert ear["utc_error_s"] < 1  # what is promised of an event's time
     assert ear["jumps"] <= jumps
 
 

@@ -263,10 +263,15 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_bank(
     """Ctrl-C reaches the whole group of processes; a kill the first of them alone."""
     shutil.copytree(whole / "sound", tmp_path / "sound")
     shutil.copy(whole / "config.yaml", tmp_path)
-    stopped = run(tmp_path, *FIT)
-    wait_until(lambda: any(tmp_path.glob("kept/*.safetensors")))
-    (os.killpg if how is signal.SIGINT else os.kill)(stopped.pid, how)
-    _, said = stopped.communicate(timeout=60)
+    for _ in range(10):  # on a busy PC it may be done before this process gets its turn
+        stopped = run(tmp_path, *FIT)
+        wait_until(lambda: any(tmp_path.glob("kept/*.safetensors")))
+        (os.killpg if how is signal.SIGINT else os.kill)(stopped.pid, how)
+        _, said = stopped.communicate(timeout=60)
+        if stopped.returncode != 0:
+            break
+        for folder in ("kept", "banks"):
+            shutil.rmtree(tmp_path / folder)
     assert stopped.returncode != 0
     assert "Traceback" not in said
     wait_until(lambda: not _processes_in(stopped.pid))

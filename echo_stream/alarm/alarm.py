@@ -311,7 +311,9 @@ class Alarm:
         """The reasons for which it is suppressed, sorted; empty where it is not."""
         return tuple(sorted(self._standing.suppressed_by))
 
-    def step(self, value: float, start: int, end: int, state: str = "") -> list[AlarmEvent]:
+    def step(
+        self, value: float, start: int, end: int, state: str = "", *, counts: bool = True
+    ) -> list[AlarmEvent]:
         """Take the score of the next window into account; at most one transition comes of it.
 
         Args:
@@ -319,6 +321,7 @@ class Alarm:
             start: Absolute index of the window's first sample.
             end: Absolute index after its last sample; later than that of the window before.
             state: The operating state that the window is nearest to.
+            counts: False where the window says nothing of the machine, as another sound is there.
 
         Raises:
             ValueError: The score is not finite, or the window is not later than the one before.
@@ -327,8 +330,10 @@ class Alarm:
             raise ValueError(f"score of {self.machine} for the window that ends at sample {end} is {value}")
         before, standing, cause = self.state, self._standing, ""
         self._score = value
-        if not standing.suppressed_by:
+        if not standing.suppressed_by and counts:
             self._condition.step(value, start, end, state)
+        elif not standing.suppressed_by:
+            self._condition.skip(end)
         if standing.shelved_until is not None and end >= standing.shelved_until:
             standing.shelved_until = None
             cause = "shelve_expired"

@@ -59,6 +59,9 @@ class TripCondition(Protocol):
     def step(self, value: float, start: int, end: int, state: str = "") -> None:
         """Take one window's score into account; `state` is the operating state that it is nearest to."""
 
+    def skip(self, end: int) -> None:
+        """The window that ends there says nothing: what is pending begins anew, what is active stays."""
+
     def forget(self) -> None:
         """Not active, nothing pending."""
 
@@ -113,6 +116,17 @@ class Condition:
         self._end: int | None = None
         self._turned_at: int | None = None  # end of the window that turned the condition against `active`
         self._candidate: int | None = None  # the onset, should the pending condition become active
+
+    def skip(self, end: int) -> None:
+        """As if the sound of the window that ends there was lost."""
+        self.restart()
+        self._end = end
+
+    def pause(self, end: int) -> None:
+        """What is pending waits while the window that ends there passes, and goes on after it."""
+        if self._turned_at is not None and self._end is not None:
+            self._turned_at += end - self._end
+        self._end = end
 
     def forget(self) -> None:
         """As at the start: not active, nothing pending."""

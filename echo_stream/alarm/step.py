@@ -101,6 +101,11 @@ class StepWay:
         self._under_since = None
         self.ceiling.interrupt()
 
+    def skip(self, end: int) -> None:
+        """As if the sound of the window that ends there was lost."""
+        self.restart()
+        self._end = end
+
     def forget(self) -> None:
         """Not active, nothing pending; the past stays."""
         self.active = False

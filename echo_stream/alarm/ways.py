@@ -210,6 +210,19 @@ class Ways:
         if not self.active:
             self.quiet_s += self.timing.hop_s
 
+    def skip(self, end: int) -> None:
+        """The window that ends there says nothing of the machine: another sound is there. It is in no past.
+
+        What is pending begins anew. The ten minutes of a standing score wait instead: a sound that passes
+        more often than that must not hold it back for ever.
+        """
+        self._strong.skip(end)
+        self._unheard.pause(end)
+        self.step_way.skip(end)
+        if self._again is not None:
+            self._again.skip(end)
+        self._end, self._news = end, None
+
     def forget(self) -> None:
         """As if nothing was wrong: not active, nothing pending. The past stays."""
         for way in (self._strong, self._unheard, self.step_way):

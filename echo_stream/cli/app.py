@@ -10,6 +10,7 @@ import typer
 
 from echo_stream import __version__
 from echo_stream.cli import bank as banks
+from echo_stream.cli import ignore
 from echo_stream.cli import mqtt as broker
 from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet
 from echo_stream.cli.events import events_app
@@ -182,3 +183,4 @@ def uninstall_service(only_print: PrintOption = False) -> None:
 app.add_typer(events_app, name="events")
 app.add_typer(broker.app)
 app.add_typer(banks.app)
+app.add_typer(ignore.app)

@@ -126,6 +126,8 @@ class Score:
     """Level of the window less the median level of the normal sound of its condition."""
     condition: str
     """The operating state whose normal sound is nearest."""
+    known_sound: str = ""
+    """The sound that a person taught as no fault and that this window is like; empty where it is none."""
 
 
 class AlarmState(StrEnum):

@@ -149,6 +149,7 @@ class _Snapshots(Collector):
                     gauge.add_metric([machine["machine"]], machine[key])
             yield gauge
         yield _last_windows(machines)
+        yield _known_sounds(machines)
         yield from _alarms(machines)
 
 
@@ -181,6 +182,15 @@ def _last_windows(machines: Iterable[Mapping[str, Any]]) -> Metric:
                 [machine["machine"]], datetime.fromisoformat(machine["last_window_at"]).timestamp()
             )
     return gauge
+
+
+def _known_sounds(machines: Iterable[Mapping[str, Any]]) -> Metric:
+    text = "Occurrences of a sound that was taught as no fault."
+    counter = CounterMetricFamily("echo_stream_known_sounds", text, labels=["machine", "sound"])
+    for machine in machines:
+        for name, count in (machine.get("known_sounds") or {}).items():
+            counter.add_metric([machine["machine"], name], count)
+    return counter
 
 
 def _alarms(machines: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:

@@ -154,6 +154,7 @@ def _machine(station: Station, now_s: float) -> dict[str, Any]:
         "reason": reason.message if (reason := station.reader.source.last_error) else "",
         "device": station.reader.source.description,
         "bank": station.bank_id,
+        "known_sounds": station.gate.known_sounds(station.scorer),
         "alarms": {a.level.value: {"state": a.state.value, "active": a.active} for a in station.alarms},
     }
 

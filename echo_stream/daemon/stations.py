@@ -20,10 +20,11 @@ from echo_stream.capture.source import AudioSource
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.errors import ConfigError, EchoStreamError, SourceError
 from echo_stream.detect.bank_file import accepted_version
-from echo_stream.detect.scorer import Scorer
+from echo_stream.detect.known_sound_file import known_sounds_folder
 from echo_stream.encode.encoder import Encoder
 from echo_stream.pipeline.factory import (
     build_alarms,
+    build_scorer,
     build_station,
     by_device,
     load_fitting_bank,
@@ -283,7 +284,7 @@ class StationRegistry:
         try:
             rate = self._stations[machine.id].reader.source.sample_rate_hz
             bank = load_fitting_bank(self.config, machine, self._encoder, rate)
-            (alarms, ways), scorer = build_alarms(machine, bank), Scorer(bank)
+            (alarms, ways), scorer = build_alarms(machine, bank), build_scorer(machine, bank)
         except Exception as error:  # noqa: BLE001 - a damaged bank raises what it likes
             log.error(
                 "the bank in use stays: the new one cannot be taken",
@@ -298,10 +299,11 @@ class StationRegistry:
                 return
             end = station.scored_until
             for new, old in zip(alarms, station.alarms, strict=True):
-                new.restore(old.snapshot(), at=end, same_bank=False)
+                new.restore(old.snapshot(), at=end, same_bank=bank.sha256 == station.bank.sha256)
             station.bank, station.scorer, station.alarms, station.ways = bank, scorer, alarms, ways
             station.bank_id = accepted_version(machine.bank) or ""
-            log.info("a new bank is in use", machine=machine.id, bank=station.bank_id)
+            known = sorted(scorer.known_sounds)
+            log.info("a new bank is in use", machine=machine.id, bank=station.bank_id, known_sounds=known)
 
         self._changes.put(change)
 
@@ -332,10 +334,14 @@ def _close(failed: Iterable[FailedMachine]) -> None:
 
 
 def _fingerprint(machine: Machine) -> object:
-    """Changes when another bank is accepted, or the file is written anew."""
+    """Changes when another bank is accepted, the file is written anew, or a known sound comes or goes."""
     try:
         found = machine.bank.stat()
         link = machine.bank.readlink() if machine.bank.is_symlink() else None
     except OSError:
         return None
-    return link, found.st_ino, found.st_mtime_ns  # not `resolve`: it looks at every folder of the path
+    try:
+        known = known_sounds_folder(machine.bank).stat().st_mtime_ns
+    except OSError:
+        known = 0  # nothing was taught
+    return known, link, found.st_ino, found.st_mtime_ns  # not `resolve`: it looks at every folder of the path

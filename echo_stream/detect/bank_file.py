@@ -42,7 +42,7 @@ def to_bytes(metadata: Mapping[str, Any], tensors: Tensors) -> bytes:
     return safetensors.numpy.save(contiguous, metadata={HEADER_KEY: text})
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes, *, what: str = "bank") -> None:
     """Write a new file and rename it into place: a power cut leaves the old bank or the new one.
 
     Raises:
@@ -52,13 +52,20 @@ def write(path: Path, data: bytes) -> None:
         write_whole(path, data)
     except OSError as error:
         raise BankError(
-            f"bank {path} cannot be written: {error.strerror}",
+            f"{what} {path} cannot be written: {error.strerror}",
             "Check that its folder exists, is writable and not full.",
         ) from error
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Metadata and tensors of a bank.
+def read(
+    path: Path, *, what: str = "bank", hint: str = FIT_AGAIN
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Metadata and tensors of a bank, or of what else is kept in this form.
+
+    Args:
+        path: The file.
+        what: The file's kind, for error messages.
+        hint: What to do about a file that cannot be used.
 
     Raises:
         BankError: missing, truncated, of another format, or no bank at all; the message says which.
@@ -66,38 +73,37 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     try:
         data = read_regular(path, MOST_BYTES)
     except OSError as error:
-        raise BankError(
-            f"bank {path} cannot be read: {error.strerror}", "Run fit-normal for this machine first."
-        ) from error
-    return _parse(data, path)
+        first = "Run fit-normal for this machine first." if hint is FIT_AGAIN else hint
+        raise BankError(f"{what} {path} cannot be read: {error.strerror}", first) from error
+    return _parse(data, path, what, hint)
 
 
-def _parse(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def _parse(data: bytes, path: Path, what: str, hint: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     length = int.from_bytes(data[:8], "little")
     if data[8:9] != b"{" or length > 100_000_000:
-        raise BankError(f"{path} is no bank: {_looks_like(data)}, expected safetensors", FIT_AGAIN)
+        raise BankError(f"{path} is no {what}: {_looks_like(data)}, expected safetensors", hint)
     try:
         header = json.loads(data[8 : 8 + length])
         tensors = safetensors.numpy.load(data)
     except (ValueError, RecursionError, SafetensorError) as error:
-        raise BankError(f"bank {path} is truncated or damaged: {error}", FIT_AGAIN) from error
+        raise BankError(f"{what} {path} is truncated or damaged: {error}", hint) from error
     about = header.get("__metadata__")
     text = about.get(HEADER_KEY) if isinstance(about, dict) else None
     if text is None:
-        raise BankError(f"{path} is no bank: a safetensors file of something else", FIT_AGAIN)
+        raise BankError(f"{path} is no {what}: a safetensors file of something else", hint)
     try:
         metadata = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise BankError(f"bank {path} is damaged: its metadata is no JSON", FIT_AGAIN) from error
+        raise BankError(f"{what} {path} is damaged: its metadata is no JSON", hint) from error
     if not isinstance(metadata, dict):
-        raise BankError(f"bank {path} is damaged: its metadata is no JSON object", FIT_AGAIN)
+        raise BankError(f"{what} {path} is damaged: its metadata is no JSON object", hint)
     if metadata.get("format") != FORMAT:
         raise BankError(
-            f"bank {path} is of format {metadata.get('format')}, this program reads format {FORMAT}",
-            FIT_AGAIN,
+            f"{what} {path} is of format {metadata.get('format')}, this program reads format {FORMAT}",
+            hint,
         )
     if metadata.pop("checksum", None) != _checksum(metadata, tensors):
-        raise BankError(f"bank {path} is damaged: its checksum is not that of its content", FIT_AGAIN)
+        raise BankError(f"{what} {path} is damaged: its checksum is not that of its content", hint)
     return metadata, tensors
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,18 +10,30 @@ from numpy.typing import NDArray
 from echo_stream.core.errors import BankMismatch, EncoderError
 from echo_stream.core.types import BandScore, Features, Float32, Neighbour, Score
 from echo_stream.detect.bank import NormalBank
-from echo_stream.detect.reference import Reference, Sound
+from echo_stream.detect.known_sounds import KnownSound, KnownSounds
+from echo_stream.detect.reference import Sound
 
 NEAREST = 3
 """How many normal windows a score names."""
 
 
 class Scorer:
-    """Scores windows against one bank."""
+    """Scores windows against one bank.
 
-    def __init__(self, bank: NormalBank) -> None:
+    Args:
+        bank: what is normal.
+        known: sounds that a person taught as no fault, in features of the bank's encoder.
+    """
+
+    def __init__(self, bank: NormalBank, known: Sequence[KnownSound] = ()) -> None:
         self._bank = bank
+        self._known = KnownSounds(bank.references, known)
         self._held_out = np.sort(np.concatenate(bank.held_out))
+
+    @property
+    def known_sounds(self) -> Mapping[str, KnownSound]:
+        """By name."""
+        return self._known.sounds
 
     def score_one(self, features: Features) -> Score:
         """Score of one window; see `score`."""
@@ -43,7 +55,7 @@ class Scorer:
         compared = [own.compare(sound) for own in self._bank.references]
         best = np.argmin([parts.sum(axis=1) for parts, _ in compared], axis=0)
         return [
-            self._explain(item, self._bank.references[k], compared[k][0][i], compared[k][1][i])
+            self._explain(item, k, compared[k][0][i], compared[k][1][i])
             for i, (item, k) in enumerate(zip(features, best.tolist(), strict=True))
         ]
 
@@ -64,9 +76,10 @@ class Scorer:
             raise EncoderError("features are not finite: no score", "Check the source and the encoder.")
 
     def _explain(
-        self, features: Features, own: Reference, contributions: NDArray[np.float64], distances: Float32
+        self, features: Features, state: int, contributions: NDArray[np.float64], distances: Float32
     ) -> Score:
-        """One window's score; contributions (bands,), distances to the normal windows (n,)."""
+        """One window's score; contributions (bands,), distances to the normal windows (n,) of a state."""
+        own = self._bank.references[state]
         value = float(sum(contributions.tolist()))
         near = np.argpartition(distances, min(NEAREST, len(distances)) - 1)[:NEAREST]
         at_least = len(self._held_out) - int(np.searchsorted(self._held_out, value, side="left"))
@@ -84,4 +97,5 @@ class Scorer:
             level_dbfs=features.level_dbfs,
             level_delta_db=features.level_dbfs - own.level_dbfs,
             condition=own.condition,
+            known_sound=self._known.name_of(features, state, value),
         )

@@ -28,6 +28,7 @@ from echo_stream.core.text import DAYS_A_MONTH
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.bank_file import accepted_version
+from echo_stream.detect.known_sound_file import load_fitting
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder, make_encoder
 from echo_stream.evidence.recorder import Evidence
@@ -241,6 +242,11 @@ def build_alarms(machine: Machine, bank: NormalBank) -> tuple[tuple[Alarm, Alarm
     return (warning, alarm), ways
 
 
+def build_scorer(machine: Machine, bank: NormalBank) -> Scorer:
+    """What scores the windows of a machine, with the sounds that were taught as no fault."""
+    return Scorer(bank, load_fitting(machine.bank, bank))
+
+
 def sensor_limits(bank: NormalBank) -> SensorLimits:
     """What the sensor of the machine must lie outside of to be called broken; without a fit, nothing is."""
     saved = bank.calibration and bank.calibration.sensor
@@ -269,7 +275,7 @@ def build_station(config: Config, machine: Machine, source: AudioSource, encoder
         reader=reader,
         bank=bank,
         bank_id=accepted_version(machine.bank) or "",
-        scorer=Scorer(bank),
+        scorer=build_scorer(machine, bank),
         alarms=alarms,
         ways=ways,
         sensor=SensorWatch(machine.id, sample_rate_hz=source.sample_rate_hz, limits=sensor_limits(bank)),

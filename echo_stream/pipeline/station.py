@@ -18,6 +18,7 @@ from echo_stream.capture.windows import Slicer
 from echo_stream.core.types import OFF, AlarmEvent, DriftEvent, Score, SensorEvent, Window
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
+from echo_stream.pipeline.gate import Gate
 from echo_stream.pipeline.health import Health
 
 Scored = tuple[Window, Score]
@@ -94,6 +95,8 @@ class Station:
     rest: Condition
     """Whether the machine is at rest; a single window that sounds so is not."""
     health: Health
+    gate: Gate = field(default_factory=Gate)
+    """What does not count towards an alarm."""
     score: Score | None = None
     """Of the newest window; not the window itself: its samples take memory."""
     scored_until: int = 0
@@ -108,12 +111,13 @@ class Station:
         yield from self.sensor.step(sensor_figures(window, score.level_dbfs), window.start, window.end)
         self.rest.step(float(score.condition == OFF), window.start, window.end)
         reasons = {SENSOR: self.sensor.masks_machine, OFF: self.rest.active}
+        passes = self.gate.passes(window, score, self.scorer, self.alarms[0].clear)
         events: list[AlarmEvent] = []
         for alarm in reversed(self.alarms):  # the alarm first, as it implies the warning
             own: list[AlarmEvent] = []
             for reason, holds in reasons.items():
                 own += (alarm.suppress if holds else alarm.unsuppress)(window.end, reason)
-            own += alarm.step(score.value, window.start, window.end, score.condition)
+            own += alarm.step(score.value, window.start, window.end, score.condition, counts=not passes)
             events = own + events
         yield from events
         yield from self._advisory(window.end)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,17 +18,21 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from echo_stream.alarm.calibration import Calibration
 from echo_stream.capture.recording import Recording, find_recordings
 from echo_stream.cli.common import print_json, progress, quiet, read_config_or_defaults
-from echo_stream.core.errors import Failures, SourceError
+from echo_stream.config.schema import Machine, StdinSource
+from echo_stream.core.calibration import BankCalibration
+from echo_stream.core.errors import BankError, Failures, SourceError
 from echo_stream.core.text import Progress, path_text
-from echo_stream.core.types import Enrolled
+from echo_stream.core.types import AlarmPath, Enrolled
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
+from echo_stream.fit.announced import Announced, announced
 from echo_stream.fit.archive import Part, most_windows, parts_of, spread
 from echo_stream.fit.archive_jobs import Encoded, encode_parts
-from echo_stream.pipeline.factory import build_encoder
+from echo_stream.pipeline.factory import build_alarms, build_encoder
 
 MAX_FPR = 0.1
 
@@ -139,9 +144,12 @@ def evaluate(
         failures: takes the errors of clips that are left out; None: the first one ends the work.
 
     Returns:
-        `machines` (each with `machine`, `auc`, `pauc`, `kinds`, `files` and counts of clips, recordings and
-        training windows), `mean_auc`, `mean_pauc` and `harmonic_mean` of all AUC and pAUC. pAUC goes up to a
-        false positive rate of 0.1, standardised after McClish (1989; 0.5 is chance), as DCASE reports it.
+        `machines` (each with `machine`, `auc`, `pauc`, `announced`, `kinds`, `files` and counts of clips,
+        recordings and training windows), `mean_auc`, `mean_pauc` and `harmonic_mean` of all AUC and pAUC.
+        pAUC goes up to a false positive rate of 0.1, standardised after McClish (1989; 0.5 is chance), as
+        DCASE reports it.
+        `announced` counts the faulty clips by the fastest way to an alarm that their sound would take if it
+        went on, with default alarm settings; None where there is too little normal sound for levels.
 
     Raises:
         SourceError: no machine there, a clip that cannot be read or whose name says nothing.
@@ -270,7 +278,22 @@ def _judged(machine: _Machine, encoder: Encoder, encoded: Iterator[Encoded]) -> 
         values.setdefault(clip.path, []).extend(score.value for score in scores)
         damaged |= {clip.path} if found.failed else set()
     machine = replace(machine, test=[clip for clip in machine.test if clip.path not in damaged])
-    return _rated(machine, [float(np.mean(values[clip.path])) for clip in machine.test])
+    of_clips = [values[clip.path] for clip in machine.test]
+    levels = _levels(machine.name, bank)
+    paths = None if levels is None else [levels.path(each) for each in of_clips]
+    return _rated(machine, [float(np.mean(each)) for each in of_clips], paths)
+
+
+def _levels(machine: str, bank: NormalBank) -> Announced | None:
+    """Of an alarm with default settings; None where there is too little normal sound for one."""
+    try:
+        calibration = Calibration.fit([run.round(4) for run in bank.held_out], bank.hop_s)
+    except BankError:
+        return None
+    bank = replace(bank, calibration=BankCalibration(bank.hop_s, calibration.runs))
+    source = StdinSource(kind="stdin", sample_rate_hz=bank.sample_rate_hz)  # of an alarm's levels no part
+    _, ways = build_alarms(Machine.model_construct(id=machine, source=source, bank=Path()), bank)
+    return announced(ways.levels, ways.timing, calibration.runs)
 
 
 def _offsets_s(parts: Mapping[Part, Clip]) -> dict[Path, float]:
@@ -282,13 +305,24 @@ def _offsets_s(parts: Mapping[Part, Clip]) -> dict[Path, float]:
     return offsets_s
 
 
-def _rated(machine: _Machine, scores: Sequence[float]) -> dict[str, Any]:
+def _rated(
+    machine: _Machine, scores: Sequence[float], paths: Sequence[AlarmPath | None] | None
+) -> dict[str, Any]:
     values, test = np.array(scores), machine.test
+
+    def by_way(kinds_of: Callable[[str], bool]) -> dict[str, int] | None:
+        if paths is None:
+            return None
+        mine = [path for clip, path in zip(test, paths, strict=True) if kinds_of(clip.kind)]
+        return {"of": len(mine), **{path.value: mine.count(path) for path in AlarmPath}}
+
     kinds = np.array([clip.kind for clip in test])
     normal = values[kinds == ""]
     return {
         "machine": machine.name,
         **rates(normal, values[kinds != ""]),
+        "announced": by_way(bool),
+        "announced_normal": by_way(lambda kind: not kind),
         "train": _counts(machine.train),
         "train_windows": {"learnt": sum(part.windows for _, part in machine.learnt), "of": machine.windows},
         "test_normal": _counts([clip for clip in test if not clip.kind]),
@@ -296,6 +330,7 @@ def _rated(machine: _Machine, scores: Sequence[float]) -> dict[str, Any]:
         "kinds": {
             kind: {
                 **rates(normal, values[kinds == kind]),
+                "announced": by_way(lambda each, kind=kind: each == kind),  # type: ignore[misc]
                 **_counts([clip for clip in test if clip.kind == kind]),
             }
             for kind in sorted(set(kinds.tolist()) - {""})
@@ -346,6 +381,7 @@ def _print(found: dict[str, Any]) -> None:
         "recordings",
         "faulty clips",
         "recordings",
+        "announced",
     )
     table = Table(*columns)
     for machine in found["machines"]:
@@ -355,10 +391,34 @@ def _print(found: dict[str, Any]) -> None:
         for n, (kind, rates, faulty) in enumerate(rows):
             counts = [normal["clips"], normal["recordings"], faulty["clips"], faulty["recordings"]]
             name = machine["machine"] if n == 0 else ""
-            table.add_row(name, kind, _shown(rates["auc"]), _shown(rates["pauc"]), *map(str, counts))
+            said = _announced(rates["announced"])
+            table.add_row(name, kind, _shown(rates["auc"]), _shown(rates["pauc"]), *map(str, counts), said)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     means = [_shown(found[key]) for key in ("mean_auc", "mean_pauc", "harmonic_mean")]
     print(f"mean AUC {means[0]}, mean pAUC {means[1]}, harmonic mean of both {means[2]}")
+    known = [machine for machine in found["machines"] if machine["announced"]]
+    faults, normal = (_sum(machine[key] for machine in known) for key in ("announced", "announced_normal"))
+    if known:
+        print(
+            f"if they went on, {_announced(faults)} faulty clips would be announced, and "
+            f"{_announced(normal)} normal ones"
+        )
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for each in counts:
+        found.update(each)
+    return dict(found)
+
+
+def _announced(counts: Mapping[str, int] | None) -> str:
+    """2 of 5: 1 strong, 1 slow."""
+    if counts is None:
+        return "-"
+    by_way = {path.value: counts[path.value] for path in AlarmPath if counts[path.value]}
+    ways = ", ".join(f"{count} {path}" for path, count in by_way.items())
+    return f"{sum(by_way.values())} of {counts['of']}" + (f" ({ways})" if ways else "")
 
 
 def _shown(value: float | None) -> str:

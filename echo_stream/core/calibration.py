@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_stream.core.errors import BankError
+from echo_stream.core.sensitivity import Sensitivity
 
 Float64 = NDArray[np.float64]
 VERSION = 1
@@ -149,6 +150,8 @@ class BankCalibration:
     """None: the bank does not say, and nothing is a sensor fault by its level."""
     spectra: Mapping[str, NormalSpectrum] = field(default_factory=dict)
     """By operating state; empty in banks of versions that did not keep it."""
+    sensitivity: Sensitivity | None = None
+    """What would be announced; None: it was not measured."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, for a bank's metadata; scores to four digits."""
@@ -161,6 +164,8 @@ class BankCalibration:
             saved["sensor"] = self.sensor.to_json()
         if self.spectra:
             saved["spectra"] = {state: spectrum.to_json() for state, spectrum in self.spectra.items()}
+        if self.sensitivity is not None:
+            saved["sensitivity"] = self.sensitivity.to_json()
         return saved
 
     @classmethod
@@ -188,4 +193,5 @@ class BankCalibration:
         if not all(run.ndim == 1 and np.isfinite(run).all() for run in runs):
             raise BankError("the bank's calibration is damaged: scores that are not finite", FIT_AGAIN)
         sensor = SensorLimits.from_json(saved["sensor"]) if saved.get("sensor") else None
-        return cls(hop_s, runs, sensor, spectra)
+        sensitivity = Sensitivity.from_json(saved["sensitivity"]) if saved.get("sensitivity") else None
+        return cls(hop_s, runs, sensor, spectra, sensitivity)

@@ -183,6 +183,7 @@ def _save(
         session=learnt.enrolment.session,
         kept_sessions=[each.session for each in learnt.kept],
         change=change,
+        sensitivity=learnt.bank.calibration.sensitivity if learnt.bank.calibration else None,
     )
     progress(1, 1, "writing the report")
     write_report(fitted, learnt, machine.alarm)

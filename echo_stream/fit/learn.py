@@ -8,6 +8,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +19,20 @@ from echo_stream.config.schema import Config, Machine
 from echo_stream.core.calibration import BankCalibration, NormalSpectrum, SensorLimits
 from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.errors import SourceError
+from echo_stream.core.sensitivity import Sensitivity
 from echo_stream.core.text import duration_text
 from echo_stream.core.types import OFF, AlarmLevel, Enrolled
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
+from echo_stream.fit.announced import announced
 from echo_stream.fit.checks import check_enrolment
 from echo_stream.fit.recorded import Recordings, held_out_places, minutes_of
 from echo_stream.fit.session import MICROPHONE, PROVENANCE, Enrolment, LeftOut, Session, to_provenance
-from echo_stream.fit.summary import number
+from echo_stream.fit.smallest_fault import sensitivity_of
+from echo_stream.fit.summary import number, sensitivity_text
 from echo_stream.fit.trimming import Outlier, Trimming, keep_all, trim
-from echo_stream.pipeline.factory import trip_levels
+from echo_stream.pipeline.factory import build_alarms, trip_levels
 
 Float64 = NDArray[np.float64]
 
@@ -106,10 +110,15 @@ def learn(
         *check_devices(recordings, kept),
         *check_levels(fit.levels[AlarmLevel.ALARM]),
     ]
-    figures = {"sensor": limits.to_json(), "spectrum": recordings.spectrum.to_json()}
+    sensitivity = _measured_sensitivity(machine, encoder, fit, recordings, trimming)
+    figures: dict[str, Any] = {"sensor": limits.to_json(), "spectrum": recordings.spectrum.to_json()}
+    if sensitivity is not None:
+        figures["sensitivity"] = sensitivity.to_json()
     enrolment = Enrolment(session, mine, figures)
+    bank = _completed(fit, limits, enrolment, kept)
+    checks += check_sensitivity(bank.calibration)
     return Learnt(
-        bank=_completed(fit, limits, enrolment, kept),
+        bank=bank,
         calibration=fit.calibration,
         levels=fit.levels,
         checks=checks,
@@ -167,10 +176,33 @@ def _completed(fit: _Fit, limits: SensorLimits, new: Enrolment, kept: Sequence[E
         runs=fit.calibration.runs,
         sensor=SensorLimits.widest(all_limits),
         spectra=_spectra([new, *kept]),
+        sensitivity=_latest_sensitivity([new, *reversed(kept)]),
     )
     sessions = to_provenance([each.session for each in kept])
     provenance = {**fit.bank.provenance, PROVENANCE: sessions}
     return replace(fit.bank, calibration=calibration, provenance=provenance)
+
+
+def _measured_sensitivity(
+    machine: Machine, encoder: Encoder, fit: _Fit, recordings: Recordings, trimming: Trimming
+) -> Sensitivity | None:
+    """What would be announced of the state that is learnt; None at rest, and where no samples are at hand."""
+    learnt = [recordings.enrolled[i] for i in trimming.kept]
+    condition = learnt[0].condition
+    if condition == OFF:  # nothing is announced there
+        return None
+    known = {(item.recording, item.start_s) for item in learnt}
+    probes = [probe for probe in recordings.probes if (probe.recording, probe.start_s) in known]
+    saved = BankCalibration(fit.calibration.hop_s, fit.calibration.runs)
+    _, ways = build_alarms(machine, replace(fit.bank, calibration=saved))
+    from_score = announced(ways.levels, ways.timing, fit.calibration.runs)
+    return sensitivity_of(fit.bank, encoder, probes, condition, from_score)
+
+
+def _latest_sensitivity(enrolments: Sequence[Enrolment]) -> Sensitivity | None:
+    """Of the first enrolment that has one; it was measured when that was learnt."""
+    found = (each.figures.get("sensitivity") for each in enrolments)
+    return next((Sensitivity.from_json(each) for each in found if each), None)
 
 
 def person() -> str:
@@ -327,6 +359,26 @@ def _sensitivity(alarm: TripLevel) -> Check:
         "now and then this normal sound is far from its usual self: see the highest dots in the report. Is "
         "that another operating state? Then enrol it by itself (--condition). Otherwise listen for longer",
     )
+
+
+def check_sensitivity(calibration: BankCalibration | None) -> list[Check]:
+    """How large a fault must be."""
+    found = calibration and calibration.sensitivity
+    if not found:
+        return []
+    name, smallest_db = "Smallest fault", found.smallest_db
+    if not found.blind:
+        return [Check(name, Verdict.OK, sensitivity_text(found))]
+    least = "nothing that was tried" if smallest_db is None else f"nothing under {smallest_db:.0f} dB"
+    return [
+        Check(
+            name,
+            Verdict.FAIL,
+            f"{least} more in a third of an octave would raise an alarm: this bank is as good as blind",
+            "learn from more of the normal sound, without voices, doors and other machines, and enrol each "
+            "operating state by itself (--condition)",
+        )
+    ]
 
 
 def _promise(alarm: TripLevel) -> Check:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from echo_stream.capture.recording import Recording, find_recordings
@@ -18,10 +19,19 @@ from echo_stream.core.errors import Failures, SourceError
 from echo_stream.core.text import Progress, path_text
 from echo_stream.core.types import OFF, Enrolled, Window
 from echo_stream.encode.encoder import Encoder
-from echo_stream.fit.archive import PART_S, Part, most_windows, parts_of, spread
+from echo_stream.fit.archive import PART_S, Part, most_windows, parts_of, source_of, spread
 from echo_stream.fit.archive_jobs import Encoded, encode_parts
 from echo_stream.fit.checks import SILENCE_DBFS
-from echo_stream.fit.recorded import COLUMN_S, Recordings, Segment, level_meter, look_at
+from echo_stream.fit.recorded import (
+    COLUMN_S,
+    PROBES,
+    Probe,
+    ProbeCollector,
+    Recordings,
+    Segment,
+    level_meter,
+    look_at,
+)
 from echo_stream.fit.session import MICROPHONE, Session
 from echo_stream.pipeline.factory import open_sources
 from echo_stream.pipeline.loop import encode_windows, read_windows
@@ -84,13 +94,34 @@ def read_recordings(
     segments = _gather(taken, encoded, condition, failures)
     if not segments:
         failures.raise_any()
+    heard = {segment.name for segment in segments}
+    probes = _probes([part for part in taken if path_text(part.path) in heard])
     names = f"{len(files)} recordings" if len(files) > 1 else path_text(files[0])
     notes = (
         *_passed_over(parts, taken),
         *_left_out(failures.count, len(files)),
         *_unused_bits(segments, too_quiet),
     )
-    return Recordings("recordings", names, rate_hz, datetime.now(UTC), segments, notes)
+    return Recordings("recordings", names, rate_hz, datetime.now(UTC), segments, notes, probes)
+
+
+def _probes(parts: Sequence[Part]) -> tuple[Probe, ...]:
+    """Windows spread evenly over the parts, read again; of a part that is long, from its beginning only."""
+    windows = sum(part.windows for part in parts)
+    wanted = {(2 * i + 1) * windows // (2 * PROBES) for i in range(PROBES)}
+    found, before = [], 0
+    for part in parts:
+        most = round(PART_S / part.hop_s)
+        inside = {min(number - before, most) for number in wanted if 0 <= number - before < part.windows}
+        before += part.windows
+        if not inside:
+            continue
+        with closing(source_of(part)) as source:
+            cut = read_windows(source, window_s=part.window_s, hop_s=part.hop_s)
+            for offset, window in enumerate(islice(cut, max(inside) + 1)):
+                if offset in inside:
+                    found.append(Probe(path_text(part.path), window))
+    return tuple(found)
 
 
 def _left_out(bad: int, files: int) -> tuple[Check, ...]:
@@ -192,10 +223,17 @@ def record_source(
         _check_device(machine, source, others)
         began = datetime.now(UTC)
         name = f"{source.description} {began:%Y-%m-%dT%H:%M:%SZ}"
-        segment = _record(
+        segment, probes = _record(
             config, machine, source, encoder=encoder, name=name, condition=condition, go_on=go_on
         )
-        return Recordings(machine.source.kind, source.description, source.sample_rate_hz, began, (segment,))
+        return Recordings(
+            machine.source.kind,
+            source.description,
+            source.sample_rate_hz,
+            began,
+            (segment,),
+            probes=probes,
+        )
 
 
 def recording_of(machine: Machine, file: Path) -> AudioSource:
@@ -231,10 +269,10 @@ def _record(
     name: str,
     condition: str,
     go_on: Callable[[Window, str], bool],
-) -> Segment:
+) -> tuple[Segment, tuple[Probe, ...]]:
     """All windows of one source, until it ends or `go_on` says no."""
     look_s = min(max(config.encoder.hop_s, COLUMN_S), config.encoder.window_s)
-    segment = Segment(name)
+    segment, collector = Segment(name), ProbeCollector(name)
 
     def windows() -> Iterator[Window]:
         for window in cut(config, machine, source):
@@ -243,13 +281,14 @@ def _record(
                 break
             segment.figures.append(figures)
             look_at(window, segment.slices, look_s)
+            collector.add(window)
             yield window
 
     for window, features in encode_windows(encoder, windows()):
         start_s = window.start / window.sample_rate_hz
         segment.enrolled.append(Enrolled(features, name, start_s, condition))
     _refuse_silence(segment, condition)
-    return segment
+    return segment, tuple(collector.probes)
 
 
 def _refuse_silence(segment: Segment, condition: str) -> None:

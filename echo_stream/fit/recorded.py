@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
 
@@ -21,7 +21,44 @@ from echo_stream.fit.checks import Signal
 COLUMN_S = 0.25
 """Of the report's spectrogram; the loudest frame of 128 ms counts, so that a knock stays visible."""
 FRAME_HOP_S = 0.064
+PROBES = 16
+"""Windows of an enrolment whose samples are kept while a bank is fitted."""
 _METER_LOWEST_DBFS, _METER_CELLS = -80.0, 12
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A window of normal sound with its samples, kept while a bank is fitted."""
+
+    recording: str
+    window: Window
+
+    @property
+    def start_s(self) -> float:
+        """Where in the recording it starts."""
+        return self.window.start / self.window.sample_rate_hz
+
+
+class ProbeCollector:
+    """Keeps a spread sample of the windows of a recording whose length is not known before its end.
+
+    Args:
+        recording: Name of the recording.
+        most: Windows that are kept at most.
+    """
+
+    def __init__(self, recording: str, most: int = PROBES) -> None:
+        self._recording, self._most = recording, most
+        self._every, self._seen = 1, 0
+        self.probes: list[Probe] = []
+
+    def add(self, window: Window) -> None:
+        """The next window."""
+        if self._seen % self._every == 0:
+            self.probes.append(Probe(self._recording, replace(window, samples=window.samples.copy())))
+        self._seen += 1
+        if len(self.probes) > self._most:
+            self.probes, self._every = self.probes[::2], 2 * self._every
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +114,8 @@ class Recordings:
     segments: tuple[Segment, ...]
     notes: tuple[Check, ...] = ()
     """What there is to say about how they came about."""
+    probes: tuple[Probe, ...] = ()
+    """Some of the windows with their samples."""
 
     @property
     def enrolled(self) -> list[Enrolled]:

@@ -16,7 +16,8 @@ from jinja2 import Environment, StrictUndefined
 
 from echo_stream.alarm.calibration import GOOD_ENOUGH
 from echo_stream.config.schema import AlarmSettings
-from echo_stream.core.checks import Check, Verdict
+from echo_stream.core.checks import Check, Verdict, worst
+from echo_stream.core.sensitivity import BLIND_DB
 from echo_stream.core.text import clock, duration_text
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect import bank_file as bankfile
@@ -28,6 +29,7 @@ from echo_stream.fit.report_charts import (
     bands_figure,
     recordings_figure,
     scores_figure,
+    sensitivity_figure,
 )
 from echo_stream.fit.session import Session
 from echo_stream.fit.summary import Fitted, change_text, hertz, names, number
@@ -45,6 +47,8 @@ def verdict(fitted: Fitted) -> str:
     """The whole report in one line."""
     if not fitted.accepted:
         return f"A proposal for {fitted.title}: nothing has changed yet"
+    if worst(remarks(fitted)) is Verdict.FAIL:
+        return f"{fitted.title} can hardly be watched with this bank"
     if remarks(fitted):
         return f"{fitted.title} can be watched now; there is something to look at"
     return f"{fitted.title} can be watched now"
@@ -69,11 +73,35 @@ def verdict_text(fitted: Fitted) -> str:
 def cards(fitted: Fitted) -> list[tuple[str, str, str]]:
     """Heading, figure and explanation (HTML) of each."""
     return [
+        ("What will be noticed", *_noticed(fitted)),
         ("False alarms to expect", *_false_alarms(fitted)),
         ("Would more listening help?", *_more(fitted)),
         ("Left out", *_left_out(fitted)),
         ("Learnt from", *_learnt_from(fitted)),
     ]
+
+
+def _noticed(fitted: Fitted) -> tuple[str, str]:
+    """From which rise on, and how soon."""
+    found = fitted.sensitivity
+    if found is None:
+        return "not known", "There was too little sound, or none of a running machine, to try it."
+    if found.blind:
+        return "hardly anything", (
+            f"<b>Nothing under {BLIND_DB:.0f} dB more would raise an alarm</b>, at any frequency."
+        )
+    soonest, latest = found.paths[0], found.paths[-1]
+    after = duration_text(found.after_s[latest])
+    steady, impacts = (found.middle_db(latest, impacts=impacts) for impacts in (False, True))
+    figure = "loud faults only" if steady is None else f"{steady:.0f} dB more"
+    blows = "hardly ever" if impacts is None else f"from {impacts:.0f} dB on"
+    text = (
+        f"Such a rise, in most parts of the spectrum, raises an alarm after {after} at best; blows {blows}."
+    )
+    strong = found.middle_db(soonest, impacts=False)
+    if strong is not None and soonest != latest:
+        text += f" {strong:.0f} dB are announced after {duration_text(found.after_s[soonest])}."
+    return figure, text
 
 
 def _false_alarms(fitted: Fitted) -> tuple[str, str]:
@@ -241,7 +269,7 @@ def page(fitted: Fitted, learnt: Learnt, alarm: AlarmSettings) -> str:
         when=learnt.bank.created[:16].replace("T", " ") + " UTC",
         bank_id=fitted.bank_id,
         use="in use" if fitted.accepted else "a proposal, not in use",
-        verdict_class="fair" if remarks(fitted) else "good",
+        verdict_class=CLASSES[worst(remarks(fitted))],
         verdict=verdict(fitted),
         verdict_text=verdict_text(fitted),
         cards=cards(fitted),
@@ -254,6 +282,7 @@ def page(fitted: Fitted, learnt: Learnt, alarm: AlarmSettings) -> str:
         left_out=left_out(fitted),
         levels_text=levels(fitted, alarm),
         scores_picture=as_data(_scores_figure(fitted, learnt, alarm)),
+        sensitivity_picture=as_data(sensitivity_figure(fitted.sensitivity)) if fitted.sensitivity else "",
         bands_picture=as_data(_bands_figure(fitted, learnt)),
         facts=facts(fitted, learnt.bank),
     )

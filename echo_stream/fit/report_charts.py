@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from echo_stream.alarm.calibration import TripLevel
 from echo_stream.core.calibration import NormalSpectrum
-from echo_stream.core.text import MONTH_H, clock
-from echo_stream.core.types import AlarmLevel
+from echo_stream.core.sensitivity import BLIND_DB, Sensitivity
+from echo_stream.core.text import MONTH_H, clock, duration_text
+from echo_stream.core.types import AlarmLevel, AlarmPath
 from echo_stream.evidence.picture import DECIDING, INK, NORMAL, PRESENT, frequency_axis
 from echo_stream.evidence.spectrum import band_edges_hz
 from echo_stream.fit.recorded import Recordings
@@ -137,6 +138,38 @@ def scores_figure(
     rate.set_xlabel("score at which the alarm is set")
     spread.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     rate.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    return figure
+
+
+PATH_COLOURS: Final = {AlarmPath.STRONG: PRESENT, AlarmPath.STEP: DECIDING, AlarmPath.SLOW: NORMAL}
+SHOWN_DB: Final = 33.0
+"""Where a third stands that no rise raises an alarm in; the largest that is tried is 30 dB."""
+
+
+def sensitivity_figure(found: Sensitivity) -> Figure:
+    """The rise that raises an alarm, third by third of an octave, as steps: one line for each way."""
+    figure, panels = new_figure(3.6, 1, 2)
+    edges_hz = [fault.low_hz for fault in found.faults] + [found.faults[-1].high_hz]
+    for axes, title in zip(panels, ("steady", "as impacts"), strict=True):
+        for path in reversed(found.paths):
+            gains = [f.steady_db if title == "steady" else f.impacts_db for f in found.faults]
+            rises_db = [SHOWN_DB if (gain := each.get(path)) is None else gain for each in gains]
+            label = f"after {duration_text(found.after_s[path])} ({path.value})"
+            axes.stairs(rises_db, edges_hz, color=PATH_COLOURS[path], lw=2.0, label=label, baseline=None)
+        axes.axhspan(BLIND_DB, SHOWN_DB + 1, color="#999999", alpha=0.1, lw=0)
+        axes.set_xscale("log")
+        axes.set_xlim(edges_hz[0], edges_hz[-1])
+        axes.set_ylim(0, SHOWN_DB + 1)
+        axes.set_yticks([0, 6, 12, 18, 24, 30, SHOWN_DB], ["0", "6", "12", "18", "24", "30", "not at all"])
+        marks = [m * 10**k for k in range(1, 6) for m in (1, 2, 5)]
+        marks = [mark for mark in marks if edges_hz[0] <= mark <= edges_hz[-1]]
+        axes.set_xticks(marks, [f"{m // 1000}k" if m >= 1000 else str(m) for m in marks])
+        axes.minorticks_off()
+        axes.grid(visible=True, alpha=0.25)
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_xlabel("frequency (Hz)")
+        axes.set_ylabel("louder by (dB)")
+        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return figure
 
 

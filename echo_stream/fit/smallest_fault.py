@@ -6,64 +6,115 @@ say what a bank announces and what it does not, without a recording of a fault. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from time import monotonic
 
 import numpy as np
 
-from echo_stream.core.types import Float32, Window
+from echo_stream.core.sensitivity import Sensitivity, SmallestFault
+from echo_stream.core.types import AlarmPath, Float32, Window
+from echo_stream.detect.bank import NormalBank
+from echo_stream.detect.reference import Reference
+from echo_stream.detect.scorer import Scorer
+from echo_stream.encode.encoder import Encoder
+from echo_stream.fit.announced import Announced
+from echo_stream.fit.recorded import Probe
 
 GAINS_DB = (3.0, 6.0, 9.0, 12.0, 18.0, 24.0, 30.0)
 LOWEST_HZ = 31.5
 """Centre of the lowest third of an octave; the spectral encoder's first band begins at 30 Hz."""
 IMPACT_S, IMPACT_EVERY_S = 0.01, 0.1
 """A bearing's or a tooth's blow: 10 ms long, ten times a second."""
-BLIND_DB = 12.0
-"""A bank that announces nothing under this is said to be blind."""
+MOST_WINDOWS, FEWEST_WINDOWS = 3, 2
+TRIES = 5.0
+"""Gains that are tried for each third and kind of change, about."""
+BUDGET_S = 8.0
+"""Of computing: with a slow encoder fewer windows are tried, and then every third third."""
+MARGIN_WINDOWS = 2.0
+"""So many window lengths before and after a window are left out with it, as in the folds of a bank."""
 
 ScoreWindows = Callable[[Sequence[Window]], Sequence[float]]
 """Windows to anomaly scores."""
 
 
-@dataclass(frozen=True, slots=True)
-class SmallestFault:
-    """What raises an alarm in one third of an octave."""
+def sensitivity_of(
+    bank: NormalBank, encoder: Encoder, probes: Sequence[Probe], condition: str, announced: Announced
+) -> Sensitivity | None:
+    """What a bank announces; None where no probe can be scored without its neighbours in time.
 
-    low_hz: float
-    high_hz: float
-    steady_db: Mapping[str, float | None]
-    """By way to an alarm: the smallest of `GAINS_DB` that is announced; None: not even the largest."""
-    impacts_db: Mapping[str, float | None]
-    """The same for blows, whose level within the blow is meant."""
+    Args:
+        bank: Just fitted.
+        encoder: Its encoder.
+        probes: Windows that the bank was fitted on; each is scored without itself and its neighbours.
+        condition: Their operating state.
+        announced: The levels of the ways to an alarm.
+    """
+    scorable = [(probe.window, scorer) for probe in probes if (scorer := _without(bank, probe, condition))]
+    if len(scorable) < FEWEST_WINDOWS:
+        return None
+    thirds = thirds_of_octaves(scorable[0][0].sample_rate_hz)
+    affordable = int(BUDGET_S / (_seconds_each(encoder, *scorable[0]) * len(thirds) * 2 * TRIES))
+    if affordable < FEWEST_WINDOWS:
+        thirds = thirds[1::3]
+    count = min(len(scorable), MOST_WINDOWS, max(affordable, FEWEST_WINDOWS))
+    tried = [scorable[i * len(scorable) // count] for i in range(count)]
+
+    def score(windows: Sequence[Window]) -> list[float]:
+        pairs = zip(encoder.encode(windows), tried, strict=True)
+        return [scorer.score_one(features).value for features, (_, scorer) in pairs]
+
+    faults = smallest_faults([window for window, _ in tried], score, announced, thirds)
+    return Sensitivity(tuple(faults), announced.after_s, count)
+
+
+def _seconds_each(encoder: Encoder, window: Window, scorer: Scorer) -> float:
+    """How long one window takes: the shortest of a few, as the first takes longer and a PC is busy."""
+    shortest_s = math.inf
+    for _ in range(3):
+        began_s = monotonic()
+        scorer.score(encoder.encode([window]))
+        shortest_s = min(shortest_s, monotonic() - began_s)
+    return max(shortest_s, 1e-6)
+
+
+def _without(bank: NormalBank, probe: Probe, condition: str) -> Scorer | None:
+    """Scores against the bank without what was near the probe in time; None where too little is left."""
+    margin_s = MARGIN_WINDOWS * bank.window_s
+    references: list[Reference] = []
+    for own in bank.references:
+        near = np.abs(own.start_s - probe.start_s) < margin_s
+        near &= np.array([name == probe.recording for name in own.recordings])
+        near &= own.condition == condition
+        kept = np.flatnonzero(~near).tolist()
+        if len(kept) < 2:
+            return None
+        view = replace(own.window, normals=own.window.normals[kept])
+        names = [own.recordings[i] for i in kept]
+        references.append(replace(own, recordings=names, start_s=own.start_s[kept], window=view))
+    return Scorer(replace(bank, references=tuple(references)))
 
 
 def smallest_faults(
-    windows: Sequence[Window], score: ScoreWindows, levels: Mapping[str, float]
+    windows: Sequence[Window],
+    score: ScoreWindows,
+    announced: Announced,
+    thirds_hz: Sequence[tuple[float, float]],
 ) -> list[SmallestFault]:
     """What would just be announced, for each third of an octave.
 
-    A change counts as announced when the median score of the changed windows is over the level: it stays
-    longer than the on-delay.
-
     Args:
-        windows: Normal windows that the scorer's bank was fitted without; all of one rate and length.
-        score: Encodes and scores windows.
-        levels: By way to an alarm, the score above which it follows.
+        windows: Normal windows, all of one rate and length.
+        score: Encodes and scores windows, against normal sound without them.
+        announced: The levels of the ways to an alarm.
+        thirds_hz: Lower and upper edge of each band to look at.
     """
-    if not windows:
-        return []
     found = []
-    for low_hz, high_hz in thirds_of_octaves(windows[0].sample_rate_hz):
-        steady = _Change(windows, score, low_hz, high_hz, impacts=False)
-        impacts = _Change(windows, score, low_hz, high_hz, impacts=True)
-        found.append(
-            SmallestFault(
-                low_hz,
-                high_hz,
-                steady_db={way: steady.smallest_gain_db(level) for way, level in levels.items()},
-                impacts_db={way: impacts.smallest_gain_db(level) for way, level in levels.items()},
-            )
-        )
+    for low_hz, high_hz in thirds_hz:
+        steady = _Change(windows, score, announced, (low_hz, high_hz), impacts=False)
+        impacts = _Change(windows, score, announced, (low_hz, high_hz), impacts=True)
+        found.append(SmallestFault(low_hz, high_hz, steady.smallest_gains_db(), impacts.smallest_gains_db()))
     return found
 
 
@@ -71,35 +122,47 @@ class _Change:
     """One kind of change in one band; scores are computed once for each gain."""
 
     def __init__(
-        self, windows: Sequence[Window], score: ScoreWindows, low_hz: float, high_hz: float, *, impacts: bool
+        self,
+        windows: Sequence[Window],
+        score: ScoreWindows,
+        announced: Announced,
+        band_hz: tuple[float, float],
+        *,
+        impacts: bool,
     ) -> None:
         rate_hz = windows[0].sample_rate_hz
         gate = _gate(len(windows[0].samples), rate_hz) if impacts else np.float32(1)
         self._windows = windows
         self._score = score
-        self._parts = [_band(window.samples, rate_hz, low_hz, high_hz) * gate for window in windows]
-        self._medians: dict[float, float] = {}
+        self._announced = announced
+        self._parts = [_band(window.samples, rate_hz, band_hz) * gate for window in windows]
+        self._paths: dict[float, AlarmPath | None] = {}
 
-    def smallest_gain_db(self, level: float) -> float | None:
-        """The smallest of `GAINS_DB` whose score is over `level`, by halving: louder does not score less."""
+    def smallest_gains_db(self) -> dict[AlarmPath, float | None]:
+        """By way: the smallest gain that it, or a faster way, announces."""
+        return {path: self._smallest_gain_db(path) for path in AlarmPath}
+
+    def _smallest_gain_db(self, path: AlarmPath) -> float | None:
+        """By halving: what is louder is announced no later."""
+        fast_enough = list(AlarmPath)[: list(AlarmPath).index(path) + 1]
         low, high = 0, len(GAINS_DB)
         while low < high:
             middle = (low + high) // 2
-            if self._median(GAINS_DB[middle]) > level:
+            if self._path(GAINS_DB[middle]) in fast_enough:
                 high = middle
             else:
                 low = middle + 1
         return GAINS_DB[low] if low < len(GAINS_DB) else None
 
-    def _median(self, gain_db: float) -> float:
-        if gain_db not in self._medians:
+    def _path(self, gain_db: float) -> AlarmPath | None:
+        if gain_db not in self._paths:
             more = np.float32(10 ** (gain_db / 20) - 1)
             changed = [
                 replace(window, samples=window.samples + more * part)
                 for window, part in zip(self._windows, self._parts, strict=True)
             ]
-            self._medians[gain_db] = float(np.median(self._score(changed)))
-        return self._medians[gain_db]
+            self._paths[gain_db] = self._announced.path(self._score(changed))
+        return self._paths[gain_db]
 
 
 def thirds_of_octaves(sample_rate_hz: int) -> list[tuple[float, float]]:
@@ -112,25 +175,15 @@ def thirds_of_octaves(sample_rate_hz: int) -> list[tuple[float, float]]:
     return found
 
 
-def announced_within_db(found: Sequence[SmallestFault], way: str) -> tuple[float | None, float | None]:
-    """The gains at which half of all thirds are announced, steady and as impacts; None: fewer than half."""
-    return _middle([each.steady_db[way] for each in found]), _middle([each.impacts_db[way] for each in found])
-
-
-def _middle(gains_db: Sequence[float | None]) -> float | None:
-    reached = sorted(gain for gain in gains_db if gain is not None)
-    half = (len(gains_db) + 1) // 2
-    return reached[half - 1] if 0 < half <= len(reached) else None
-
-
-def _band(samples: Float32, rate_hz: int, low_hz: float, high_hz: float) -> Float32:
+def _band(samples: Float32, rate_hz: int, band_hz: tuple[float, float]) -> Float32:
     """What of `samples` (n,) lies in a band, as (n,)."""
     spectrum = np.fft.rfft(samples)
     frequencies_hz = np.fft.rfftfreq(len(samples), 1 / rate_hz)
-    spectrum[(frequencies_hz < low_hz) | (frequencies_hz >= high_hz)] = 0
+    spectrum[(frequencies_hz < band_hz[0]) | (frequencies_hz >= band_hz[1])] = 0
     return np.fft.irfft(spectrum, len(samples)).astype(np.float32)
 
 
 def _gate(n: int, rate_hz: int) -> Float32:
-    """(n,) 1 within a blow and 0 between two."""
-    return (np.arange(n) / rate_hz % IMPACT_EVERY_S < IMPACT_S).astype(np.float32)
+    """(n,) up to 1 within a blow, without edges that would be heard in other bands, and 0 between two."""
+    since_s = np.arange(n) / rate_hz % IMPACT_EVERY_S
+    return np.where(since_s < IMPACT_S, np.sin(np.pi * since_s / IMPACT_S) ** 2, 0.0).astype(np.float32)

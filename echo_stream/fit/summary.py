@@ -11,6 +11,7 @@ from echo_stream.alarm.calibration import Calibration, TripLevel
 from echo_stream.config.schema import Machine
 from echo_stream.core.checks import Check, Verdict, worst
 from echo_stream.core.errors import BankError
+from echo_stream.core.sensitivity import BLIND_DB, Sensitivity
 from echo_stream.core.text import DAYS_A_MONTH, clock, duration_text
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect.bank import NormalBank
@@ -19,6 +20,8 @@ from echo_stream.fit.versions import BankVersions
 from echo_stream.pipeline.factory import trip_levels
 
 MOST_NAMES = 8
+SAID = ("Disturbances", "Smallest fault")
+"""Checks that are told also where they are good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class Fitted:
     kept_sessions: Sequence[Session]
     """What was taken over from the version before."""
     change: Change | None = None
+    sensitivity: Sensitivity | None = None
 
     @property
     def minutes_needed(self) -> float:
@@ -102,6 +106,7 @@ class Fitted:
             },
             "minutes_needed": round(self.minutes_needed, 1),
             "left_out": [asdict(each) for each in self.left_out],
+            "sensitivity": self.sensitivity.to_json() if self.sensitivity else None,
             "checks": [asdict(check) for check in self.checks],
             "sessions": [asdict(each) for each in (*self.kept_sessions, self.session)],
             **({"change": self.change.to_json()} if self.change else {}),
@@ -138,7 +143,7 @@ class Fitted:
 
 
 def _worth_saying(check: Check) -> bool:
-    return check.name != "Promise" and (check.verdict != Verdict.OK or check.name == "Disturbances")
+    return check.name != "Promise" and (check.verdict != Verdict.OK or check.name in SAID)
 
 
 def promise(level: AlarmLevel, trip: TripLevel) -> str:
@@ -170,6 +175,43 @@ def change_text(fitted: Fitted) -> list[str]:
         )
     if change.share_over[AlarmLevel.ALARM] > 0:
         lines.append("be sure that the machine was well: what is learnt as normal raises no alarm any more")
+    return lines
+
+
+MOST_DB = 30.0
+"""No larger rise is tried (smallest_fault.py)."""
+
+
+def sensitivity_text(found: Sensitivity) -> str:
+    """What is announced how soon, in half of all thirds of an octave."""
+    said = []
+    for path in found.paths:
+        steady, impacts = (_gain(found.middle_db(path, impacts=impacts)) for impacts in (False, True))
+        said.append(
+            f"{steady} (as impacts {impacts}) after {duration_text(found.after_s[path])} ({path.value})"
+        )
+    return f"half of all thirds of an octave raise an alarm when they become louder by {', '.join(said)}"
+
+
+def _gain(gain_db: float | None) -> str:
+    return f"more than {MOST_DB:.0f} dB" if gain_db is None else f"{gain_db:.0f} dB"
+
+
+def sensitivity_lines(found: Sensitivity | None) -> list[str]:
+    """All thirds of an octave, one a line, below a head."""
+    if found is None:
+        return ["  smallest   how large a fault must be is not known: fit again to know"]
+    lines = [f"  smallest   {sensitivity_text(found)}"]
+    if found.blind:
+        lines.append(f"  BLIND      nothing under {BLIND_DB:.0f} dB more would be announced anywhere")
+    paths = found.paths
+    lines.append(f"  {'band':>18s}   louder by so many dB: {' / '.join(paths)}, and the same as impacts")
+    for fault in found.faults:
+        columns = (
+            " / ".join(f"{'-' if gains.get(path) is None else f'{gains[path]:.0f}':>2s}" for path in paths)
+            for gains in (fault.steady_db, fault.impacts_db)
+        )
+        lines.append(f"  {fault.low_hz:7.0f} to {fault.high_hz:5.0f} Hz   {'     '.join(columns)}")
     return lines
 
 
@@ -221,6 +263,7 @@ def facts(machine: Machine, bank_id: str | None) -> dict[str, Any]:
     shown = bank_id or accepted or ""
     report = versions.report_of(shown)
     levels = trip_levels(machine, Calibration.of(bank.calibration))
+    sensitivity = bank.calibration and bank.calibration.sensitivity
     return {
         "machine": machine.id,
         "id": shown,
@@ -236,6 +279,7 @@ def facts(machine: Machine, bank_id: str | None) -> dict[str, Any]:
         "window_s": bank.window_s,
         "hop_s": bank.hop_s,
         "levels": {level.value: trip.to_json() for level, trip in levels.items()},
+        "sensitivity": sensitivity.to_json() if sensitivity else None,
         "sessions": [asdict(session) for session in from_provenance(bank.provenance)],
         "history": [entry for entry in versions.history() if entry["id"] == shown],
     }
@@ -268,6 +312,8 @@ def bank_summary(found: dict[str, Any]) -> str:
     for name, saved in found["levels"].items():
         level = AlarmLevel(name)
         lines.append(f"  {name:10s} {promise(level, TripLevel(**saved))}")
+    saved = found["sensitivity"]
+    lines += sensitivity_lines(Sensitivity.from_json(saved) if saved else None)
     for session in found["sessions"]:
         lines.append(
             f"  learnt     {session['condition']}: {duration_text(session['minutes'] * 60)} from "

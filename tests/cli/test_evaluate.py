@@ -55,6 +55,13 @@ def test_machines_at_any_depth_with_their_kinds(tmp_path: Path) -> None:
         assert set(machine["kinds"]) == {"bearing", "rattle"}
         assert machine["kinds"]["rattle"]["auc"] == 1.0
         assert machine["auc"] > 0.9
+        announced = machine["announced"]
+        assert announced["of"] == machine["test_anomaly"]["clips"]
+        assert announced["of"] == sum(kind["announced"]["of"] for kind in machine["kinds"].values())
+        assert announced["strong"] + announced["step"] + announced["slow"] > announced["of"] / 2
+        rattles = machine["kinds"]["rattle"]["announced"]
+        assert rattles["strong"] + rattles["step"] == rattles["of"], "what is so loud is found in seconds"
+        assert machine["announced_normal"]["of"] == machine["test_normal"]["clips"]
         files = machine["files"]
         assert sorted({file["label"] for file in files}) == ["anomaly", "normal"]
         assert len(files) == 11

@@ -118,7 +118,7 @@ def test_all_checks_and_what_was_left_out_are_told(page: Page, fitted: Fitted) -
 
 
 def test_the_pictures_are_pictures(page: Page) -> None:
-    assert len(page.loads) == 3
+    assert len(page.loads) == 4
     for load in page.loads:
         picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(load.partition(",")[2])))
         height, width = picture.shape[:2]

@@ -23,6 +23,7 @@ from echo_stream.mqtt.connection import (
     BrokerAway,
     BrokerLacks,
     BrokerRefuses,
+    BrokerSilent,
     BrokerTooOld,
     Concessions,
     Connection,
@@ -153,9 +154,12 @@ def _authentication(
         return f"let in as {who}, MQTT {'5' if version == 5 else '3.1.1'}"
 
     try:
-        return connect(protocol, Concessions())
-    except BrokerTooOld:
-        return f"{connect(3, Concessions())} (it does not speak 5; the daemon falls back by itself)"
+        try:
+            return connect(protocol, Concessions())
+        except (BrokerTooOld, BrokerSilent):
+            if protocol == 3:
+                raise
+            return f"{connect(3, Concessions())} (it does not speak 5; the daemon falls back by itself)"
     except BrokerAway as error:
         raise BrokerAway(
             error.message, "is this an MQTT broker, and does it want TLS on this port (8883 is usual)?"

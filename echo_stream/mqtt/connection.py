@@ -57,6 +57,10 @@ class BrokerAway(DeliveryError):
     """No connection, or one that ended: worth trying again soon."""
 
 
+class BrokerSilent(BrokerAway):
+    """It is reached and answers nothing to CONNECT: it is busy, or does not know this protocol (amqtt)."""
+
+
 class BrokerRefuses(DeliveryError):
     """The broker does not let us in, or we do not trust it: somebody must change something first."""
 
@@ -317,7 +321,8 @@ class Connection:
         """Connect and wait for the broker's answer, for `timeout_s` or the broker's own limit.
 
         Raises:
-            BrokerAway: Not reachable, or it hung up, or no answer in time.
+            BrokerAway: Not reachable.
+            BrokerSilent: It hung up, or did not answer in time.
             BrokerRefuses: It answered no, or TLS failed.
             BrokerTooOld: It refuses MQTT 5.
         """
@@ -348,7 +353,7 @@ class Connection:
         while self._answer is None:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise BrokerAway(f"{self._where} did not answer within {timeout_s:.3g} s")
+                raise BrokerSilent(f"{self._where} did not answer within {timeout_s:.3g} s")
             self.step(left_s)
 
     @property
@@ -454,7 +459,8 @@ class Connection:
                 f"{self._where} ended TLS: {self._last_error}", "check cert_file and key_file under mqtt.tls"
             )
         if reason is None or not reason.is_failure:
-            return BrokerAway(
+            away = BrokerSilent if reason is None else BrokerAway
+            return away(
                 f"{self._where} closed the connection ({self._last_error or 'no reason given'})",
                 self._unsigned_hint(),
             )

@@ -21,6 +21,7 @@ from echo_stream.mqtt.connection import (
     BrokerAway,
     BrokerLacks,
     BrokerRefuses,
+    BrokerSilent,
     BrokerTooOld,
     Concessions,
     Connection,
@@ -99,6 +100,8 @@ class Link:
         self._inbox = inbox
         self._offline_topics = offline_topics
         self._protocol: Protocol = protocol
+        self._fallback = protocol == 5
+        """MQTT 5 is wanted, and no broker has said that it does not speak it."""
         self._retry_min_s = retry_min_s
         self._retry_max_s = retry_max_s
         self._refused_retry_s = refused_retry_s
@@ -150,7 +153,11 @@ class Link:
             self._hold_connection()
         except BrokerTooOld as error:
             log.warning("the broker does not speak MQTT 5: going on with 3.1.1", reason=error.message)
-            self._protocol = 3
+            self._protocol, self._fallback = 3, False
+        except BrokerSilent as error:
+            self._other_protocol()
+            self._wait_out(error)
+            return True
         except BrokerLacks as error:
             log.warning("the broker limits the connection: going on without", reason=error.message)
             self._without = error.without
@@ -161,13 +168,21 @@ class Link:
             self._wait_to_retry(self._refused_retry_s)
             self._without = Concessions()  # it may be another broker by then
         except BrokerAway as error:
-            unsteady = self._short_lived >= _SHORT_LIVED_SAID
-            away = (_AWAY[0], error.hint or _AWAY[1])
-            self._report_trouble(*(_UNSTEADY if unsteady else away), error)
-            self._wait_to_retry(self._wait_s)
-            self._wait_s = min(2 * self._wait_s, self._retry_max_s)
+            self._wait_out(error)
             return True
         return False
+
+    def _wait_out(self, error: BrokerAway) -> None:
+        unsteady = self._short_lived >= _SHORT_LIVED_SAID
+        away = (_AWAY[0], error.hint or _AWAY[1])
+        self._report_trouble(*(_UNSTEADY if unsteady else away), error)
+        self._wait_to_retry(self._wait_s)
+        self._wait_s = min(2 * self._wait_s, self._retry_max_s)
+
+    def _other_protocol(self) -> None:
+        """Some brokers of 3.1.1 do not refuse MQTT 5, they say nothing: both are tried in turns."""
+        if self._fallback:
+            self._protocol = 3 if self._protocol == 5 else 5
 
     def _hold_connection(self) -> None:
         """One connection, until it ends or we are to stop.
@@ -197,6 +212,8 @@ class Link:
                 self._maintain()
             self._drain(session)
         finally:
+            if self.connected and self._fallback:
+                self._protocol = 5  # a broker that was only slow to answer is asked for MQTT 5 again
             self.connected = False
             connection.abort()
 

@@ -378,6 +378,30 @@ def test_a_broker_of_3_1_1_only_is_spoken_to_in_3_1_1(fake: Fake, publish: Publi
     assert logged[0]["event"] == "the broker does not speak MQTT 5: going on with 3.1.1"
 
 
+@pytest.mark.parametrize("hangs_up", [False, True])
+def test_a_broker_that_says_nothing_to_mqtt_5_is_spoken_to_in_3_1_1(
+    fake: Fake, publish: Publish, hangs_up: bool
+) -> None:
+    # amqtt 0.12 keeps the connection open and answers nothing.
+    connects: list[int] = []
+
+    def serve(connection: socket.socket) -> None:
+        _, body = packets(connection)
+        connects.append(body[6])
+        if body[6] == 4:
+            connection.sendall(b"\x20\x02\x00\x00")
+            packets(connection)
+            connection.close()
+        elif hangs_up:
+            connection.close()
+
+    broker = fake(serve)
+    publisher = publish(broker, connect_timeout_s=0.3)
+    wait_until(lambda: publisher.connected, "it tried the other one")
+    wait_until(lambda: len(connects) >= 4, "it is tried again, for the broker ends each connection")
+    assert connects[:4] == [5, 4, 5, 4]
+
+
 def test_an_event_that_the_broker_refuses_is_kept_and_tried_again(
     fake: Fake, publish: Publish, logged: Logged
 ) -> None:

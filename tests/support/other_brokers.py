@@ -1,6 +1,6 @@
 """Brokers other than mosquitto: amqtt (Python), and aedes (Node), which speak MQTT 3.1.1 only.
 
-They are tried on request only, because it takes half a minute. amqtt comes with the extra `demo`: AMQTT=1. For
+They are tried on request only: half a minute. amqtt comes with the extra `demo`: AMQTT=1. For
 aedes: `npm install aedes` in a folder, which AEDES_FOLDER names.
 """
 

@@ -17,6 +17,7 @@ from echo_stream.cli.events import events_app
 from echo_stream.cli.fit import ResumeOption, StrictOption, fit_normal, score
 from echo_stream.cli.history import history
 from echo_stream.cli.replay import replay
+from echo_stream.cli.web import web_app
 
 app = typer.Typer(
     name="echo-stream",
@@ -184,3 +185,4 @@ app.add_typer(events_app, name="events")
 app.add_typer(broker.app)
 app.add_typer(banks.app)
 app.add_typer(ignore.app)
+app.add_typer(web_app, name="web")

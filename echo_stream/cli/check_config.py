@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from echo_stream.config.document import Key
 from echo_stream.config.load import dotted, find, load_with_lines, mistakes
 from echo_stream.config.schema import Config, EchoEncoder, Machine, RecordingSource
-from echo_stream.core.errors import BankError, CheckpointError, EchoStreamError
+from echo_stream.core.errors import BankError, CheckpointError, EchoStreamError, MissingExtra
 from echo_stream.core.files import open_regular, read_regular
 
 if TYPE_CHECKING:
@@ -34,7 +34,12 @@ def check_config(path: Path | None) -> tuple[Path, Config]:
     """
     path = path or find()
     config, document = load_with_lines(path)
-    found = [*_state_problems(config), *_mqtt_problems(config), *_sound_problems(config)]
+    found = [
+        *_state_problems(config),
+        *_mqtt_problems(config),
+        *_web_problems(config),
+        *_sound_problems(config),
+    ]
     if found:
         raise mistakes(path, [(document.line(key), f"{dotted(key)}: {text}") for key, text in found])
     return path, config
@@ -60,6 +65,22 @@ def _mqtt_problems(config: Config) -> Iterator[Problem]:
             broker_settings(config).tls_context()
         except EchoStreamError as error:
             yield ("mqtt", "tls"), _in_one_line(error)
+
+
+def _web_problems(config: Config) -> Iterator[Problem]:
+    if not config.web.enabled:
+        return
+    from echo_stream.daemon.page import require_page
+
+    web = config.web
+    if web.password_file is not None and "$" in str(web.password_file):  # as below
+        web = web.model_copy(update={"password_file": None})
+    try:
+        require_page(web)
+    except MissingExtra as error:
+        yield ("web", "enabled"), _in_one_line(error)
+    except EchoStreamError as error:
+        yield ("web", "password_file"), _in_one_line(error)
 
 
 def _file_problem(key: Key, file: Path) -> Problem | None:

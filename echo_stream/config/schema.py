@@ -6,6 +6,7 @@ reads them from YAML with the line of every mistake.
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -313,6 +314,39 @@ class HistorySettings(Model):
     )
 
 
+class WebSettings(Model):
+    """The page for people, which the daemon itself serves; needs the extra `web`."""
+
+    enabled: bool = Field(False, description="true: serve the page")
+    host: Host = Field(
+        "127.0.0.1", description="address to listen on; another than this PC's own needs passwords"
+    )
+    port: Whole = Field(8765, ge=1, le=65535)
+    password_file: ConfigPath | None = Field(
+        None, description="who may see and do what, as `echo-stream web password` writes it"
+    )
+    hosts: tuple[Host, ...] = Field(
+        (), description="further names under which browsers reach it, as of a proxy"
+    )
+    listen: bool = Field(False, description="true: people may listen live; a room may hold voices")
+
+    @model_validator(mode="after")
+    def _others_need_passwords(self) -> WebSettings:
+        if self.enabled and self.password_file is None and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} can be reached from other PCs, so password_file is needed; "
+                "`echo-stream web password` writes one"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class Config(Model):
     """A whole config.yaml."""
 
@@ -324,6 +358,7 @@ class Config(Model):
     evidence: EvidenceSettings = EvidenceSettings()
     outbox: OutboxSettings = OutboxSettings()
     history: HistorySettings = HistorySettings()
+    web: WebSettings = WebSettings()
     metrics_port: Whole | None = Field(
         None, ge=1, le=65535, description="Prometheus on 127.0.0.1; null: none"
     )

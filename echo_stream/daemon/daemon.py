@@ -43,9 +43,13 @@ from echo_stream.daemon.status import StatusServer, daemon_socket
 from echo_stream.daemon.systemd import Notifier
 from echo_stream.encode.encoder import Encoder
 from echo_stream.mqtt.commands import Command
+from echo_stream.mqtt.payloads import Payload
 from echo_stream.pipeline.factory import build_encoder, build_evidence, build_history, build_publisher
 from echo_stream.pipeline.loop import listen
 from echo_stream.pipeline.station import Scored, Station
+
+if TYPE_CHECKING:
+    from echo_stream.daemon.page import Page
 
 DRAIN_S = 4.0
 STATES_EVERY_S = 60.0  # so much of a machine's own past is lost at most when the power fails
@@ -92,6 +96,7 @@ class Daemon:
         self._states_at_s = self._since_s + STATES_EVERY_S
         self._failure: EchoStreamError | None = None
         self._computed_by = ""
+        self._page: Page | None = None
 
     def run(self) -> None:
         """Starts everything, waits, stops everything in reverse.
@@ -102,6 +107,7 @@ class Daemon:
         config = self._config
         self._catch_signals()
         with ExitStack() as stack:
+            self._require_page()
             self._state_dir = StateDirectory(config.state_dir)
             self._state_dir.take(monotonic())
             stack.callback(self._state_dir.release)
@@ -116,12 +122,8 @@ class Daemon:
                 evidence.start()
                 stack.callback(evidence.stop)
                 self._threads.append(evidence.thread)
-            history = build_history(config)
-            self._history = HistoryRecorder(history) if history else None
-            if history and self._history:
-                self._history.start()
-                stack.callback(self._history.stop)
-                self._threads.append(history.thread)
+            self._history = self._start_history(stack)
+            self._events.on_event = self._on_event
             self._proposals = build_proposals(config)
             self._proposals.start()
             stack.callback(self._proposals.stop)
@@ -151,6 +153,7 @@ class Daemon:
             stack.callback(self._stop.set)
             log.info("listening", machines=list(self._registry.stations), version=__version__)
             self._notifier.ready()
+            self._start_page(stack)  # after READY, which it must not delay
             self._supervise()
             self._notifier.stopping()
         if self._failure is not None:
@@ -178,6 +181,29 @@ class Daemon:
             guards=[self._supervision, *(thread.guard for thread in self._threads)],
             troubles=list(filter(None, [self._metrics_trouble])),
         )
+
+    def _require_page(self) -> None:
+        if self._config.web.enabled:
+            from echo_stream.daemon.page import require_page  # noqa: PLC0415 - only who wants it pays
+
+            require_page(self._config.web)
+
+    def _start_page(self, stack: ExitStack) -> None:
+        if not self._config.web.enabled:
+            return
+        from echo_stream.daemon.page import Page  # noqa: PLC0415 - only who wants it pays
+
+        page = Page(self._path, self._registry, self._events, history=self._history, overview=self.overview)
+        self._threads.append(page.thread)
+        page.start()
+        stack.callback(page.stop)
+        self._page = page
+
+    def _on_event(self, kind: str, payload: Payload) -> None:
+        if self._history:
+            self._history.put_event(kind, payload)
+        if self._page:
+            self._page.on_event(kind, payload)
 
     def _stop_publisher(self) -> None:
         """Sends what waits; the outbox logs what is neither sent nor on the disk."""
@@ -217,6 +243,16 @@ class Daemon:
         if self._metrics:
             self._metrics.close()
 
+    def _start_history(self, stack: ExitStack) -> HistoryRecorder | None:
+        store = build_history(self._config)
+        if store is None:
+            return None
+        history = HistoryRecorder(store)
+        history.start()
+        stack.callback(history.stop)
+        self._threads.append(store.thread)
+        return history
+
     def _alive(self, now_s: float) -> bool:
         """Pipeline and publisher make progress, or wait by design for a microphone or a broker."""
         patience_s = self._notifier.watchdog_interval_s or STUCK_S
@@ -249,6 +285,12 @@ class Daemon:
         stations = self._registry.apply_changes()
         for command in self._publisher.commands():
             execute(command, stations, self._events.transition, self._proposals, self._replier(command))
+        if self._page:
+            self._page.execute_commands(
+                lambda command, reply: execute(
+                    command, stations, self._events.transition, self._proposals, reply
+                )
+            )
         return stations
 
     def _replier(self, command: Command) -> Callable[[bool, str], None]:
@@ -266,6 +308,8 @@ class Daemon:
             self._events.score(station, (window, score))
             if self._history:
                 self._history.add(station, (window, score))
+        if self._page:
+            self._page.observe(scored)
         self._round_at_s = now_s
         if now_s >= self._losses_at_s:
             self._losses_at_s = now_s + LOSSES_EVERY_S

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
@@ -17,8 +17,8 @@ from echo_stream.daemon.saved_state import Levels, restore_state, save_state
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.evidence.store import Kept
 from echo_stream.mqtt import payloads
-from echo_stream.mqtt.payloads import LevelState
-from echo_stream.mqtt.publisher import Publisher
+from echo_stream.mqtt.payloads import LevelState, Payload
+from echo_stream.mqtt.publisher import Kind, Publisher
 from echo_stream.pipeline.station import Event, Scored, Station
 
 log = structlog.get_logger()
@@ -36,6 +36,8 @@ class EventPublisher:
         self._node = node
         self.evidence: Evidence | None = None
         """Keeps the sound of each alarm; None where nothing is to be kept."""
+        self.on_event: Callable[[Kind, Payload], None] = lambda _kind, _payload: None
+        """Gets each event that is sent, for the journal and the page; must return at once."""
         self._names: dict[str, str] = {}
         self._publisher = publisher
         self._levels: dict[str, Levels] = {}
@@ -70,7 +72,7 @@ class EventPublisher:
         onset = None if event.onset is None else source.time_of(event.onset)
         event_id = payloads.new_event_id(ts)
         payload = payloads.sensor(event, node=self._node, event_id=event_id, ts=ts, onset_ts=onset)
-        self._publisher.event("sensor", payload, snapshot=self._snapshot(station, ts))
+        self._send("sensor", payload, snapshot=self._snapshot(station, ts))
 
     def _drift(self, station: Station, event: DriftEvent) -> None:
         say = (
@@ -84,7 +86,7 @@ class EventPublisher:
         payload = payloads.drift(
             event, node=self._node, event_id=payloads.new_event_id(ts), ts=ts, since=since
         )
-        self._publisher.event("drift", payload, snapshot=self._snapshot(station, ts))
+        self._send("drift", payload, snapshot=self._snapshot(station, ts))
 
     def transition(self, station: Station, event: AlarmEvent, reason: str | None = None) -> None:
         """A transition of an alarm, with what its cause alone does not say."""
@@ -118,7 +120,7 @@ class EventPublisher:
         )
         if report is not None:
             self._publish_flood(report)
-        self._publisher.event("event", payload, snapshot=self._snapshot(station, ts))
+        self._send("event", payload, snapshot=self._snapshot(station, ts))
         self._publish_alarm_state(machine, ts)
         if self._chatter.take(event, event.at / source.sample_rate_hz):
             log.warning(
@@ -137,6 +139,14 @@ class EventPublisher:
             threshold=payload["threshold"],
             event_id=event_id,
         )
+
+    def _send(self, kind: Kind, payload: Payload, snapshot: dict[str, Any] | None = None) -> None:
+        self._publisher.event(kind, payload, snapshot=snapshot)
+        self.on_event(kind, payload)
+
+    def levels(self, machine: str) -> Levels:
+        """Where the two levels of a machine stand, a copy; any thread."""
+        return dict(self._levels.get(machine) or {})
 
     def tick(self) -> None:
         """Once in a while, also when nothing happens: a flood ends by itself."""
@@ -160,7 +170,7 @@ class EventPublisher:
             announcements=report.announcements,
             machines=report.machines,
         )
-        self._publisher.event("flood", payload)
+        self._send("flood", payload)
 
     def score(self, station: Station, scored: Scored) -> None:
         """The newest score of a machine, as telemetry."""
@@ -212,7 +222,7 @@ class EventPublisher:
             picture=kept.picture.name if kept.picture else None,
             folder=str(kept.document.parent),
         )
-        self._publisher.event("evidence", payload)
+        self._send("evidence", payload)
 
     def _publish_alarm_state(self, machine: str, ts: datetime) -> None:
         name, levels = self._names[machine], self._levels[machine]

@@ -5,9 +5,12 @@ Runs on the pipeline thread, which it never keeps waiting: the store has a threa
 
 from __future__ import annotations
 
+import json
+
 from echo_stream.core.types import Score
 from echo_stream.history.minutes import MinuteSummary, WindowFigures
 from echo_stream.history.store import HistoryCounters, HistoryStore
+from echo_stream.mqtt.payloads import Payload
 from echo_stream.pipeline.station import Scored, Station
 
 
@@ -60,6 +63,10 @@ class HistoryRecorder:
         """Windows of the last ten minutes, oldest first; any thread."""
         summary = self._summaries.get(machine)
         return summary.recent() if summary else []
+
+    def put_event(self, kind: str, payload: Payload) -> None:
+        """Keep an event in the journal; any thread."""
+        self._store.put_event(kind, str(payload.get("machine", "")), json.dumps(payload))
 
     @property
     def counters(self) -> HistoryCounters:

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Mapping, MutableMapping
 from typing import Any, TextIO
 
@@ -42,6 +43,7 @@ def configure(json: bool | None = None, level: str = "info") -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts" if as_json else "timestamp"),
             structlog.processors.StackInfoRenderer(),
             mask_secrets,
+            _remember,
             *(_json_lines(stream) if as_json else _console_lines(stream)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -52,6 +54,42 @@ def configure(json: bool | None = None, level: str = "info") -> None:
     root.handlers = [_ToStructlog()]
     root.setLevel(max(threshold, logging.WARNING))  # of libraries only what is wrong
     threading.excepthook = _thread_failed
+
+
+_recent: deque[dict[str, str]] = deque(maxlen=0)
+
+
+def keep_recent(lines: int) -> None:
+    """From now on the last lines are kept in memory too, for the page."""
+    global _recent  # noqa: PLW0603 - the log is one for the process
+    _recent = deque(_recent, maxlen=lines)
+
+
+def recent_lines() -> list[dict[str, str]]:
+    """The last lines, oldest first, each by key; no secret is in them. Any thread."""
+    while True:
+        try:
+            return list(_recent)
+        except RuntimeError:  # another thread logs meanwhile
+            continue
+
+
+def _remember(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if _recent.maxlen:
+        kept = {key: str(value)[:2000] for key, value in event.items() if key not in {"exc_info", "stack"}}
+        kept["ts"] = kept.pop("timestamp", kept.get("ts", ""))
+        failure = event.get("exc_info")
+        if failure:  # not the exception itself: it would keep its frames alive
+            error = (
+                sys.exc_info()[1]
+                if failure is True
+                else failure[1]
+                if isinstance(failure, tuple)
+                else failure
+            )
+            kept["error"] = f"{type(error).__name__}: {error}"[:2000]
+        _recent.append(kept)
+    return event
 
 
 def mask_secrets(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

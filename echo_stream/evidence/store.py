@@ -83,6 +83,43 @@ def list_events(folder: Path, machine: str | None = None, since: datetime | None
     return sorted(wanted, key=lambda k: (k.at, k.event_id))
 
 
+def find_event(folder: Path, event_id: str) -> Kept | None:
+    """The evidence of one event by its id; a file that is a link is none of ours.
+
+    Args:
+        folder: of all evidence; need not exist.
+        event_id: may come from anybody: what is no part of a file name is found nowhere.
+    """
+    if not event_id or _UNSAFE.search(event_id):
+        return None
+    for path in folder.glob(f"*/*_{event_id}.json"):
+        if _OURS.fullmatch(path.name) and not _is_linked(folder, path):
+            kept = _read(path)
+            if kept is not None and kept.event_id == event_id:
+                return kept
+    return None
+
+
+def newest_events(folder: Path, machine: str | None = None, limit: int = 50) -> list[Kept]:
+    """The newest evidence, newest first, without reading all of it: names begin with the time."""
+    paths = (path for path in _ours(folder) if path.suffix == ".json" and not _is_linked(folder, path))
+    found: list[Kept] = []
+    for path in sorted(paths, key=lambda path: path.name, reverse=True):
+        if machine is not None and path.parent.name != _UNSAFE.sub("_", machine)[:64]:
+            continue
+        kept = _read(path)
+        if kept is not None and machine in (None, kept.machine):
+            found.append(kept)
+            if len(found) == limit:
+                break
+    return found
+
+
+def _is_linked(folder: Path, path: Path) -> bool:
+    """Whether it leads elsewhere: through a link of its own, or of its folder's."""
+    return path.is_symlink() or (path.parent != folder and path.parent.is_symlink())
+
+
 def remove_parts(folder: Path) -> None:
     """Remove what an interrupted write left behind."""
     for part in folder.glob("*/.*.part"):
@@ -179,4 +216,4 @@ def _checked(path: Path, document: Any) -> Kept:
 
 
 def _if_there(path: Path) -> Path | None:
-    return path if path.exists() else None
+    return path if path.exists() and not path.is_symlink() else None

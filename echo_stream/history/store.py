@@ -29,6 +29,8 @@ HISTORY_FILE = "history.sqlite"
 VERSION = 1
 WRITE_EVERY_S = 10.0
 ROWS_A_DAY = 86_400 // MINUTE_S
+MOST_EVENTS = 100_000
+"""Events that the journal keeps; the oldest go."""
 MOST_WAITING = 100_000
 """Rows in memory while the disk refuses: 1,000 machines for 100 minutes."""
 _SCALE = 1000.0
@@ -41,6 +43,8 @@ CREATE TABLE IF NOT EXISTS minutes (
     level INTEGER NOT NULL, state INTEGER NOT NULL, coverage INTEGER NOT NULL,
     band_low INTEGER, band_high INTEGER,
     PRIMARY KEY (machine, minute)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, machine TEXT NOT NULL, payload TEXT NOT NULL);
 """
 
 log = structlog.get_logger()
@@ -59,6 +63,16 @@ class HistoryCounters:
     """Why the last write failed; None after one that worked."""
 
 
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """What happened, as it was sent."""
+
+    kind: str
+    machine: str
+    payload: str
+    """JSON."""
+
+
 class HistoryStore:
     """Writes minute rows in the background and reads them back.
 
@@ -71,6 +85,8 @@ class HistoryStore:
         self._path = path
         self._max_days = max_days
         self._queue: deque[MinuteRow] = deque()
+        self._events: deque[JournalEntry] = deque(maxlen=MOST_WAITING)
+        self._wake = threading.Event()
         self._written = self._dropped = 0
         self._last_error: str | None = None
         self._names: dict[str, int] = {}
@@ -85,6 +101,7 @@ class HistoryStore:
     def stop(self, patience_s: float = 2.0) -> None:
         """Write what waits and end the thread; waits for `patience_s` at most."""
         self._stop.set()
+        self._wake.set()
         self.thread.join(patience_s)
 
     def put(self, row: MinuteRow) -> None:
@@ -95,6 +112,17 @@ class HistoryStore:
                 self._queue.popleft()
                 self._dropped += 1
 
+    def put_event(self, kind: str, machine: str, payload: str) -> None:
+        """Queue an event for the journal, which is written at once. Never waits, never raises; any thread.
+
+        Args:
+            kind: Such as `event` or `sensor`.
+            machine: Its id; empty where it is of none.
+            payload: JSON.
+        """
+        self._events.append(JournalEntry(kind, machine, payload))
+        self._wake.set()
+
     @property
     def counters(self) -> HistoryCounters:
         """What was done until now; any thread."""
@@ -104,7 +132,9 @@ class HistoryStore:
 
     def _run(self) -> None:
         while True:
-            stopping = self._stop.wait(WRITE_EVERY_S)
+            self._wake.wait(WRITE_EVERY_S)
+            self._wake.clear()
+            stopping = self._stop.is_set()
             try:
                 self._write_queue()
             except (sqlite3.Error, OSError) as error:
@@ -118,9 +148,9 @@ class HistoryStore:
         self._last_error = problem
 
     def _write_queue(self) -> None:
-        if not self._queue and self._last_error is None:
+        if not self._queue and not self._events and self._last_error is None:
             return
-        rows = list(self._queue)
+        rows, events = list(self._queue), list(self._events)
         with _connected(self._path) as database:
             with database:
                 self._names = dict(database.execute("SELECT name, id FROM names"))
@@ -128,8 +158,12 @@ class HistoryStore:
                 database.executemany(
                     "INSERT OR REPLACE INTO minutes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", packed
                 )
+                if events:
+                    _add_events(database, events)
             for _ in rows:
                 self._queue.popleft()
+            for _ in events:
+                self._events.popleft()
             self._written += len(packed)
             self._dropped += len(rows) - len(packed)
             if self._names:  # one name a round: that of a machine or of a state, which has no rows
@@ -199,6 +233,73 @@ def read_history(
             (machine, int(since_s // MINUTE_S), last),
         )
         return [_unpacked(machine, names, values) for values in found]
+
+
+def read_highest(path: Path, *, since_s: float, step_s: float) -> dict[str, list[tuple[float, float, float]]]:
+    """The highest score of every machine in each piece of time, for the small charts of many machines.
+
+    Args:
+        path: Of the SQLite file; a missing one has no rows.
+        since_s: Unix time of the first piece.
+        step_s: Length of a piece; a multiple of a minute.
+
+    Returns:
+        By machine: (Unix time at which the piece begins, highest score, mean coverage), in order of time.
+
+    Raises:
+        sqlite3.Error: the file is damaged, or is no history.
+    """
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    if not path.exists():
+        return found
+    step = max(1, round(step_s / MINUTE_S))
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as database:
+        _check_version(database, path)
+        rows = database.execute(
+            "SELECT n.name, m.minute / ?1 AS piece, MAX(m.score_max), SUM(m.coverage) FROM minutes m "
+            "JOIN names n ON n.id = m.machine WHERE m.minute >= ?2 GROUP BY m.machine, piece ORDER BY piece",
+            (step, int(since_s // MINUTE_S)),
+        )
+        for name, piece, highest, coverage in rows:
+            at_s = float(piece * step * MINUTE_S)
+            found.setdefault(name, []).append((at_s, highest / _SCALE, coverage / step / _SCALE))
+    return found
+
+
+def read_journal(
+    path: Path, *, machine: str | None = None, before: int | None = None, limit: int = 200
+) -> list[tuple[int, JournalEntry]]:
+    """Events of the journal with their numbers, newest first.
+
+    Args:
+        path: Of the SQLite file; a missing one has none.
+        machine: Only of this one.
+        before: Only those with a smaller number: the page before.
+        limit: So many at most.
+
+    Raises:
+        sqlite3.Error: the file is damaged, or is no history.
+    """
+    if not path.exists():
+        return []
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as database:
+        _check_version(database, path)
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone():
+            return []  # of a version that kept none
+        rows = database.execute(
+            "SELECT id, kind, machine, payload FROM events WHERE (?1 IS NULL OR machine = ?1) "
+            "AND (?2 IS NULL OR id < ?2) ORDER BY id DESC LIMIT ?3",
+            (machine, before, limit),
+        )
+        return [(number, JournalEntry(*values)) for number, *values in rows]
+
+
+def _add_events(database: sqlite3.Connection, events: Iterable[JournalEntry]) -> None:
+    database.executemany(
+        "INSERT INTO events (kind, machine, payload) VALUES (?, ?, ?)",
+        [(each.kind, each.machine, each.payload) for each in events],
+    )
+    database.execute("DELETE FROM events WHERE id <= (SELECT MAX(id) FROM events) - ?", (MOST_EVENTS,))
 
 
 def _unpacked(machine: str, names: dict[int, str], values: Sequence[int | None]) -> MinuteRow:

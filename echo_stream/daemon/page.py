@@ -1,0 +1,450 @@
+"""The page's backend answers from the daemon's parts, and carries what people ask to the pipeline.
+
+`observe` and `execute_commands` run on the pipeline thread and return at once; everything else is asked by
+the page's own threads, and reads what those parts give to any thread.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import platform
+import shutil
+import sqlite3
+import time
+import zipfile
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from statistics import median
+from time import monotonic
+from typing import Any, Final
+
+import structlog
+
+from echo_stream import __version__
+from echo_stream.config.load import load
+from echo_stream.config.schema import Config, WebSettings
+from echo_stream.core.errors import CommandRefused, EchoStreamError, MissingExtra
+from echo_stream.core.text import utc_text
+from echo_stream.core.types import AlarmLevel
+from echo_stream.daemon import logs
+from echo_stream.daemon.events import EventPublisher
+from echo_stream.daemon.history import HistoryRecorder
+from echo_stream.daemon.stations import FailedMachine, StationRegistry
+from echo_stream.daemon.status import Snapshot
+from echo_stream.evidence.store import Kept, find_event, newest_events
+from echo_stream.history.minutes import MINUTE_S, MinuteRow
+from echo_stream.history.store import HISTORY_FILE, read_highest, read_history, read_journal
+from echo_stream.mqtt.commands import Command, ReplyTo, parse
+from echo_stream.mqtt.payloads import LevelState, Payload
+from echo_stream.pipeline.station import Scored, Station
+from echo_stream.web import models
+from echo_stream.web.backend import Files, Live
+from echo_stream.web.server import PageServer
+from echo_stream.web.status import URGENCY, WORDS, LevelFacts, status_of
+
+EVIDENCE: Final = "evidence"
+LOG_LINES: Final = 200
+MOST_COMMANDS: Final = 100
+MOST_LIVE: Final = 256
+MOST_JOURNAL: Final = 500
+_NO_STATE: Final = LevelState()
+
+Execute = Callable[[Command, Callable[[bool, str], None]], None]
+
+log = structlog.get_logger()
+
+
+def require_page(web: WebSettings) -> None:
+    """Refuses a page that could not be served, before the daemon begins.
+
+    Raises:
+        MissingExtra: its libraries are not installed.
+        ConfigError: the password file cannot be used.
+    """
+    if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
+        raise MissingExtra("the page (web.enabled)", "web")
+    if web.password_file is not None:
+        from echo_stream.web.passwords import read_passwords  # noqa: PLC0415 - only who wants it pays
+
+        read_passwords(web.password_file)
+
+
+class Page:
+    """The page's side of the daemon.
+
+    Args:
+        path: of the configuration.
+        registry: the machines.
+        events: where their alarms stand.
+        history: None where none is kept.
+        overview: what `status` says.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        registry: StationRegistry,
+        events: EventPublisher,
+        *,
+        history: HistoryRecorder | None,
+        overview: Snapshot,
+    ) -> None:
+        self._path = path
+        self._registry = registry
+        self._events = events
+        self._history = history
+        self._overview = overview
+        config = registry.config
+        self._state_dir = config.state_dir
+        self.node, self.listen = config.node, config.web.listen
+        self._journal: deque[tuple[int, str, Payload]] = deque(maxlen=MOST_JOURNAL)
+        """Where no history is kept."""
+        self._numbers = 0
+        self._commands: deque[tuple[Command, Future[models.Outcome]]] = deque()
+        self._watched: frozenset[str] = frozenset()
+        self._live: deque[Live] = deque(maxlen=MOST_LIVE)
+        web = config.web
+        self._server = PageServer(
+            self, host=web.host, port=web.port, password_file=web.password_file, hosts=web.hosts
+        )
+        self.thread = self._server.thread
+        logs.keep_recent(LOG_LINES)
+
+    def start(self) -> None:
+        """Begins to serve; returns at once."""
+        self._server.start()
+
+    def stop(self) -> None:
+        """Hangs up; commands that wait are not carried out."""
+        self._server.stop()
+
+    def on_event(self, kind: str, payload: Payload) -> None:
+        """Something happened; any thread, returns at once."""
+        if self._history is None:
+            self._numbers += 1
+            self._journal.append((self._numbers, kind, payload))
+        self._server.feed.touch()
+
+    # The pipeline thread.
+
+    def execute_commands(self, execute: Execute) -> None:
+        """Has what was asked since the last call carried out."""
+        while self._commands:
+            command, future = self._commands.popleft()
+            if future.set_running_or_notify_cancel():  # else whoever asked has gone
+                execute(command, _replier(future))
+                self._server.feed.touch()
+
+    def observe(self, scored: Sequence[Scored]) -> None:
+        """Windows that were scored; those that somebody watches are kept for the page."""
+        if not self._watched:
+            return
+        for window, score in scored:
+            if window.machine in self._watched:
+                station = self._registry.stations.get(window.machine)
+                if station is not None:
+                    self._live.append(Live(window, score, station.reader.hop_s))
+
+    # The page's threads: echo_stream.web.backend.Backend.
+
+    def machines(self) -> list[models.Machine]:
+        """All machines, in the order of the configuration."""
+        stations, failed = self._registry.stations, self._registry.failed
+        found = []
+        for machine in self._registry.config.machines:
+            if machine.id in stations:
+                found.append(self._machine(stations[machine.id], machine.title))
+            elif machine.id in failed:
+                found.append(_failed(failed[machine.id]))
+        return found
+
+    def _machine(self, station: Station, name: str) -> models.Machine:
+        machine, source, score = station.reader.machine, station.reader.source, station.score
+        levels = self._events.levels(machine)
+        warning, alarm = (levels.get(level, _NO_STATE) for level in (AlarmLevel.WARNING, AlarmLevel.ALARM))
+        trips = {each.level: each.trip for each in station.alarms}
+        capture = source.state
+        fault = station.sensor.fault and station.sensor.fault.value
+        status, since = status_of(
+            _facts(alarm),
+            _facts(warning),
+            listening=capture == "running",
+            sensor_fault=fault,
+            at_rest=station.rest.active,
+        )
+        band = max(score.bands, key=lambda each: each.contribution, default=None) if score else None
+        coverage = station.health.coverage(monotonic())
+        reason = f"the sensor is {fault}" if fault else ""
+        if capture != "running" and source.last_error:
+            reason = source.last_error.message
+        return models.Machine(
+            id=machine,
+            name=name,
+            status=status,
+            word=WORDS[status],
+            urgency=URGENCY[status],
+            since=since,
+            reason=reason,
+            score=score and round(score.value, 4),
+            level_dbfs=score and round(score.level_dbfs, 2),
+            operating_state=score.condition if score else "",
+            band_hz=(band.low_hz, band.high_hz) if band is not None and band.contribution > 0 else None,
+            coverage_10m=coverage and round(coverage, 4),
+            warning=_level(warning, trips[AlarmLevel.WARNING]),
+            alarm=_level(alarm, trips[AlarmLevel.ALARM]),
+            device=source.description,
+            capture=capture,
+            bank=station.bank_id,
+            sample_rate_hz=source.sample_rate_hz,
+        )
+
+    def detail(self, machine: str) -> models.MachineDetail | None:
+        """One machine; None where there is none of this id."""
+        found = next((each for each in self.machines() if each.id == machine), None)
+        if found is None:
+            return None
+        recent = self._history.recent(machine) if self._history else []
+        health: dict[str, Any] = next(
+            (each for each in self._overview()["machines"] if each["machine"] == machine), {}
+        )
+        return models.MachineDetail(
+            machine=found,
+            recent=[
+                models.Window(
+                    at_s=each.at_s,
+                    score=each.score,
+                    level_dbfs=each.level_dbfs,
+                    operating_state=each.operating_state,
+                    band_hz=each.band_hz,
+                )
+                for each in recent
+            ],
+            health=health,
+        )
+
+    def history(self, machine: str, since_s: float, step_s: float) -> list[models.Minute]:
+        """Minutes of a machine, several as one where `step_s` says so."""
+        if self._history is None:
+            return []
+        try:
+            rows = read_history(self._state_dir / HISTORY_FILE, machine, since_s=since_s)
+        except sqlite3.Error as error:
+            log.warning("history cannot be read for the page", reason=str(error))
+            return []
+        pieces: dict[float, list[MinuteRow]] = {}
+        for row in rows:
+            pieces.setdefault(row.minute_s // step_s * step_s, []).append(row)
+        return [_joined(at_s, step_s, members) for at_s, members in pieces.items()]
+
+    def trends(self, since_s: float, step_s: float) -> dict[str, list[tuple[float, float]]]:
+        """Highest scores of every machine."""
+        if self._history is None:
+            return {}
+        try:
+            found = read_highest(self._state_dir / HISTORY_FILE, since_s=since_s, step_s=step_s)
+        except sqlite3.Error as error:
+            log.warning("history cannot be read for the page", reason=str(error))
+            return {}
+        return {name: [(at_s, highest) for at_s, highest, _ in pieces] for name, pieces in found.items()}
+
+    def journal(self, machine: str | None, before: int | None, limit: int) -> list[models.JournalItem]:
+        """What happened, newest first."""
+        if self._history is None:
+            kept = [
+                models.JournalItem(number=number, kind=kind, event=payload)
+                for number, kind, payload in reversed(list(self._journal))
+                if machine in (None, payload.get("machine")) and (before is None or number < before)
+            ]
+            return kept[:limit]
+        try:
+            found = read_journal(self._state_dir / HISTORY_FILE, machine=machine, before=before, limit=limit)
+        except sqlite3.Error as error:
+            log.warning("the journal cannot be read for the page", reason=str(error))
+            return []
+        return [
+            models.JournalItem(number=number, kind=entry.kind, event=json.loads(entry.payload))
+            for number, entry in found
+        ]
+
+    def command(
+        self, machine: str, asked: Mapping[str, Any], sender: Mapping[str, str]
+    ) -> Future[models.Outcome]:
+        """Has the pipeline carry out a command, as if it had come over MQTT.
+
+        Raises:
+            CommandRefused: it is malformed, or too many wait.
+        """
+        try:
+            command = self._parsed(machine, asked, sender)
+        except CommandRefused as error:
+            log.warning("command refused", machine=machine, reason=error.message, sender=dict(sender))
+            raise
+        future: Future[models.Outcome] = Future()
+        self._commands.append((command, future))
+        return future
+
+    def _parsed(self, machine: str, asked: Mapping[str, Any], sender: Mapping[str, str]) -> Command:
+        if len(self._commands) >= MOST_COMMANDS:
+            raise CommandRefused("too many commands wait")
+        return parse(machine, json.dumps(dict(asked)).encode(), ReplyTo(None), dict(sender))
+
+    def evidence(self, event_id: str) -> tuple[models.Evidence, Files] | None:
+        """What was kept of an alarm."""
+        kept = find_event(self._state_dir / EVIDENCE, event_id)
+        return None if kept is None else _evidence(kept)
+
+    def evidence_list(self, machine: str | None, limit: int) -> list[models.Evidence]:
+        """The newest alarms of which something was kept."""
+        return [_evidence(kept)[0] for kept in newest_events(self._state_dir / EVIDENCE, machine, limit)]
+
+    def health(self) -> models.Health:
+        """How the daemon is."""
+        parts: dict[str, Any] = {"viewers": self._server.feed.viewers}
+        try:
+            disk = shutil.disk_usage(self._state_dir)
+            parts["disk"] = {
+                "folder": str(self._state_dir),
+                "free_mb": round(disk.free / 1e6),
+                "total_mb": round(disk.total / 1e6),
+            }
+        except OSError as error:
+            parts["disk"] = {"folder": str(self._state_dir), "error": error.strerror}
+        return models.Health(
+            overview=dict(self._overview()), parts=parts, versions=_versions(), config=self._checked_config()
+        )
+
+    def _checked_config(self) -> str:
+        try:
+            load(self._path)
+        except EchoStreamError as error:
+            return str(error)
+        return "ok"
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """The last lines of the log."""
+        return list(logs.recent_lines())
+
+    def bundle(self) -> bytes:
+        """A ZIP for whoever helps: no secret and no sound is in it."""
+        journal = [item.model_dump() for item in self.journal(None, None, 500)]
+        files = {
+            "health.json": json.dumps(self.health().model_dump(), indent=1, default=str),
+            "log.jsonl": "\n".join(json.dumps(line) for line in self.log_lines()),
+            "journal.jsonl": "\n".join(json.dumps(item) for item in journal),
+            "config.json": json.dumps(_without_secrets(self._registry.config), indent=1, default=str),
+        }
+        data = io.BytesIO()
+        with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as bundle:
+            for name, text in files.items():
+                bundle.writestr(name, text)
+        return data.getvalue()
+
+    def watch(self, machines: Collection[str]) -> None:
+        """From now on windows of these machines are wanted, and of no others."""
+        self._watched = frozenset(machines)
+
+    def take_live(self) -> list[Live]:
+        """Windows of watched machines since the last call."""
+        taken = []
+        while self._live:
+            taken.append(self._live.popleft())
+        return taken
+
+
+def _replier(future: Future[models.Outcome]) -> Callable[[bool, str], None]:
+    return lambda ok, outcome: future.set_result(models.Outcome(ok=ok, outcome=outcome))
+
+
+def _facts(level: LevelState) -> LevelFacts:
+    return LevelFacts(level.state.value, level.active, utc_text(level.since) if level.since else None)
+
+
+def _level(level: LevelState, trip: float) -> models.Level:
+    since = utc_text(level.since) if level.since else None
+    return models.Level(
+        state=level.state.value,
+        active=level.active,
+        since=since,
+        event_id=level.event_id,
+        trip=round(trip, 4),
+    )
+
+
+def _failed(failed: FailedMachine) -> models.Machine:
+    return models.Machine(
+        id=failed.machine.id,
+        name=failed.machine.title,
+        status="not-heard",
+        word=WORDS["not-heard"],
+        urgency=URGENCY["not-heard"],
+        reason=failed.reason,
+        device=failed.machine.source.kind,
+        capture="failed",
+    )
+
+
+def _joined(at_s: float, step_s: float, rows: Sequence[MinuteRow]) -> models.Minute:
+    states = [row.operating_state for row in rows]
+    windows = sum(row.windows for row in rows)
+    return models.Minute(
+        at_s=at_s,
+        score_median=round(median(row.score_median for row in rows), 3),
+        score_max=max(row.score_max for row in rows),
+        level_dbfs=round(median(row.level_dbfs for row in rows), 1),
+        operating_state=max(sorted(set(states)), key=states.count),
+        coverage=round(sum(row.coverage for row in rows) * MINUTE_S / step_s, 3),
+        over_alarm=round(sum(row.over_alarm * row.windows for row in rows) / max(1, windows), 4),
+    )
+
+
+def _evidence(kept: Kept) -> tuple[models.Evidence, Files]:
+    clip: dict[str, Any] = {}
+    changes: list[dict[str, Any]] = []
+    try:
+        document = json.loads(kept.document.read_text(encoding="utf-8"))
+        clip, changes = document.get("clip") or {}, document.get("changes") or []
+    except (OSError, ValueError):  # removed or rewritten meanwhile
+        pass
+    files = Files(clip=kept.clip, picture=kept.picture, normal=None)
+    return (
+        models.Evidence(
+            event_id=kept.event_id,
+            machine=kept.machine,
+            at=utc_text(kept.at),
+            event=kept.event,
+            complete=kept.complete,
+            clip=files.clip is not None,
+            picture=files.picture is not None,
+            normal=files.normal is not None,
+            alarm_s=clip.get("alarm_s"),
+            onset_s=clip.get("onset_s"),
+            duration_s=clip.get("duration_s"),
+            bands=[models.Band.model_validate(change) for change in changes],
+        ),
+        files,
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow, and rarely asked
+
+    found = {"echo-stream": __version__, "python": platform.python_version(), "system": platform.platform()}
+    for name in ("numpy", "paho-mqtt", "pydantic", "starlette", "uvicorn", "openvino", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    found["clock"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return found
+
+
+def _without_secrets(config: Config) -> dict[str, Any]:
+    """The configuration as it was understood: files of secrets by name only, no user names, no comments."""
+    dumped = config.model_dump(mode="json")
+    if dumped["mqtt"].get("username"):
+        dumped["mqtt"]["username"] = "***"
+    return dumped

@@ -1,0 +1,406 @@
+"""The app maps addresses to the backend: static files, the API under `api/`, and its OpenAPI description.
+
+Every address is relative to the page's own, so that a proxy may serve it below any path. Names that come from
+outside (machine, event) are looked up, never made into a path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import models_json_schema
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from echo_stream import __version__
+from echo_stream.core.errors import CommandRefused
+from echo_stream.web import models
+from echo_stream.web.access import COOKIE, MOST_BODY_BYTES, SESSION_S, Access, Sessions, TooManyTries, User
+from echo_stream.web.backend import Backend
+from echo_stream.web.feed import MOST_VIEWERS, Feed
+
+EVENT_ID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+STATIC: Final = Path(str(resources.files(__package__) / "static"))
+COMMAND_S: Final = 10.0
+MOST_POINTS: Final = 1_000
+"""Points of a chart: more than a screen is wide."""
+TREND_STEP_S: Final = 900
+DAY_S: Final = 86_400
+MINUTE_S: Final = 60
+MOST_DAYS: Final = 400.0
+SORTS: Final = {"clip": "audio/flac", "picture": "image/png", "normal": "audio/flac"}
+
+Asked = TypeVar("Asked", bound=BaseModel)
+
+
+class Problem(Exception):
+    """An answer that is no success: status and why."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status, self.why = status, why
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An address of the API, as code and as OpenAPI describe it."""
+
+    method: str
+    path: str
+    summary: str
+    answer: type[BaseModel] | str
+    """Model of the answer, or its media type."""
+    handle: Callable[[Request], Awaitable[Response]]
+    body: type[BaseModel] | None = None
+    query: tuple[str, ...] = ()
+
+
+def build_app(backend: Backend, feed: Feed, sessions: Sessions, hosts: tuple[str, ...]) -> ASGIApp:
+    """The page as an ASGI app, protected by `Access`."""
+    api = Api(backend, feed, sessions)
+    operations = api.operations()
+    routes: list[BaseRoute] = [
+        Route(f"/api{each.path}", each.handle, methods=[each.method]) for each in operations
+    ]
+    described = describe(operations)
+
+    async def openapi(_request: Request) -> Response:
+        return JSONResponse(described)
+
+    routes.append(Route("/api/openapi.json", openapi))
+    routes.append(Mount("/", _Static(directory=STATIC, html=True)))
+    app = Starlette(routes=routes, exception_handlers={Problem: _told})
+    return Access(app, sessions, hosts)
+
+
+async def _told(_request: Request, error: Exception) -> Response:
+    status = error.status if isinstance(error, Problem) else 500
+    return JSONResponse(models.Outcome(ok=False, outcome=str(error)).model_dump(), status)
+
+
+class _Static(StaticFiles):
+    """The page's own files; a browser asks each time whether they changed with an update."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+class Api:
+    """The handlers of all operations."""
+
+    def __init__(self, backend: Backend, feed: Feed, sessions: Sessions) -> None:
+        self._backend = backend
+        self._feed = feed
+        self._sessions = sessions
+        self._trends: tuple[float, models.Trends] | None = None
+
+    def operations(self) -> list[Operation]:
+        """All of them."""
+        m, flac = models, "audio/flac"
+        one, event = "/machines/{machine}", "/evidence/{event_id}"
+        return [
+            Operation("GET", "/me", "Who looks, and at what", m.Me, self.me),
+            Operation("POST", "/login", "Log in; sets a cookie", m.Outcome, self.login, m.Login),
+            Operation("POST", "/logout", "Log out", m.Outcome, self.logout),
+            Operation("GET", "/machines", "All machines, the most urgent first", m.Machine, self.machines),
+            Operation("GET", one, "One machine with its last ten minutes", m.MachineDetail, self.machine),
+            Operation("GET", f"{one}/history", "Its past", m.History, self.history, query=("days",)),
+            Operation(
+                "POST", f"{one}/command", "Ask what MQTT's commands ask", m.Outcome, self.command, m.Command
+            ),
+            Operation("GET", "/trends", "The last day of every machine", m.Trends, self.trends),
+            Operation(
+                "GET",
+                "/journal",
+                "What happened",
+                m.Journal,
+                self.journal,
+                query=("machine", "before", "limit"),
+            ),
+            Operation(
+                "GET",
+                "/evidence",
+                "Newest alarms with evidence",
+                m.EvidenceList,
+                self.evidence_list,
+                query=("machine",),
+            ),
+            Operation("GET", event, "What was kept of an alarm", m.Evidence, self.evidence),
+            Operation("GET", event + "/clip", "Its sound; answers Range", flac, self.file),
+            Operation("GET", event + "/picture", "Its picture", "image/png", self.file),
+            Operation("GET", event + "/normal", "Normal sound to compare with", flac, self.file),
+            Operation("GET", "/health", "How the daemon is", m.Health, self.health),
+            Operation("GET", "/log", "The last lines of the log", m.Log, self.log),
+            Operation(
+                "GET", "/bundle", "For whoever helps: no secret, no sound", "application/zip", self.bundle
+            ),
+            Operation(
+                "GET",
+                "/stream",
+                "What is new, as server-sent events: machines, changed, figures, columns",
+                "text/event-stream",
+                self.stream,
+                query=("machine",),
+            ),
+        ]
+
+    async def me(self, request: Request) -> Response:
+        """Who looks."""
+        user: User | None = request.state.user
+        return _json(
+            models.Me(
+                name=user.name if user else None,
+                role=user.role if user else "nobody",
+                login=self._sessions.needed,
+                node=self._backend.node if user else "",
+                version=__version__ if user else "",
+                listen=self._backend.listen if user else False,
+            )
+        )
+
+    async def login(self, request: Request) -> Response:
+        """Opens a session."""
+        asked = await _body(request, models.Login)
+        address = request.client.host if request.client else ""
+        try:
+            token = await run_in_threadpool(self._sessions.login, asked.name, asked.password, address)
+        except TooManyTries as error:
+            raise Problem(429, f"{error.message}; {error.hint}") from None
+        if token is None:
+            raise Problem(401, "name or password is wrong")
+        response = _json(models.Outcome(ok=True, outcome=f"logged in as {asked.name}"))
+        response.set_cookie(COOKIE, token, max_age=int(SESSION_S), httponly=True, samesite="strict")
+        return response
+
+    async def logout(self, request: Request) -> Response:
+        """Ends the session."""
+        self._sessions.logout(request.cookies.get(COOKIE, ""))
+        response = _json(models.Outcome(ok=True, outcome="logged out"))
+        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return response
+
+    async def machines(self, _request: Request) -> Response:
+        """All machines."""
+        found = sorted(self._backend.machines(), key=lambda each: (each.urgency, each.name))
+        return JSONResponse([each.model_dump() for each in found])
+
+    async def machine(self, request: Request) -> Response:
+        """One machine."""
+        detail = self._backend.detail(request.path_params["machine"])
+        if detail is None:
+            raise Problem(404, "no such machine")
+        return _json(detail)
+
+    async def history(self, request: Request) -> Response:
+        """The past of one machine, in at most MOST_POINTS pieces."""
+        machine = self._known(request)
+        days = _number(request, "days", 1.0, least=1 / 1440, most=MOST_DAYS)
+        step_s = MINUTE_S * max(1, -(-days * DAY_S // MINUTE_S // MOST_POINTS))
+        since_s = time.time() - days * DAY_S
+        minutes = await run_in_threadpool(self._backend.history, machine, since_s, step_s)
+        return _json(models.History(machine=machine, step_s=step_s, minutes=minutes))
+
+    async def trends(self, _request: Request) -> Response:
+        """The last day of all; computed once a minute at most, whoever asks."""
+        now_s = time.monotonic()
+        if self._trends is None or now_s - self._trends[0] > MINUTE_S:
+            found = await run_in_threadpool(self._backend.trends, time.time() - DAY_S, TREND_STEP_S)
+            self._trends = now_s, models.Trends(step_s=TREND_STEP_S, machines=found)
+        return _json(self._trends[1])
+
+    async def command(self, request: Request) -> Response:
+        """The same checks, function and log lines as a command over MQTT."""
+        machine = self._known(request)
+        asked = (await _body(request, models.Command)).model_dump(exclude_none=True)
+        user: User = request.state.user
+        if user.name is not None:
+            asked["by"] = user.name
+        elif not asked.get("by", "").strip():
+            raise Problem(400, "say who you are (by): it stands in the journal")
+        sender = {"page": request.client.host if request.client else ""}
+        try:
+            future = self._backend.command(machine, asked, sender)
+            outcome = await asyncio.wait_for(asyncio.wrap_future(future), COMMAND_S)
+        except CommandRefused as error:
+            raise Problem(400, error.message) from None
+        except TimeoutError:
+            raise Problem(504, "the daemon is busy and has not done it yet; look again") from None
+        return _json(outcome, 200 if outcome.ok else 409)
+
+    async def journal(self, request: Request) -> Response:
+        """What happened."""
+        machine = request.query_params.get("machine")
+        if machine is not None and self._backend.detail(machine) is None:
+            raise Problem(404, "no such machine")
+        before = _number(request, "before", 0, least=0, most=2**53)
+        limit = int(_number(request, "limit", 100, least=1, most=500))
+        items = await run_in_threadpool(self._backend.journal, machine, int(before) or None, limit)
+        return _json(models.Journal(items=items))
+
+    async def evidence_list(self, request: Request) -> Response:
+        """The newest alarms with evidence."""
+        machine = self._known(request) if "machine" in request.query_params else None
+        return _json(
+            models.EvidenceList(items=await run_in_threadpool(self._backend.evidence_list, machine, 50))
+        )
+
+    async def evidence(self, request: Request) -> Response:
+        """One of them."""
+        found = await run_in_threadpool(self._backend.evidence, _event_id(request))
+        if found is None:
+            raise Problem(404, "nothing was kept of this event, or it is gone")
+        return _json(found[0])
+
+    async def file(self, request: Request) -> Response:
+        """One of its files; the last word of the address says which."""
+        which = request.url.path.rpartition("/")[2]
+        found = await run_in_threadpool(self._backend.evidence, _event_id(request))
+        path = getattr(found[1], which) if found else None
+        if path is None:
+            raise Problem(404, "it was not kept, or is gone")
+        name = path.name if which != "normal" else f"normal_{path.name}"
+        return FileResponse(path, media_type=SORTS[which], filename=name, content_disposition_type="inline")
+
+    async def health(self, _request: Request) -> Response:
+        """How the daemon is."""
+        return _json(await run_in_threadpool(self._backend.health))
+
+    async def log(self, _request: Request) -> Response:
+        """Its last lines."""
+        return _json(models.Log(lines=self._backend.log_lines()))
+
+    async def bundle(self, _request: Request) -> Response:
+        """A ZIP."""
+        name = f'attachment; filename="echo-stream-{self._backend.node}.zip"'
+        data = await run_in_threadpool(self._backend.bundle)
+        return Response(data, media_type="application/zip", headers={"Content-Disposition": name})
+
+    async def stream(self, request: Request) -> Response:
+        """Server-sent events."""
+        machine = self._known(request) if "machine" in request.query_params else None
+        if self._feed.viewers >= MOST_VIEWERS:
+            raise Problem(503, f"{MOST_VIEWERS} people look already")
+        return _Stream(
+            self._feed.follow(machine), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+        )
+
+    def _known(self, request: Request) -> str:
+        """The machine that a request names.
+
+        Raises:
+            Problem: there is none.
+        """
+        machine = request.path_params.get("machine") or request.query_params.get("machine", "")
+        if not any(each.id == machine for each in self._backend.machines()):
+            raise Problem(404, "no such machine")
+        return str(machine)
+
+
+class _Stream(StreamingResponse):
+    """A stream whose generator is closed at once when its viewer goes, not when Python happens to."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            close = getattr(self.body_iterator, "aclose", None)
+            if close is not None:
+                await close()
+
+
+def _json(model: BaseModel, status: int = 200) -> Response:
+    return Response(model.model_dump_json(), status, media_type="application/json")
+
+
+async def _body(request: Request, model: type[Asked]) -> Asked:
+    """What was asked.
+
+    Raises:
+        Problem: too long, or not what the model says.
+    """
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > MOST_BODY_BYTES:
+            raise Problem(413, f"the body is longer than {MOST_BODY_BYTES} bytes")
+    try:
+        return model.model_validate_json(bytes(data))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Problem(400, f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+def _number(request: Request, name: str, default: float, *, least: float, most: float) -> float:
+    given = request.query_params.get(name)
+    if given is None:
+        return default
+    try:
+        value = float(given)
+    except ValueError:
+        value = float("nan")
+    if not least <= value <= most:
+        raise Problem(400, f"{name}: expected a number from {least:g} to {most:g}")
+    return value
+
+
+def _event_id(request: Request) -> str:
+    event_id = str(request.path_params["event_id"])
+    if not EVENT_ID.fullmatch(event_id):
+        raise Problem(404, "no such event")
+    return event_id
+
+
+def describe(operations: list[Operation]) -> dict[str, Any]:
+    """OpenAPI 3.1 of the operations, from the models that check and make what they say."""
+    used = {each.answer for each in operations if not isinstance(each.answer, str)}
+    used |= {each.body for each in operations if each.body}
+    used |= {models.LiveFigures, models.LiveColumns}
+    ordered = sorted(used, key=lambda model: model.__name__)
+    ref = "#/components/schemas/{model}"
+    _, schemas = models_json_schema([(model, "validation") for model in ordered], ref_template=ref)
+    paths: dict[str, Any] = {}
+    for each in operations:
+        answer: dict[str, Any] = {"description": "done"}
+        if isinstance(each.answer, str):
+            answer["content"] = {each.answer: {}}
+        else:
+            schema: dict[str, Any] = {"$ref": f"#/components/schemas/{each.answer.__name__}"}
+            if each.path == "/machines":
+                schema = {"type": "array", "items": schema}
+            answer["content"] = {"application/json": {"schema": schema}}
+        operation: dict[str, Any] = {"summary": each.summary, "responses": {"200": answer}}
+        names = [(name, "path") for name in re.findall(r"{(\w+)}", each.path)] + [
+            (q, "query") for q in each.query
+        ]
+        if names:
+            operation["parameters"] = [
+                {"name": name, "in": where, "required": where == "path", "schema": {"type": "string"}}
+                for name, where in names
+            ]
+        if each.body:
+            content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{each.body.__name__}"}}}
+            operation["requestBody"] = {"required": True, "content": content}
+        paths.setdefault(f"api{each.path}", {})[each.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "echo-stream, the page's API", "version": __version__},
+        "servers": [{"url": "../"}],
+        "paths": {f"/{path}": value for path, value in paths.items()},
+        "components": {"schemas": schemas["$defs"]},
+    }

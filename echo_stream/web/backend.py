@@ -1,0 +1,81 @@
+"""The backend is what the page asks for, in words of its own models; the daemon answers.
+
+So the page knows neither stations nor files. What says `may wait` reads a disk: the page uses a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from echo_stream.core.types import Score, Window
+from echo_stream.web import models
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A window of a machine that somebody watches."""
+
+    window: Window
+    score: Score
+    hop_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where the files of an alarm's evidence lie; None where one is missing."""
+
+    clip: Path | None
+    picture: Path | None
+    normal: Path | None
+
+
+class Backend(Protocol):
+    """The daemon, as the page sees it. Any thread."""
+
+    node: str
+    listen: bool
+
+    def machines(self) -> list[models.Machine]:
+        """All machines, in the order of the configuration."""
+
+    def detail(self, machine: str) -> models.MachineDetail | None:
+        """One machine; None where there is none of this id."""
+
+    def history(self, machine: str, since_s: float, step_s: float) -> list[models.Minute]:
+        """Minutes of a machine from a Unix time on; may wait."""
+
+    def trends(self, since_s: float, step_s: float) -> dict[str, list[tuple[float, float]]]:
+        """Highest scores of every machine; may wait."""
+
+    def journal(self, machine: str | None, before: int | None, limit: int) -> list[models.JournalItem]:
+        """What happened, newest first; may wait."""
+
+    def command(
+        self, machine: str, asked: Mapping[str, Any], sender: Mapping[str, str]
+    ) -> Future[models.Outcome]:
+        """Has the pipeline carry out a command; the outcome comes within its next round."""
+
+    def evidence(self, event_id: str) -> tuple[models.Evidence, Files] | None:
+        """What was kept of an alarm; may wait."""
+
+    def evidence_list(self, machine: str | None, limit: int) -> list[models.Evidence]:
+        """The newest alarms of which something was kept; may wait."""
+
+    def health(self) -> models.Health:
+        """How the daemon is; may wait."""
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """The last lines of the log."""
+
+    def bundle(self) -> bytes:
+        """A ZIP for whoever helps: no secret and no sound is in it; may wait."""
+
+    def watch(self, machines: Collection[str]) -> None:
+        """From now on windows of these machines are wanted, and of no others."""
+
+    def take_live(self) -> list[Live]:
+        """Windows of watched machines since the last call."""

@@ -1,0 +1,223 @@
+"""The models describe what the page's API takes and gives; OpenAPI is made from them.
+
+Events keep the form that they have over MQTT (docs/mqtt.md); everything else is here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Time = Annotated[str | None, Field(description="UTC, ISO 8601; null where there is none")]
+MAX_SHELVE_S = 7 * 86_400
+
+
+class Model(BaseModel):
+    """What all of them have in common."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Level(Model):
+    """Where one of the two levels of an alarm stands."""
+
+    state: str = Field(description="NORMAL, UNACK, ACKED, RTN_UNACK, LATCHED_..., SHELVED, ...")
+    active: bool = Field(description="the condition is true now")
+    since: Time = None
+    event_id: str | None = Field(None, description="of the transition that led here")
+    trip: float = Field(description="score at which this level trips")
+
+
+class Machine(Model):
+    """One machine as the wall shows it."""
+
+    id: str
+    name: str
+    status: str = Field(description="one word of web/status.py, for colour and order")
+    word: str = Field(description="the same for people")
+    urgency: int = Field(description="0 is the most urgent")
+    since: Time = None
+    reason: str = Field("", description="why it is not listened to, or what is wrong with the sensor")
+    score: float | None = None
+    level_dbfs: float | None = None
+    operating_state: str = ""
+    band_hz: tuple[float, float] | None = Field(None, description="band that adds most to the score")
+    coverage_10m: float | None = None
+    warning: Level | None = Field(None, description="null where the machine cannot be listened to")
+    alarm: Level | None = None
+    device: str = ""
+    capture: str = ""
+    bank: str = ""
+    sample_rate_hz: int | None = None
+
+
+class Window(Model):
+    """One scored window."""
+
+    at_s: float = Field(description="Unix time of its end")
+    score: float
+    level_dbfs: float
+    operating_state: str
+    band_hz: tuple[float, float] | None = None
+
+
+class MachineDetail(Model):
+    """One machine with its last ten minutes."""
+
+    machine: Machine
+    recent: list[Window]
+    health: dict[str, Any] = Field(description="as `echo-stream status --json` gives it")
+
+
+class Minute(Model):
+    """A minute, or several as one, of the history."""
+
+    at_s: float = Field(description="Unix time at which it begins")
+    score_median: float
+    score_max: float
+    level_dbfs: float
+    operating_state: str
+    coverage: float
+    over_alarm: float
+
+
+class History(Model):
+    """The past of a machine."""
+
+    machine: str
+    step_s: float = Field(description="length of each piece")
+    minutes: list[Minute]
+
+
+class Trends(Model):
+    """The last day of every machine, for the wall."""
+
+    step_s: float
+    machines: dict[str, list[tuple[float, float]]] = Field(
+        description="(Unix time at which a piece begins, highest score)"
+    )
+
+
+class JournalItem(Model):
+    """What happened, newest first."""
+
+    number: int = Field(description="for `before`")
+    kind: str = Field(description="event, sensor, drift, flood or evidence")
+    event: dict[str, Any] = Field(description="as it was sent over MQTT")
+
+
+class Journal(Model):
+    """A page of the journal."""
+
+    items: list[JournalItem]
+
+
+class Command(Model):
+    """What an operator asks; the same as over MQTT."""
+
+    command: Literal["ack", "shelve", "unshelve", "reset", "out_of_service", "in_service", "mark_normal"]
+    level: Literal["warning", "alarm"] | None = Field(None, description="null: both")
+    duration_s: int | None = Field(None, gt=0, le=MAX_SHELVE_S, description="of a shelving")
+    by: str | None = Field(
+        None, max_length=100, description="who; with passwords the name of the login counts"
+    )
+    reason: str | None = Field(None, max_length=500)
+
+
+class Outcome(Model):
+    """What came of a command."""
+
+    ok: bool
+    outcome: str = Field(description="for people: what was done, or why it was refused")
+
+
+class Login(Model):
+    """Name and password."""
+
+    name: str = Field(max_length=100)
+    password: str = Field(max_length=1000)
+
+
+class Me(Model):
+    """Who looks, and at what."""
+
+    name: str | None = Field(description="null: nobody is logged in, or no login is needed")
+    role: Literal["operator", "viewer", "nobody"]
+    login: bool = Field(description="a login exists here")
+    node: str
+    version: str
+    listen: bool = Field(description="live listening is allowed")
+
+
+class Band(Model):
+    """A change of the spectrum."""
+
+    change: str = Field(description="louder or quieter")
+    by_db: float
+    peak_hz: float
+    low_hz: float
+    high_hz: float
+
+
+class Evidence(Model):
+    """What was kept of an alarm."""
+
+    event_id: str
+    machine: str
+    at: Time
+    event: dict[str, Any] = Field(description="as it was sent over MQTT")
+    complete: bool = Field(description="the sound after the alarm is in it")
+    clip: bool
+    picture: bool
+    normal: bool = Field(description="normal sound to compare with is there")
+    alarm_s: float | None = Field(None, description="seconds from the clip's start to the alarm")
+    onset_s: float | None = None
+    duration_s: float | None = None
+    bands: list[Band] = Field(description="which bands are louder or quieter, and by how much")
+
+
+class EvidenceList(Model):
+    """The newest alarms of which something was kept."""
+
+    items: list[Evidence]
+
+
+class Health(Model):
+    """How the daemon is."""
+
+    overview: dict[str, Any] = Field(description="as `echo-stream status --json` gives it")
+    parts: dict[str, Any] = Field(description="threads that were restarted, history, evidence, disk")
+    versions: dict[str, str]
+    config: str = Field(description="ok, or what `check-config` would say")
+
+
+class Log(Model):
+    """The last lines of the log."""
+
+    lines: list[dict[str, Any]]
+
+
+class LiveFigures(Model):
+    """SSE `figures`: machines whose score is new."""
+
+    machines: dict[str, tuple[float | None, float | None, float | None]] = Field(
+        description="score, level in dBFS, coverage of ten minutes"
+    )
+
+
+class LiveColumns(Model):
+    """SSE `columns`: the spectrogram of the machine that is watched."""
+
+    at_s: float = Field(description="Unix time of the end of the last column")
+    step_s: float
+    low_hz: float
+    high_hz: float
+    rows: int
+    data: str = Field(
+        description="base64: one byte a row and column, column by column, lowest frequency first"
+    )
+    score: float
+    level_dbfs: float
+    operating_state: str
+    band_hz: tuple[float, float] | None = None

@@ -1,0 +1,127 @@
+// One machine: live score and spectrogram, trend, how well it is heard, what happened.
+
+import { h, band, hertz, number, percent, when, ago } from "./dom.js";
+import { get, state, stream } from "./api.js";
+import { Spectrogram, chart } from "./charts.js";
+import { buttons } from "./actions.js";
+import { journalTable } from "./alarms.js";
+
+const LIVE_S = 600;
+const DAYS = [[1, "24 hours"], [7, "7 days"], [30, "30 days"], [365, "a year"]];
+
+export function machine(main, id) {
+  const title = h("h1", {});
+  const pill = h("span", { class: "pill" });
+  const since = h("span", { class: "faint" });
+  const reason = h("p", {});
+  const actions = h("div", { class: "row" });
+  const live = h("canvas", { class: "chart", role: "img", "aria-label": "score of the last ten minutes with the levels of warning and alarm" });
+  const now = h("p", { "aria-live": "off" });
+  const image = h("canvas", { role: "img", "aria-label": "spectrogram of the last minute" });
+  const picture = h("div", { class: "spectrogram" }, image);
+  const deciding = h("p", { class: "small faint" });
+  const trend = h("canvas", { class: "chart", role: "img", "aria-label": "score over days with the levels of warning and alarm" });
+  const days = h("select", { "aria-label": "how far back", onchange: () => past() }, DAYS.map(([n, text]) => h("option", { value: n }, text)));
+  const facts = h("dl", { class: "facts" });
+  const journal = h("div", {});
+  main.replaceChildren(
+    h("p", {}, h("a", { href: "#/" }, "← all machines")),
+    h("div", { class: "row" }, title, pill, since), reason, actions,
+    h("div", { class: "split" },
+      h("section", {}, h("h2", {}, "Score, last ten minutes"), now, live,
+        h("p", { class: "small faint" }, "0 is the middle of the machine's normal sound; higher is stranger. Above the alarm " +
+          "level for the delay that is configured: an alarm. A score below it raises one too when it leaves its own last " +
+          "minutes (step) or creeps up over hours (slow).")),
+      h("section", {}, h("h2", {}, "Sound, last minute"), picture, deciding)),
+    h("section", {}, h("div", { class: "row" }, h("h2", {}, "Trend"), days), trend,
+      h("p", { class: "small faint" }, "Line: the middle score of each minute. Shade: up to the highest. No line: not heard.")),
+    h("div", { class: "split" },
+      h("section", {}, h("h2", {}, "What happened"), journal),
+      h("section", {}, h("h2", {}, "Device and its health"), h("div", { class: "box" }, facts))));
+  const spectrogram = new Spectrogram(image);
+  let points = [];
+  let minutes = null;
+  let labelled = false;
+
+  const mine = () => state.machines.get(id);
+  const paint = () => {
+    const untilS = Date.now() / 1000;
+    chart(live, points, mine(), { fromS: untilS - LIVE_S, untilS, empty: "no score yet" });
+  };
+
+  function update(what) {
+    const found = mine();
+    if (!found) {
+      if (what === "machines") reason.textContent = "There is no such machine.";
+      return;
+    }
+    now.replaceChildren("score ", h("b", {}, number(found.score)), ` (warning over ${number(found.warning?.trip)}, alarm over `,
+      `${number(found.alarm?.trip)}) · level `, h("b", {}, `${number(found.level_dbfs)} dBFS`),
+      found.operating_state ? ` · operating state: ${found.operating_state}` : "");
+    if (what === "figures") return;
+    title.textContent = found.name;
+    document.title = `${found.name}: ${found.word}`;
+    pill.textContent = found.word;
+    pill.dataset.status = found.status;
+    since.textContent = found.since ? `since ${when(found.since)} (${ago(found.since)})` : "";
+    reason.textContent = found.reason;
+    actions.replaceChildren(buttons(found),
+      found.alarm?.event_id && found.alarm.state !== "NORMAL"
+        ? h("a", { class: "button", href: `#/evidence/${found.alarm.event_id}` }, "Hear and see it") : "");
+    refresh();
+  }
+
+  function columns(frame) {
+    points.push({ at_s: frame.at_s, value: frame.score, step_s: 2 });
+    points = points.filter((point) => point.at_s > Date.now() / 1000 - LIVE_S);
+    const strange = frame.score > (mine()?.warning?.trip ?? Infinity);
+    spectrogram.add(frame, strange);
+    deciding.textContent = strange ? `deciding band: ${band(frame.band_hz)} (between the blue lines)` : "no band is strange now; the picture fills from the right as sound comes";
+    if (!labelled) {
+      labelled = true;
+      for (const hz of [50, 200, 1000, 5000, 20000, 60000]) {
+        if (hz > frame.high_hz * 0.9) continue;
+        const label = h("span", {}, hertz(hz));
+        label.style.top = `${100 * (1 - spectrogram.share(hz))}%`;
+        picture.append(label);
+      }
+    }
+    paint();
+  }
+
+  async function past() {
+    try {
+      const found = await get(`machines/${encodeURIComponent(id)}/history?days=${days.value}`);
+      minutes = found.minutes.map((minute) =>
+        ({ at_s: minute.at_s, value: minute.score_max, low: minute.score_median, step_s: found.step_s }));
+    } catch { minutes = []; }
+    const untilS = Date.now() / 1000;
+    chart(trend, minutes, mine(), { fromS: untilS - days.value * 86400, untilS, empty: "no history yet: the first minute is written after a minute" });
+  }
+
+  async function refresh() {
+    try {
+      const [detail, log] = await Promise.all([get(`machines/${encodeURIComponent(id)}`),
+        get(`journal?limit=20&machine=${encodeURIComponent(id)}`)]);
+      if (!points.length) points = detail.recent.map((each) => ({ at_s: each.at_s, value: each.score, step_s: 2 }));
+      paint();
+      const { machine: found, health } = detail;
+      const lines = {
+        "device": found.device, "sample rate": found.sample_rate_hz ? `${found.sample_rate_hz} Hz` : "–",
+        "state": found.capture, "bank of normal sound": found.bank || "–",
+        "heard, ten minutes": percent(health.coverage_10m), "heard, since the start": percent(health.coverage),
+        "lost in the device": `${number(health.lost_s)} s`, "skipped, PC too slow": `${number(health.skipped_s)} s`,
+        "no sound came": `${number(health.unheard_s)} s`,
+        "sound to score (99 %)": health.lag_p99_s === null || health.lag_p99_s === undefined ? "–" : `${number(health.lag_p99_s, 2)} s`,
+      };
+      facts.replaceChildren(...Object.entries(lines).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+      journal.replaceChildren(journalTable(log.items, false));
+    } catch (error) { reason.textContent = error.message; }
+  }
+
+  state.listeners.add(update);
+  stream(id, columns);
+  past();
+  const timers = [setInterval(past, 60_000), setInterval(refresh, 10_000)];
+  return () => { state.listeners.delete(update); timers.forEach(clearInterval); };
+}

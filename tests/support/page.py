@@ -1,0 +1,104 @@
+"""A real daemon with a page: simulated machines, a broker, a subscriber, and a plain HTTP client."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.broker import MosquittoBroker, free_port, mosquitto
+from tests.support.daemon import Subscriber, daemon, run, subscriber, wait_for
+
+MACHINE = """\
+  - id: {id}
+    name: {name}
+    source: {{kind: simulated, seed: 5, sample_rate_hz: 8000, {source}}}
+    bank: banks/pump3.safetensors
+    alarm: {{on_delay_s: 2, warning_on_delay_s: 1, off_delay_s: 2}}
+"""
+NODE = """\
+node: pc7
+state_dir: state
+mqtt: {{host: {host}, port: {port}}}
+evidence: {{pre_roll_s: 3, post_roll_s: 2}}
+web: {{enabled: true, port: {page}{web}}}
+machines:
+"""
+FAULTY = "start_s: 200, faults: [{kind: rattle, start_s: 8, end_s: 5000}]"
+QUIET = "start_s: 200"
+
+
+@dataclass(frozen=True)
+class RunningPage:
+    """Where the page is, and what belongs to it."""
+
+    port: int
+    folder: Path
+    process: subprocess.Popen[str]
+    told: Subscriber
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def ask(
+        self, path: str, body: Any = None, *, method: str = "", headers: Mapping[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers in lower case, body; a body makes it a POST as a browser would send it."""
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
+        posted = (
+            {"Origin": self.url.rstrip("/"), "Content-Type": "application/json"} if body is not None else {}
+        )
+        data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+        try:
+            line.request(
+                method or ("GET" if body is None else "POST"), path, data, {**posted, **(headers or {})}
+            )
+            answer = line.getresponse()
+            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
+        finally:
+            line.close()
+
+    def json(self, path: str, body: Any = None) -> Any:
+        """The answer's body, whatever the status."""
+        return json.loads(self.ask(path, body)[2])
+
+    def machine(self, machine: str = "pump3") -> Any:
+        return self.json(f"/api/machines/{machine}")["machine"]
+
+
+@contextlib.contextmanager
+def running_page(
+    folder: Path, *, web: str = "", source: str = FAULTY, machines: int = 2
+) -> Iterator[RunningPage]:
+    """The daemon with pump3, which has `source`, and fans that are quiet."""
+    with mosquitto(folder) as broker:
+        port = free_port()
+        write_config(folder, broker, port, web, "pace: fast, duration_s: 90", 1)
+        run(folder, "fit-normal", "--machine", "pump3")
+        write_config(folder, broker, port, web, source, machines)
+        with subscriber(broker.host, broker.port) as told, daemon(folder) as process:
+            page = RunningPage(port, folder, process, told)
+            wait_for(lambda: _answers(page), 20, f"the page: {(folder / 'log').read_text()}")
+            yield page
+
+
+def write_config(
+    folder: Path, broker: MosquittoBroker, port: int, web: str, source: str, machines: int
+) -> None:
+    text = NODE.format(host=broker.host, port=broker.port, page=port, web=web)
+    text += MACHINE.format(id="pump3", name="Pump 3", source=source)
+    for n in range(1, machines):
+        text += MACHINE.format(id=f"fan{n}", name=f"Fan {n}", source=QUIET)
+    (folder / "config.yaml").write_text(text)
+
+
+def _answers(page: RunningPage) -> bool:
+    with contextlib.suppress(OSError):
+        return page.ask("/api/me")[0] == 200
+    return False

@@ -1,0 +1,289 @@
+"""The page of a real daemon, asked by a plain HTTP client: what it shows, does, and refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import re
+import socket
+import time
+import urllib.parse
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import wait_for
+from tests.support.page import RunningPage, running_page
+
+EVENT_ID = re.compile(r"[0-9A-Z]{26}")
+ABSENT = "01KB5GZ1P0W3V6F1Q2Z8Y7X5RT"
+HOSTILE = (
+    *("../config.yaml", "../../../../etc/passwd", "..%2f..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd"),
+    *("/etc/passwd", "....//....//etc/passwd", "..\\..\\etc\\passwd", "%00", "pump3%00.json", "*", "pump3/*"),
+    *("{}", "${HOME}", "a" * 3000, "%ff%fe", "' OR 1=1 --", "<script>alert(1)</script>"),
+)
+POSTS = ("machines/pump3/command",)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPage]:
+    with running_page(tmp_path_factory.mktemp("page")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def alarmed(page: RunningPage) -> RunningPage:
+    """The same, when the fault of pump3 is announced."""
+    wait_for(lambda: page.machine()["status"] == "alarm", 40, "the alarm on the page")
+    return page
+
+
+def stream(page: RunningPage, query: str = "") -> socket.socket:
+    line = socket.create_connection(("127.0.0.1", page.port), timeout=10)
+    line.sendall(f"GET /api/stream{query} HTTP/1.1\r\nHost: localhost:{page.port}\r\n\r\n".encode())
+    return line
+
+
+def frames(line: socket.socket, wanted: str, timeout_s: float = 10.0) -> Any:
+    """Data of the first frame of this kind."""
+    data, until_s = b"", time.monotonic() + timeout_s
+    while time.monotonic() < until_s:
+        data += line.recv(65536)
+        if found := re.search(rb"event: %s\ndata: (.*)\n\n" % wanted.encode(), data):
+            return json.loads(found[1])
+    raise AssertionError(f"no {wanted} in {data[:500]!r}")
+
+
+def test_every_machine_is_shown_and_an_alarm_first(alarmed: RunningPage) -> None:
+    machines = alarmed.json("/api/machines")
+    assert [machine["id"] for machine in machines] == ["pump3", "fan1"]
+    pump, fan = machines
+    assert (pump["status"], pump["word"], pump["alarm"]["state"]) == ("alarm", "ALARM", "UNACK")
+    assert pump["score"] > pump["alarm"]["trip"] > pump["warning"]["trip"] > 0
+    assert (fan["status"], fan["name"], fan["since"]) == ("normal", "Fan 1", None)
+    assert fan["coverage_10m"] > 0.9
+    event = next(e for e in alarmed.told.events if e["level"] == "alarm" and e["active"])
+    assert pump["alarm"]["event_id"] == event["event_id"]
+    assert pump["since"] == event["ts"]
+
+
+def test_the_last_minutes_are_there_window_by_window(alarmed: RunningPage) -> None:
+    recent = alarmed.json("/api/machines/pump3")["recent"]
+    assert len(recent) >= 8
+    steps = [b["at_s"] - a["at_s"] for a, b in itertools.pairwise(recent)]
+    assert max(steps) < 1.6
+    assert max(each["score"] for each in recent) > alarmed.machine()["alarm"]["trip"]
+    assert alarmed.json("/api/machines/pump3/history?days=1")["step_s"] == 120
+    assert alarmed.json("/api/trends")["step_s"] == 900
+
+
+def test_news_and_the_spectrogram_are_streamed(page: RunningPage) -> None:
+    with contextlib.closing(stream(page, "?machine=pump3")) as line:
+        assert {machine["id"] for machine in frames(line, "machines")} == {"pump3", "fan1"}
+        columns = frames(line, "columns")
+        assert (columns["rows"], columns["high_hz"]) == (256, 4000)
+        assert len(columns["data"]) == 4 * -(-2560 // 3)  # ten columns in base64
+        figures = frames(line, "figures")["machines"]
+        assert set(figures) <= {"pump3", "fan1"}
+
+
+def test_the_clip_answers_range_and_is_found_by_event_only(alarmed: RunningPage) -> None:
+    event_id = alarmed.machine()["alarm"]["event_id"]
+    found = wait_for(
+        lambda: (e := alarmed.json(f"/api/evidence/{event_id}")) and e.get("picture") and e,
+        30,
+        "the evidence",
+    )
+    assert found["complete"]
+    assert found["bands"][0]["change"] == "louder"
+    assert found["alarm_s"] > found["onset_s"] > 0
+    status, headers, data = alarmed.ask(f"/api/evidence/{event_id}/clip", headers={"Range": "bytes=0-3"})
+    assert (status, data, headers["content-type"]) == (206, b"fLaC", "audio/flac")
+    assert alarmed.ask(f"/api/evidence/{event_id}/picture")[2].startswith(b"\x89PNG")
+    assert alarmed.json("/api/evidence?machine=pump3")["items"][0]["event_id"] == event_id
+    assert alarmed.ask(f"/api/evidence/{ABSENT}/clip")[0] == 404
+    links = alarmed.folder / "state" / "evidence" / "elsewhere"
+    links.mkdir()
+    (links / f"20261120T081403Z_elsewhere_{ABSENT}.flac").symlink_to("/etc/passwd")
+    document = {"event": {"event_id": ABSENT, "machine": "x", "ts": "2026-11-20T08:14:03Z"}, "complete": True}
+    (links / f"20261120T081403Z_elsewhere_{ABSENT}.json").write_text(json.dumps(document))
+    assert alarmed.json(f"/api/evidence/{ABSENT}")["clip"] is False
+    assert alarmed.ask(f"/api/evidence/{ABSENT}/clip")[0] == 404
+
+
+def test_a_command_does_what_it_does_over_mqtt_and_stands_in_the_journal(alarmed: RunningPage) -> None:
+    asked = {"command": "shelve", "duration_s": 3600, "by": "anna", "reason": "bearing on order"}
+    outcome = alarmed.json("/api/machines/pump3/command", asked)
+    assert outcome == {"ok": True, "outcome": "warning is SHELVED, alarm is SHELVED"}
+    event = wait_for(
+        lambda: [e for e in alarmed.told.events if e["to"] == "SHELVED" and e["level"] == "alarm"], 5, "MQTT"
+    )[0]
+    assert event["reason"] == "by anna bearing on order"
+    assert alarmed.machine()["status"] == "shelved"
+    item = wait_for(lambda: _item(alarmed, event["event_id"]), 5, "the journal")
+    assert item["event"]["reason"] == "by anna bearing on order"
+    assert alarmed.json("/api/machines/pump3/command", {"command": "unshelve", "by": "anna"})["ok"]
+    again = alarmed.ask("/api/machines/pump3/command", {"command": "unshelve", "by": "anna"})
+    assert again[0] == 409
+    assert not json.loads(again[2])["ok"]
+    log = [json.loads(line) for line in (alarmed.folder / "log").read_text().splitlines()]
+    assert [line["by"] for line in log if line["event"] == "command: shelve"] == ["anna"]
+    assert any(line["event"] == "command refused: unshelve" for line in log)
+    assert any(line["event"] == "command: shelve" for line in alarmed.json("/api/log")["lines"])
+
+
+def _item(page: RunningPage, event_id: str) -> Any:
+    items = page.json("/api/journal?machine=pump3")["items"]
+    assert [item["number"] for item in items] == sorted((item["number"] for item in items), reverse=True)
+    return next((item for item in items if item["event"]["event_id"] == event_id), None)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"command": "shelve", "by": "anna"},
+        {"command": "ack", "duration_s": 3, "by": "anna"},
+        {"command": "ack"},
+        {"command": "ack", "by": "  "},
+        {"command": "delete", "by": "anna"},
+        {"command": "ack", "by": "a" * 101},
+        {"command": "ack", "by": "anna", "unknown": 1},
+        [],
+        b"\xff\xfe",
+        b"[" * 10_000,
+    ],
+)
+def test_a_command_that_is_malformed_is_refused_with_a_reason(page: RunningPage, asked: Any) -> None:
+    status, _, body = page.ask("/api/machines/fan1/command", asked)
+    assert status == 400
+    assert json.loads(body)["outcome"]
+
+
+def test_what_comes_from_another_page_changes_nothing(page: RunningPage) -> None:
+    asked = {"command": "out_of_service", "by": "anna"}
+    path = "/api/machines/fan1/command"
+    for headers in (
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Origin": "http://[::"},
+        {"Content-Type": "text/plain"},
+    ):
+        assert page.ask(path, asked, headers=headers)[0] == 403
+    for host in ("evil.example", "evil.example:80", "10.0.0.7", "[::", "a@localhost", ""):
+        assert page.ask("/api/machines", headers={"Host": host})[0] in {400, 421}
+    assert page.ask(path, method="PUT")[0] == 405
+    assert page.machine("fan1")["status"] == "normal"
+
+
+def test_no_request_goes_to_another_host_and_nothing_may_be_framed(page: RunningPage) -> None:
+    _, headers, body = page.ask("/")
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "set-cookie" not in headers
+    for name in re.findall(r'(?:src|href)="([^"#]+)"', body.decode()):
+        assert "//" not in name
+        assert not name.startswith("/")
+        status, _, text = page.ask(f"/{name}")
+        assert status == 200
+        assert not re.search(rb"https?://(?!www\.w3\.org)", text)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_no_parameter_leads_to_a_file(page: RunningPage, hostile: str) -> None:
+    part = hostile if "%" in hostile else urllib.parse.quote(hostile, safe="")
+    raw = hostile if "%" in hostile else urllib.parse.quote(hostile, safe="/.\\")
+    paths = [f"/{raw}", f"/api/{raw}"]
+    for one in {part, raw}:
+        paths += [f"/api/machines/{one}", f"/api/machines/{one}/history", f"/api/evidence/{one}"]
+        paths += [f"/api/evidence/{one}/{what}" for what in ("clip", "picture", "normal")]
+    paths += [f"/api/{name}={part}" for name in ("journal?machine", "evidence?machine", "stream?machine")]
+    paths += [f"/api/journal?{name}={part}" for name in ("limit", "before")]
+    paths += [f"/api/machines/pump3/history?days={part}"]
+    for path in paths:
+        status, _, body = page.ask(path)
+        assert status in {400, 404}, path
+        assert b"root:" not in body
+        assert b"node: pc7" not in body
+    assert page.ask(f"/api/machines/{part}/command", {"command": "ack", "by": "anna"})[0] in {404, 405}
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-1", "1e99", "", "0x10"])
+def test_numbers_are_bounded(page: RunningPage, number: str) -> None:
+    assert page.ask(f"/api/machines/pump3/history?days={number}")[0] == 400
+
+
+def test_health_log_and_bundle_hold_no_secret(page: RunningPage) -> None:
+    health = page.json("/api/health")
+    assert health["config"] == "ok"
+    assert health["overview"]["machines"][0]["machine"] == "pump3"
+    parts = {each["part"] for each in health["overview"]["threads"]}
+    assert {"the pipeline", "the page"} <= parts
+    assert any(line["event"] == "listening" for line in page.json("/api/log")["lines"])
+    with zipfile.ZipFile(io.BytesIO(page.ask("/api/bundle")[2])) as bundle:
+        assert set(bundle.namelist()) == {"health.json", "log.jsonl", "journal.jsonl", "config.json"}
+        assert json.loads(bundle.read("config.json"))["node"] == "pc7"
+
+
+def test_openapi_names_every_operation(page: RunningPage) -> None:
+    described = page.json("/api/openapi.json")
+    assert "/api/machines/{machine}/command" in described["paths"]
+    body = described["paths"]["/api/machines/{machine}/command"]["post"]["requestBody"]
+    reference = body["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    assert "shelve" in described["components"]["schemas"][reference]["properties"]["command"]["enum"]
+    for path, operations in described["paths"].items():
+        for method in operations:
+            if "{" not in path and method == "get" and "stream" not in path:
+                assert page.ask(path)[0] == 200
+
+
+def test_who_is_slow_or_large_costs_the_pipeline_nothing(page: RunningPage) -> None:
+    before = page.json("/api/machines/fan1")["health"]
+    lines = []
+    for n in range(1000):
+        line = socket.socket()
+        line.setblocking(False)
+        line.connect_ex(("127.0.0.1", page.port))
+        lines.append(line)
+        if n % 50 == 49:
+            time.sleep(0.02)  # the backlog is 128
+    for line in lines:
+        with contextlib.suppress(OSError):
+            line.send(b"GET / HTTP/1.1\r\nHost: localh")
+    silent = [stream(page, "?machine=fan1") for _ in range(20)]  # never read again
+    for _ in range(3):
+        with contextlib.suppress(OSError):  # it hangs up before all of it is sent
+            assert page.ask("/api/machines/fan1/command", b" " * 10_000_000)[0] == 413
+    chunked = socket.create_connection(("127.0.0.1", page.port), timeout=10)
+    chunked.sendall(
+        f"POST /api/machines/fan1/command HTTP/1.1\r\nHost: localhost\r\nOrigin: {page.url[:-1]}\r\n"
+        "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    )
+    with contextlib.suppress(OSError):
+        for _ in range(1000):
+            chunked.sendall(b"2710\r\n" + b" " * 10_000 + b"\r\n")
+    time.sleep(3)
+    after = page.json("/api/machines/fan1")["health"]
+    for line in (*lines, *silent, chunked):
+        line.close()
+    assert after["windows_scored"] >= before["windows_scored"] + 3
+    assert after["hops_skipped"] == 0
+    assert after["samples_lost"] == 0
+    assert after["coverage"] > 0.99
+
+
+def test_the_page_is_off_unless_asked_for(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, echo_stream.daemon.daemon as _;"
+        "print([m for m in sys.modules if m.split('.')[0] in ('starlette', 'uvicorn') or 'stream.web' in m])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

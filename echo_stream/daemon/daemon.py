@@ -32,7 +32,7 @@ from echo_stream.core.guard import Guard, GuardedThread
 from echo_stream.core.types import Window
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.history import HistoryRecorder
-from echo_stream.daemon.logs import configure
+from echo_stream.daemon.logs import configure, keep_recent
 from echo_stream.daemon.monitor import Monitor
 from echo_stream.daemon.operator_commands import execute
 from echo_stream.daemon.overview import Parts, degraded, overview
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 DRAIN_S = 4.0
 STATES_EVERY_S = 60.0  # so much of a machine's own past is lost at most when the power fails
 METRICS_RETRY_S = 30.0
+PAGE_LOG_LINES = 200
 LOSSES_EVERY_S = 1.0  # what thousands of machines lost need not be asked twenty times a second
 STUCK_S = 20.0  # a round that takes longer is no progress; under systemd half of WatchdogSec
 
@@ -187,6 +188,7 @@ class Daemon:
             from echo_stream.daemon.page import require_page  # noqa: PLC0415 - only who wants it pays
 
             require_page(self._config.web)
+            keep_recent(PAGE_LOG_LINES)
 
     def _start_page(self, stack: ExitStack) -> None:
         if not self._config.web.enabled:

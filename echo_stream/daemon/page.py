@@ -47,7 +47,6 @@ from echo_stream.web.server import PageServer
 from echo_stream.web.status import URGENCY, WORDS, LevelFacts, status_of
 
 EVIDENCE: Final = "evidence"
-LOG_LINES: Final = 200
 MOST_COMMANDS: Final = 100
 MOST_LIVE: Final = 256
 MOST_JOURNAL: Final = 500
@@ -112,7 +111,6 @@ class Page:
             self, host=web.host, port=web.port, password_file=web.password_file, hosts=web.hosts
         )
         self.thread = self._server.thread
-        logs.keep_recent(LOG_LINES)
 
     def start(self) -> None:
         """Begins to serve; returns at once."""

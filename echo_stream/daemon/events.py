@@ -38,6 +38,7 @@ class EventPublisher:
         """Keeps the sound of each alarm; None where nothing is to be kept."""
         self.on_event: Callable[[Kind, Payload], None] = lambda _kind, _payload: None
         """Gets each event that is sent, for the journal and the page; must return at once."""
+        self._ids = payloads.EventIds()
         self._names: dict[str, str] = {}
         self._publisher = publisher
         self._levels: dict[str, Levels] = {}
@@ -54,7 +55,10 @@ class EventPublisher:
         machine = station.reader.machine
         self._names[machine] = name
         self._levels[machine] = restore_state(station, self._publisher.outbox.snapshot(machine))
-        self._publish_alarm_state(machine, datetime.now(UTC))
+        now = datetime.now(UTC)
+        for level in self._levels[machine].values():
+            self._ids.begin_after(level.event_id or "", now)
+        self._publish_alarm_state(machine, now)
 
     def publish(self, station: Station, event: Event) -> None:
         """What the corridor found: log line, and for a transition outbox and retained state."""
@@ -70,7 +74,7 @@ class EventPublisher:
         log.warning(f"sensor fault: {fault}" if fault else "the sensor is well again", machine=event.machine)
         ts = source.time_of(event.at)
         onset = None if event.onset is None else source.time_of(event.onset)
-        event_id = payloads.new_event_id(ts)
+        event_id = self._ids.new(ts)
         payload = payloads.sensor(event, node=self._node, event_id=event_id, ts=ts, onset_ts=onset)
         self._send("sensor", payload, snapshot=self._snapshot(station, ts))
 
@@ -83,9 +87,7 @@ class EventPublisher:
         log.warning(say, machine=event.machine, median=round(event.median, 2), limit=event.limit)
         ts = station.reader.source.time_of(event.at)
         since = None if event.onset is None else station.reader.source.time_of(event.onset)
-        payload = payloads.drift(
-            event, node=self._node, event_id=payloads.new_event_id(ts), ts=ts, since=since
-        )
+        payload = payloads.drift(event, node=self._node, event_id=self._ids.new(ts), ts=ts, since=since)
         self._send("drift", payload, snapshot=self._snapshot(station, ts))
 
     def transition(self, station: Station, event: AlarmEvent, reason: str | None = None) -> None:
@@ -93,7 +95,7 @@ class EventPublisher:
         source, machine = station.reader.source, event.machine
         ts = source.time_of(event.at)
         onset = None if event.onset is None else source.time_of(event.onset)
-        event_id = payloads.new_event_id(ts)
+        event_id = self._ids.new(ts)
         was = self._levels[machine][event.level]
         since = was.since if event.before == event.after else ts
         self._levels[machine][event.level] = LevelState(event.after, event.active, since, onset, event_id)
@@ -163,7 +165,7 @@ class EventPublisher:
         log.warning(say, announcements=report.announcements, machines=report.machines)
         payload = payloads.flood(
             node=self._node,
-            event_id=payloads.new_event_id(ts),
+            event_id=self._ids.new(ts),
             ts=ts,
             since=since,
             active=report.active,

@@ -8,11 +8,15 @@ import structlog
 
 from echo_stream.alarm.alarm import Alarm
 from echo_stream.core.errors import CommandRefused, EchoStreamError
+from echo_stream.core.log_limit import LogLimit
 from echo_stream.core.types import AlarmEvent
 from echo_stream.daemon.proposals import Done, ProposalWriter
 from echo_stream.evidence.recorder import longest
 from echo_stream.mqtt.commands import Command, Verb
 from echo_stream.pipeline.station import Station
+
+_may_log = LogLimit("commands", 100)
+_may_log_refusal = LogLimit("refused commands")
 
 log = structlog.get_logger()
 
@@ -40,9 +44,9 @@ def execute(
     asked = {"machine": command.machine, "by": command.by, "sender": command.sender}
 
     def done(ok: bool, outcome: str) -> None:
-        if ok:
+        if ok and _may_log.admits():
             log.info(f"command: {command.verb}", outcome=outcome, **asked)
-        else:
+        elif not ok and _may_log_refusal.admits():
             log.warning(f"command refused: {command.verb}", reason=outcome, **asked)
         reply(ok, outcome)
 

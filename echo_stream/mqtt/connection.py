@@ -38,6 +38,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from echo_stream.core.errors import DeliveryError
+from echo_stream.core.log_limit import LogLimit
 
 _MAX_IN_FLIGHT = 20
 _MAX_PACKET_BYTES = 268_435_460
@@ -49,6 +50,8 @@ _MAX_FILE_BYTES = 1024 * 1024
 _NO_RETAIN, _NO_QOS = 154, 155
 _NOT_YET_VALID, _EXPIRED = 9, 10
 """OpenSSL: X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED."""
+
+_may_log_message = LogLimit("messages that cannot be handled").admits
 
 log = structlog.get_logger()
 
@@ -239,6 +242,8 @@ def _guarded(on_message: Callable[[MQTTMessage], None], message: MQTTMessage) ->
     try:
         on_message(message)
     except Exception:
+        if not _may_log_message():
+            return
         log.exception(
             "a message of the broker cannot be handled and is passed over", bytes=len(message.payload)
         )

@@ -16,6 +16,7 @@ import structlog
 from paho.mqtt.client import MQTTMessage
 
 from echo_stream.core.errors import CommandRefused
+from echo_stream.core.log_limit import LogLimit
 from echo_stream.core.text import clean_text
 from echo_stream.mqtt import payloads as messages
 from echo_stream.mqtt.commands import Command, ReplyTo, parse, tokens
@@ -26,8 +27,7 @@ from echo_stream.mqtt.topics import Topics
 _MAX_WAITING = 100
 _MAX_TOPIC_BYTES = 65_535
 _MAX_USER_PROPERTIES = 10
-_REFUSALS_LOGGED = 10
-_REFUSALS_WITHIN_S = 60.0
+_MAX_COMMANDS_LOGGED = 100
 _NO_REPLY = (
     "the response topic is no topic, or one that means something else: ours, Home Assistant's, the broker's"
 )
@@ -63,8 +63,10 @@ class Inbox:
         self._birth = f"{discovery_prefix}/status" if discovery_prefix else None
         self._birth_delay_s = birth_delay_s
         self._discover_at_s: float | None = None
-        self._refusals = 0
-        self._refusals_until_s = 0.0
+        # A sender of commands must not fill the journal.
+        self._may_log_refusal = LogLimit("refused commands").admits
+        self._may_log_no_reply = LogLimit("commands without a possible reply").admits
+        self._may_log_command = LogLimit("commands", _MAX_COMMANDS_LOGGED).admits
         self._waiting: queue.Queue[Command] = queue.Queue(_MAX_WAITING)
 
     def subscriptions(self, wildcards: bool) -> list[str]:
@@ -87,7 +89,8 @@ class Inbox:
         try:
             self._checked(machine, message, reply_to, sender)
         except CommandRefused as refusal:
-            self._log_refusal(machine, refusal.message, sender)
+            if self._may_log_refusal():
+                log.warning("command refused", machine=machine, reason=refusal.message, sender=sender)
             verb, token = tokens(bytes(message.payload))
             self._send(machine, reply_to, verb, token, ok=False, outcome=f"refused: {refusal.message}")
 
@@ -102,9 +105,15 @@ class Inbox:
 
     def reply(self, command: Command, *, ok: bool, outcome: str) -> None:
         """Publish the outcome of a command to its sender."""
-        log.info(
-            "command answered", machine=command.machine, command=command.verb.value, ok=ok, outcome=outcome
-        )
+        may_log = self._may_log_command if ok else self._may_log_refusal
+        if may_log():
+            log.info(
+                "command answered",
+                machine=command.machine,
+                command=command.verb.value,
+                ok=ok,
+                outcome=outcome,
+            )
         self._send(command.machine, command.reply_to, command.verb.value, command.id, ok=ok, outcome=outcome)
 
     def tick(self) -> None:
@@ -112,18 +121,6 @@ class Inbox:
         if self._discover_at_s is not None and time.monotonic() >= self._discover_at_s:
             self._discover_at_s = None
             self._mailbox.resend(f"{self._prefix}/")
-
-    def _log_refusal(self, machine: str, reason: str, sender: dict[str, str]) -> None:
-        """A sender of commands must not fill the journal: so many lines in a minute, then their number."""
-        now_s = time.monotonic()
-        if now_s >= self._refusals_until_s:
-            if self._refusals > _REFUSALS_LOGGED:
-                unsaid = self._refusals - _REFUSALS_LOGGED
-                log.warning("further commands were refused", count=unsaid, within_s=_REFUSALS_WITHIN_S)
-            self._refusals, self._refusals_until_s = 0, now_s + _REFUSALS_WITHIN_S
-        self._refusals += 1
-        if self._refusals <= _REFUSALS_LOGGED:
-            log.warning("command refused", machine=machine, reason=reason, sender=sender)
 
     def _checked(self, machine: str, message: MQTTMessage, reply_to: ReplyTo, sender: dict[str, str]) -> None:
         if message.retain:
@@ -139,6 +136,8 @@ class Inbox:
             self._waiting.put_nowait(command)
         except queue.Full:
             raise CommandRefused("too many commands wait already") from None
+        if not self._may_log_command():
+            return
         log.info(
             "command received",
             machine=machine,
@@ -159,13 +158,14 @@ class Inbox:
         if topic is None:
             topic = f"{self._topics.root}/{self._topics.node}/{machine}/reply"
         elif not self._may_answer_on(topic):
-            log.warning(
-                "the reply to a command could not be sent",
-                machine=machine,
-                topic=clean_text(topic),
-                sender=sender,
-                reason=_NO_REPLY,
-            )
+            if self._may_log_no_reply():
+                log.warning(
+                    "the reply to a command could not be sent",
+                    machine=machine,
+                    topic=clean_text(topic),
+                    sender=sender,
+                    reason=_NO_REPLY,
+                )
             topic = None
         return ReplyTo(topic, correlation), sender
 

@@ -202,6 +202,11 @@ class Process:
             raise BrokenPipeError
         return json.loads(line)
 
+    def peak_mb(self) -> float:
+        """The most memory that it ever had, resident."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return float(status.partition("VmHWM:")[2].split()[0]) / 1000
+
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()

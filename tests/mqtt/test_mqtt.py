@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator, MutableMapping
@@ -583,6 +585,24 @@ def test_an_unforeseen_exception_is_said_counted_and_survived(
     assert any("the publisher failed" in line["event"] for line in logged)
     failing.clear()
     wait_until(lambda: publisher.outbox.depth == 0, "delivered after all")
+
+
+def test_descriptors_over_1024_do_not_end_delivery(
+    broker: MosquittoBroker, publish: Publish, listen: Listen
+) -> None:
+    heard = listen(broker, f"{ROOT}/pump3/event")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2000, hard), hard))
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        publisher = publish(broker)
+        sent = put_events(publisher, 3)
+        wait_until(lambda: heard.ids(f"{ROOT}/pump3/event") == sent, "delivered")
+        publisher.stop(5.0)
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_scores_are_no_sign_that_events_are_acknowledged(

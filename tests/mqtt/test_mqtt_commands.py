@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,36 @@ def test_retained_commands_are_refused_whether_old_or_new(
     wait_until(lambda: len(operator.heard) == 2, "one sent while we listen")
     assert all("retained" in reply["outcome"] for reply in operator.payloads(REPLY))
     assert publisher.commands() == []
+
+
+def test_refused_commands_do_not_fill_the_log(
+    broker: MosquittoBroker, publish: Publish, listen: Listen, logged: Logged
+) -> None:
+    publisher, operator = publish(broker), listen(broker, REPLY)
+    ready(publisher, broker)
+    for at in range(200):
+        said: dict[str, Any] = {"ResponseTopic": "$SYS/x"} if at % 2 else {}
+        send(operator, b"not a command", **said)
+    wait_until(lambda: len(operator.heard) >= 100, "each without a response topic is answered")
+    said_of = [line["event"] for line in logged]
+    assert said_of.count("command refused") == 10
+    assert said_of.count("the reply to a command could not be sent") == 10
+    assert len(said_of) < 30
+
+
+def test_a_message_of_50_mb_costs_no_memory(broker: MosquittoBroker, tmp_path: Path, listen: Listen) -> None:
+    process = Process(broker, tmp_path / "outbox.sqlite")
+    operator = listen(broker, REPLY)
+    ready_at = time.monotonic() + 30
+    while "Sending SUBACK to echo-stream-pc7" not in broker.log and time.monotonic() < ready_at:
+        time.sleep(0.05)
+    before_mb = process.peak_mb()
+    send(operator, b"x" * 50_000_000)
+    send(operator, b"small")  # in order: what comes behind it has arrived, so it has not
+    wait_until(lambda: len(operator.heard) >= 1, "the small one is refused")
+    assert len(operator.heard) == 1, "the large one arrived too"
+    assert process.peak_mb() - before_mb < 20
+    process.stop()
 
 
 def test_too_many_commands_are_refused_not_hoarded(

@@ -190,6 +190,32 @@ def test_event_ids_sort_by_time(milliseconds: list[int]) -> None:
     assert all(len(event_id) == 26 for event_id in ids)
 
 
+@given(st.lists(st.integers(0, 4_000_000_000_000), min_size=2, max_size=20))
+def test_event_ids_stay_in_order_whatever_the_clock_does(milliseconds: list[int]) -> None:
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    ids = messages.EventIds()
+    made = [ids.new(epoch + timedelta(milliseconds=ms)) for ms in milliseconds]
+    assert made == sorted(set(made))
+
+
+def test_event_ids_go_on_after_those_of_an_earlier_run_and_never_come_twice() -> None:
+    saved = messages.EventIds().new(NOON + timedelta(days=365))  # the clock was a year ahead
+    runs = []
+    for _ in range(
+        2
+    ):  # the second is what comes after a full disk and a kill: nothing of the first was saved
+        ids = messages.EventIds()
+        ids.begin_after(saved, NOON)
+        runs.append([ids.new(NOON) for _ in range(100)])
+        assert runs[-1] == sorted(runs[-1])
+        assert runs[-1][0] > saved
+    assert not set(runs[0]) & set(runs[1])
+    damaged = messages.EventIds()
+    damaged.begin_after("Z" * 26, NOON)
+    damaged.begin_after("", NOON)
+    assert damaged.new(NOON)[:9] == messages.new_event_id(NOON)[:9]
+
+
 def test_event_id_of_a_known_time() -> None:
     # The example of the specification (github.com/ulid/spec): 1469918176385 ms gives 01ARYZ6S41.
     at = datetime.fromtimestamp(1469918176.385, tz=UTC)

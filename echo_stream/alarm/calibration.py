@@ -1,9 +1,14 @@
 """From scores of normal sound to trip levels, and what they promise. Fit-time and start-up only; pure.
 
-What is calibrated is the rate of *events*: a window's score over the trip level is none yet. `margins`
-turns each contiguous run of held-out scores into numbers that exceed the trip level where the whole alarm
-condition (k of n, dead-band, on-delay) would trip; `fit_tail` says how often they do. The runs are frozen
-at fit time: a tail that went on learning would take a slow decay for normal.
+A level is the highest score that held-out sound was *held* at, for as long as the alarm waits, and from there
+a limited way further. The way is counted in scales: over one scale the tail of an exponential distribution
+falls by a factor e. How many would take the rate down to the one that the user accepts is known, but half a
+minute of sound says nothing about once in a month; so of a long way only a part is gone, `REACH` scales at
+most. What is left of it is said (`TripLevel.expected_per_month`), not hidden. Each step is a maximum, a
+quantile or a logarithm, so that scores that move a little move the level a little.
+
+The scores are frozen at fit time: a level that went on learning would take a slow decay for normal.
+Why: docs/adr/0016-strong-level.md.
 """
 
 from __future__ import annotations
@@ -17,8 +22,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_stream.alarm.condition import hops_in, margins, rises
-from echo_stream.alarm.tail import Tail, fit_tail
+from echo_stream.alarm.condition import hops_in, rises
 from echo_stream.core.calibration import FIT_AGAIN, BankCalibration
 from echo_stream.core.errors import BankError
 from echo_stream.core.text import MONTH_H
@@ -32,6 +36,21 @@ GOOD_ENOUGH = 30.0
 day."""
 LONGEST_H = 10 * MONTH_H
 """More normal sound than this is not asked for."""
+REACH = 8.0
+"""Scales over the highest held score at most: of a way of 4 scales 2.7 are gone, of 12 4.8."""
+LEAST_SCALE = 1.0
+"""In spreads of held-out sound. A normal variable has 0.6 and an exponential one 1.4: the scores of short
+enrolments are taken to be between the two, however little they vary."""
+MEAN_OF_INNER = 0.5585
+"""Of a standard normal variable: the mean of the smaller four fifths of its absolute values."""
+SMALLEST_SCALE = 0.1
+"""Of a score: scores that do not vary at all still need a level over them."""
+BLOCK_S = 600.0
+"""What is held in one such block counts as one event."""
+HEAVIER = 1.5
+"""The bound supposes a scale that is so many times as large."""
+UNDER_THE_HIGHEST = 0.9
+"""Quantile of single scores that stands for what is held, where no stretch is long enough to show it."""
 
 
 class Trip(NamedTuple):
@@ -51,10 +70,10 @@ class TripLevel:
     """trip - dead_band * (trip - median)."""
     asked_per_month: float
     expected_per_month: float
-    """False alarms, by the tail: as many as were asked for, or fewer. Where data are few the posterior's mean
-    is larger, its median smaller."""
+    """How often normal sound would be held over the level, by an exponential tail from the highest held
+    score on. More than was asked for where little was heard."""
     upper95_per_month: float
-    """By the tail: with 95 % at most so many; the finite amount of normal sound is in it."""
+    """With 95 % at most so many: the highest held score may have been rare luck, the tail `HEAVIER`."""
     minutes_needed: float
     """More normal sound, until the bound is at most `GOOD_ENOUGH` times the asked rate; about, 0 where it
     is."""
@@ -66,13 +85,57 @@ class TripLevel:
     """All that is measured, without any tail: 3 / T where nothing tripped in T."""
     on_delay_hops: int
     """On-delay that was asked for, in hops."""
+    continuous_hours: float
+    """As much of the held-out sound is in stretches that show for how long a score is held."""
     persistence_hops: int
-    """On-delay that the tail was fitted with, in hops; less than asked where the contiguous stretches of
-    held-out sound are too short for it, which errs on the safe side."""
+    """As much of it as the contiguous stretches of held-out sound can show; where that is less, the level is
+    too high rather than too low."""
 
     def to_json(self) -> dict[str, Any]:
         """All fields, as plain JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """From what was held to a level."""
+
+    maxima: Float64
+    """(blocks,) the highest score that each ten minutes held, ascending."""
+    scale: float
+    hours: float
+
+    @property
+    def highest(self) -> float:
+        return float(self.maxima[-1])
+
+    def level_for(self, per_hour: float) -> float:
+        """Of a rate that was heard, the score that so many blocks surpass; of a rarer one, over them all."""
+        heard = per_hour * self.hours
+        if heard > 1:
+            ranks = np.arange(len(self.maxima), 0, -1)
+            return float(np.interp(-heard, -ranks, self.maxima))
+        wanted = -math.log(heard)
+        return self.highest + self.scale * wanted / (1 + wanted / REACH)
+
+    def per_hour(self, level: float) -> float:
+        """As often as it was heard; over the highest less often than once."""
+        heard = max(1, int((self.maxima > level).sum()))
+        return heard * math.exp(-self._scales_to(level)) / self.hours
+
+    def bound_per_hour(self, level: float) -> float:
+        """With 95 %: what was heard may have been luck, and the scale `HEAVIER`."""
+        heard = max(1, int((self.maxima > level).sum()))
+        return poisson_upper(heard) * math.exp(-self._scales_to(level) / HEAVIER) / self.hours
+
+    def _scales_to(self, level: float) -> float:
+        """Nobody knows a tail further than `REACH` scales."""
+        return min(max(0.0, level - self.highest) / self.scale, REACH)
+
+    def with_hours(self, hours: float) -> _Way:
+        """What it would probably be with so many hours: the highest score grows with them."""
+        grown = self.highest + self.scale * math.log(hours / self.hours)
+        return _Way(np.array([grown]), self.scale, hours)
 
 
 @dataclass(frozen=True)
@@ -106,21 +169,46 @@ class Calibration:
         return cls(runs, hop_s)
 
     @cached_property
+    def _all(self) -> Float64:
+        return np.concatenate(self.runs)
+
+    @cached_property
     def median(self) -> float:
         """Of all held-out scores."""
-        return float(np.median(np.concatenate(self.runs)))
+        return float(np.median(self._all))
+
+    @cached_property
+    def _spread(self) -> float:
+        """Of a normal distribution its standard deviation.
+
+        A mean, so that noise in the scores averages out, without the fifth of the windows furthest out.
+        """
+        deviations = np.sort(np.abs(self._all - self.median))[: math.ceil(0.8 * len(self._all))]
+        return float(deviations.mean()) / MEAN_OF_INNER
 
     @property
     def hours(self) -> float:
         """How much held-out sound there is."""
-        return sum(len(run) for run in self.runs) * self.hop_s / 3600
+        return len(self._all) * self.hop_s / 3600
 
     def held(self, hops: int) -> float:
         """The highest score that was held for so many windows in a row.
 
-        Where a run ends, the rest is not known: half of the windows are enough there.
+        Where a run ends, the rest is not known: half of the windows are enough there. Runs that are shorter
+        than half show nothing, and count only where most of the sound is in such runs.
         """
-        return max(held_in(run, hops) for run in self.runs)
+        return max(held_in(run, hops) for run in self._telling(hops))
+
+    def floor(self, hops: int) -> float:
+        """The same where it can be known, else the score that one window in ten surpasses.
+
+        Clips of one window show an odd moment, and not how soon it passes. The step way starts from here and
+        learns by listening how long odd moments last, so that it need not take the worst for lasting.
+        """
+        told = self.held(hops)
+        if self._shows(hops):
+            return told
+        return min(told, float(np.quantile(self._all, UNDER_THE_HIGHEST)))
 
     def trip_level(
         self,
@@ -128,42 +216,40 @@ class Calibration:
         *,
         on_delay_s: float,
         off_delay_s: float,
-        k: int = 1,
-        n: int = 1,
         dead_band: float = 0.1,
         at_least: float = -math.inf,
     ) -> TripLevel:
-        """The level at which normal sound raises so many events a month, or fewer (`Tail.level_for`).
+        """The level over which normal sound is held so many times a month, as far as it can be known.
 
         Args:
             events_per_month: Of 30 days; above 0.
             on_delay_s: As the alarm has it.
             off_delay_s: As the alarm has it.
-            k: As the alarm has it.
-            n: As the alarm has it.
             dead_band: Share of the way from trip to median, above 0 and below 1.
             at_least: The level is not below this one.
         """
         on_hops, off_hops = hops_in(on_delay_s, self.hop_s), hops_in(off_delay_s, self.hop_s)
-        persistence, tail = self._tail(on_hops, off_hops, k, n, dead_band)
         per_hour = events_per_month / MONTH_H
-        level, clear = self._level(tail, per_hour, dead_band, at_least)
+        way = self._way(on_hops)
+        level, clear = self._level(way, per_hour, dead_band, at_least)
         events = sum(
-            int(rises(run, trip=level, clear=clear, on_hops=on_hops, off_hops=off_hops, k=k, n=n).sum())
+            int(rises(run, trip=level, clear=clear, on_hops=on_hops, off_hops=off_hops).sum())
             for run in self.runs
         )
+        measured = poisson_upper(events) / self.hours
         return TripLevel(
             level=level,
             clear=clear,
             asked_per_month=events_per_month,
-            expected_per_month=min(events_per_month, tail.mean_per_hour(level) * MONTH_H),
-            upper95_per_month=tail.per_hour(level, 0.95) * MONTH_H,
-            minutes_needed=60 * _hours_until_good(tail, per_hour, level),
+            expected_per_month=way.per_hour(level) * MONTH_H,
+            upper95_per_month=max(way.bound_per_hour(level), measured * (events > 0)) * MONTH_H,
+            minutes_needed=60 * _hours_until_good(way, per_hour, level),
             measured_hours=self.hours,
             measured_events=events,
-            measured_upper95_per_month=poisson_upper(events) / self.hours * MONTH_H,
+            measured_upper95_per_month=measured * MONTH_H,
             on_delay_hops=on_hops,
-            persistence_hops=persistence,
+            continuous_hours=self._telling_windows(on_hops + 1) * self.hop_s / 3600,
+            persistence_hops=self._persistence(on_hops),
         )
 
     def trip(
@@ -171,35 +257,52 @@ class Calibration:
         events_per_month: float,
         *,
         on_delay_s: float,
-        off_delay_s: float,
+        off_delay_s: float,  # noqa: ARG002 - as `trip_level` has it
         dead_band: float = 0.1,
         at_least: float = -math.inf,
     ) -> Trip:
-        """The same level, without what there is to say of it: that takes most of the time."""
-        on_hops, off_hops = hops_in(on_delay_s, self.hop_s), hops_in(off_delay_s, self.hop_s)
-        _, tail = self._tail(on_hops, off_hops, 1, 1, dead_band)
-        return self._level(tail, events_per_month / MONTH_H, dead_band, at_least)
+        """The same level, without what there is to say of it."""
+        way = self._way(hops_in(on_delay_s, self.hop_s))
+        return self._level(way, events_per_month / MONTH_H, dead_band, at_least)
 
-    def _level(self, tail: Tail, per_hour: float, dead_band: float, at_least: float) -> Trip:
-        level = max(tail.level_for(per_hour), at_least)
+    def _level(self, way: _Way, per_hour: float, dead_band: float, at_least: float) -> Trip:
+        level = max(way.level_for(per_hour), at_least)
         clear = level - dead_band * (level - self.median)
         if not clear < level:  # scores that do not vary
             clear = level - dead_band
         return Trip(level, clear)
 
-    def _tail(self, on_hops: int, off_hops: int, k: int, n: int, dead_band: float) -> tuple[int, Tail]:
-        """The persistence that the runs are long enough for, and the tail of their margins with it."""
-        enough = max(2 * MIN_WINDOWS, sum(len(run) for run in self.runs) // 2)
-        tries = [(hops, k, n) for hops in range(on_hops, -1, -1)] + [(0, 1, 1)]
-        for hops, own_k, own_n in tries:
-            found = [
-                margins(run, on_hops=hops, dead_band=dead_band, median=self.median, k=own_k, n=own_n)
-                for run in self.runs
+    def _way(self, on_hops: int) -> _Way:
+        """The scale is that of an exponential variable whose highest of so many is the highest held one."""
+        block = max(on_hops + 1, round(BLOCK_S / self.hop_s))
+        maxima = np.sort(
+            [
+                held_in(run[first : first + block + on_hops], on_hops + 1)
+                for run in self._telling(on_hops + 1)
+                for first in range(0, max(1, len(run) - on_hops), block)
             ]
-            if sum(len(run) for run in found) >= enough:
-                break
-        usable = [run for run in found if len(run)]
-        return hops, fit_tail(usable, hop_s=self.hop_s, gap=max(off_hops, hops + own_n))
+        )
+        over = float(maxima[-1] - self.median) / math.log(len(self._all))
+        return _Way(maxima, max(LEAST_SCALE * self._spread, over, SMALLEST_SCALE), self.hours)
+
+    def _telling(self, hops: int) -> tuple[Float64, ...]:
+        """Runs that show for how long scores are held; all, where most are too short for it."""
+        if not self._shows(hops):
+            return self.runs
+        return tuple(run for run in self.runs if 2 * len(run) >= hops)
+
+    def _shows(self, hops: int) -> bool:
+        """Half of the sound is in runs of half as many windows at least."""
+        return 2 * self._telling_windows(hops) >= len(self._all)
+
+    def _persistence(self, on_hops: int) -> int:
+        if self._shows(on_hops + 1):
+            return on_hops
+        lengths = np.sort(np.concatenate([np.full(len(run), len(run)) for run in self.runs]))
+        return min(on_hops, int(lengths[len(lengths) // 2]) - 1)
+
+    def _telling_windows(self, hops: int) -> int:
+        return sum(len(run) for run in self.runs if 2 * len(run) >= hops)
 
     @classmethod
     def of(cls, saved: BankCalibration | None) -> Self:
@@ -234,14 +337,14 @@ def poisson_upper(events: int, probability: float = 0.95) -> float:
     return high
 
 
-def _hours_until_good(tail: Tail, per_hour: float, level: float) -> float:
+def _hours_until_good(way: _Way, per_hour: float, level: float) -> float:
     """How many more hours; tried in steps of a quarter more."""
-    if tail.per_hour(level, 0.95) <= GOOD_ENOUGH * per_hour:
+    if way.bound_per_hour(level) <= GOOD_ENOUGH * per_hour:
         return 0.0
-    hours = tail.hours
+    hours = way.hours
     while hours < LONGEST_H:
         hours *= 1.25
-        more = tail.with_hours(hours)
-        if more.per_hour(more.level_for(per_hour), 0.95) <= GOOD_ENOUGH * per_hour:
+        more = way.with_hours(hours)
+        if more.bound_per_hour(more.level_for(per_hour)) <= GOOD_ENOUGH * per_hour:
             break
-    return hours - tail.hours
+    return hours - way.hours

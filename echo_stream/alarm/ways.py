@@ -2,8 +2,8 @@
 
 An alarm says that the sound changed and stayed changed; the longer it stays, the less it must stand out.
 
-- *strong*: a change whose score is over the bank's strong level, for the on-delay. Over that level without a
-  change that was heard (the bank is of another day, or the machine was broken from the start): ten minutes.
+- *strong*: a change whose score is over the bank's strong level, for the on-delay. Without a change that was
+  heard (the bank is of another day, or the machine was broken from the start): ten minutes over twice that.
 - *step*: a change, see step.py, for 10 s or more.
 - *slow*: minutes that are higher than the quiet minutes of the past days, see slow.py.
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from echo_stream.alarm.condition import Condition, hops_in
 from echo_stream.alarm.past import Base, Ceiling, Recent, numbers
-from echo_stream.alarm.slow import Found, SlowWay
+from echo_stream.alarm.slow import MINUTE_S, WARM, Found, SlowWay
 from echo_stream.alarm.step import StepWay
 from echo_stream.core.text import duration_text
 from echo_stream.core.types import AlarmPath
@@ -29,9 +29,14 @@ STEP_DELAY_S = 10.0
 STEP_AFTER_S = 3.0
 """A step waits at least so much longer than the strong way."""
 UNHEARD_S = 600.0
-"""Over the strong level for so long is an alarm without a change that was heard."""
+"""So long over `UNHEARD` times the strong level is an alarm without a change that was heard."""
+UNHEARD = 2.0
+"""Another day, a warm-up, a draught: minutes of normal sound come to lie over a level that rests on a minute
+of enrolment, and a warning stands then. Four cars held 7 to 17 in another take, with 5 as strong level."""
 WAYS = 3
-"""A step and the slow way may each spend that share of the rate of false alarms that the user accepts."""
+"""Each way may spend that share of the rate of false alarms that the user accepts."""
+LEAST_PAST_S = WARM * MINUTE_S
+"""The slow way says nothing before it has heard so much."""
 OF_THE_BANK = Base(0.0, 1.0)
 """Median and spread of held-out sound, by which scores are standardised."""
 SETTLED_S = 60.0
@@ -93,8 +98,8 @@ class Ways:
     def _begin(self) -> None:
         """Nothing was heard yet."""
         levels, timing = self.levels, self.timing
-        self._strong = self._over_strong(timing.on_delay_s)
-        self._unheard = self._over_strong(max(UNHEARD_S, timing.on_delay_s))
+        self._strong = self._over(levels.strong, timing.on_delay_s)
+        self._unheard = self._over(self._unheard_level, max(UNHEARD_S, timing.on_delay_s))
         self._heard = False
         """The strong way stands: what is over its level came as a change."""
         self._fits = False
@@ -142,14 +147,14 @@ class Ways:
         """The level of the way that stands; while none does, the strong one."""
         if self._path is AlarmPath.STEP:
             return self._stepping.level
-        return self._slow.clear if self._path is AlarmPath.SLOW else self.levels.strong
+        return self._slow.clear if self._path is AlarmPath.SLOW else self._over_level.trip
 
     @property
     def clear(self) -> float:
         """What the score must come back to; while nothing stands, of the strong way."""
         if self._path is AlarmPath.STEP:
             return self._stepping.clear
-        return self._slow.clear if self._path is AlarmPath.SLOW else self.levels.clear
+        return self._slow.clear if self._path is AlarmPath.SLOW else self._over_level.clear
 
     @property
     def creeping(self) -> SlowWay | None:
@@ -289,8 +294,9 @@ class Ways:
         step = self._stepping
         if path is AlarmPath.STRONG and not self._heard:
             return (
-                f"over the strong level of {self.levels.strong:.1f} for {duration_text(UNHEARD_S)}, without "
-                "a change that was heard: the machine, the microphone or the day is not what was learnt"
+                f"over {self._unheard_level:.1f}, which is {UNHEARD:g} times the strong level, for "
+                f"{duration_text(UNHEARD_S)}, without a change that was heard: the machine, the microphone "
+                "or the day is not what was learnt"
             )
         again = " again, while the alarm stood," if self.renewed else ""
         level = self.levels.strong if path is AlarmPath.STRONG else step.level
@@ -354,10 +360,16 @@ class Ways:
 
     # Parts.
 
-    def _over_strong(self, delay_s: float) -> Condition:
+    @property
+    def _unheard_level(self) -> float:
+        """Never below the strong level; scores are 0 in the middle of normal sound."""
+        return max(UNHEARD * self.levels.strong, self.levels.strong)
+
+    def _over(self, level: float, delay_s: float) -> Condition:
         rate = self.timing.sample_rate_hz
         on_delay, off_delay = round(delay_s * rate), round(self.timing.off_delay_s * rate)
-        return Condition(self.levels.strong, self.levels.clear, on_delay=on_delay, off_delay=off_delay)
+        clear = level - (self.levels.strong - self.levels.clear)
+        return Condition(level, clear, on_delay=on_delay, off_delay=off_delay)
 
     def _step_way(self, floor: float) -> StepWay:
         timing = self.timing
@@ -387,9 +399,14 @@ class Ways:
             self._slows[self._state] = SlowWay(hop_s=self.timing.hop_s, per_month=self._each_per_month)
         return self._slows[self._state]
 
+    @property
+    def _over_level(self) -> Condition:
+        """Of the strong way: what stands, or would come first."""
+        return self._unheard if self._unheard.active and not self._heard else self._strong
+
     def _onset_of(self, path: AlarmPath) -> int | None:
         if path is AlarmPath.STRONG:
-            return self._strong.onset
+            return self._over_level.onset
         if path is AlarmPath.STEP:
             return self._stepping.onset
         return next(slow.onset for slow in self._slows.values() if slow.found is Found.SHIFT)

@@ -21,7 +21,7 @@ Float64 = NDArray[np.float64]
 Nuisances = Callable[[Float32], Float64]
 """From the mean of normal features (bands, dim) to directions (k, bands, dim), each one deviation long."""
 
-GAIN_DB = 0.5
+GAIN_DB = 0.32
 """A microphone that is moved by a hand, a preamplifier that warms up."""
 SPEED = 0.03
 """A motor that slips with load and mains: all lines move up or down together."""

@@ -27,10 +27,10 @@ from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.announced import announced
 from echo_stream.fit.checks import check_enrolment
-from echo_stream.fit.recorded import Recordings, held_out_places, minutes_of
+from echo_stream.fit.recorded import Recordings, held_out_places, joined_clips, minutes_of
 from echo_stream.fit.session import MICROPHONE, PROVENANCE, Enrolment, LeftOut, Session, to_provenance
 from echo_stream.fit.smallest_fault import sensitivity_of
-from echo_stream.fit.summary import number, sensitivity_text
+from echo_stream.fit.summary import LATER, number, sensitivity_text
 from echo_stream.fit.trimming import Outlier, Trimming, keep_all, trim
 from echo_stream.pipeline.factory import build_alarms, trip_levels
 
@@ -224,12 +224,16 @@ def _calibrate(
     bank: NormalBank, enrolled: Sequence[Enrolled], places: Sequence[NDArray[np.intp]]
 ) -> Calibration:
     """Trip levels rest on the states in which there can be an alarm: not on a machine that is off."""
-    runs = [
-        run
-        for run, members in zip(bank.held_out, places, strict=True)
-        if enrolled[members[0]].condition != OFF
-    ]
-    rounded = [run.round(4) for run in runs or bank.held_out]  # as the daemon reads it
+    mine = [i for i, members in enumerate(places) if enrolled[members[0]].condition != OFF]
+    mine = mine or list(range(len(places)))
+    runs = joined_clips(
+        [bank.held_out[i] for i in mine],
+        [places[i] for i in mine],
+        enrolled,
+        window_s=bank.window_s,
+        hop_s=bank.hop_s,
+    )
+    rounded = [run.round(4) for run in runs]  # as the daemon reads it
     return Calibration.fit(rounded, bank.hop_s)
 
 
@@ -297,6 +301,8 @@ def _session(
 
 # Checks of a fit that need more than the sound: other sessions, and the levels that came out.
 
+CONTINUOUS_MIN = 2.0
+"""Of sound in stretches that are as long as an alarm waits: enough to see odd moments pass."""
 WEAK = 50.0
 """An alarm level of so many spreads of normal sound: real and simulated faults scored from 40 to 300."""
 
@@ -342,20 +348,23 @@ def check_levels(alarm: TripLevel) -> list[Check]:
 
 def _sensitivity(alarm: TripLevel) -> Check:
     name = "Sensitivity"
-    if alarm.level <= WEAK:
-        return Check(name, Verdict.OK, f"an alarm needs a score of {alarm.level:.1f}")
-    found = f"an alarm needs a score of {alarm.level:.1f}: only a strong change is noticed"
+    found = f"an alarm within seconds needs a score of {alarm.level:.1f}"
     if alarm.persistence_hops < alarm.on_delay_hops:
+        missing_s = max(0.0, 60 * CONTINUOUS_MIN - 3600 * alarm.continuous_hours)
         return Check(
             name,
             Verdict.WARN,
-            f"{found}. The recordings are too short to show how soon an odd moment passes",
-            "learn from recordings of half a minute or more, or let it listen by itself (--minutes)",
+            f"{found}: the recordings are too short to show how soon an odd moment passes, "
+            f"{duration_text(missing_s)} of continuous sound are missing",
+            "learn from recordings of half a minute or more, or let it listen by itself (--minutes). Until "
+            "then the alarm goes by what the machine did in the minutes and days before",
         )
+    if alarm.level <= WEAK:
+        return Check(name, Verdict.OK, found)
     return Check(
         name,
         Verdict.WARN,
-        found,
+        f"{found}: only a strong change is noticed so soon",
         "now and then this normal sound is far from its usual self: see the highest dots in the report. Is "
         "that another operating state? Then enrol it by itself (--condition). Otherwise listen for longer",
     )
@@ -389,7 +398,7 @@ def _promise(alarm: TripLevel) -> Check:
     return Check(
         name,
         Verdict.WARN,
-        f"{most}: so little sound cannot promise more",
-        f"{duration_text(alarm.minutes_needed * 60)} more of normal sound would bring that to at most "
+        f"{most} of those that come within seconds: so little sound cannot prove more",
+        f"{LATER}; {duration_text(alarm.minutes_needed * 60)} more of normal sound would prove at most "
         f"{GOOD_ENOUGH * alarm.asked_per_month:.0f}",
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
+from pathlib import PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,9 @@ COLUMN_S = 0.25
 FRAME_HOP_S = 0.064
 PROBES = 16
 """Windows of an enrolment whose samples are kept while a bank is fitted."""
+LAST_NUMBER = re.compile(r"(.*?)(\d{1,9})(\D*)")
+MOST_JUMP_DB = 3.0
+"""Between the end of a clip and the next: a steady machine stays well within it."""
 _METER_LOWEST_DBFS, _METER_CELLS = -80.0, 12
 
 
@@ -182,6 +187,68 @@ def held_out_places(enrolled: Sequence[Enrolled], *, window_s: float, hop_s: flo
         for fold in folds_of(items, window_s=window_s, hop_s=hop_s):
             places += [members[run] for run in runs_of(items, fold, hop_s=hop_s)]
     return places
+
+
+def joined_clips(
+    runs: Sequence[Float64],
+    places: Sequence[NDArray[np.intp]],
+    enrolled: Sequence[Enrolled],
+    *,
+    window_s: float,
+    hop_s: float,
+) -> list[Float64]:
+    """Held-out scores of clips that follow each other, as one run.
+
+    A clip of one window shows an odd moment, and not how soon it passes; the clip after it does. Clips follow
+    each other where their names differ by a number that is one higher (`pump_007.wav`, `pump_008.wav`) and
+    their level goes on: in a series it jumps by no more than `MOST_JUMP_DB` from most clips to the next. The
+    windows that would straddle two clips are taken to be as strange as the stranger of their neighbours.
+
+    Args:
+        runs: Contiguous scores.
+        places: Which of the enrolled windows each score of each run belongs to.
+        enrolled: All windows.
+        window_s: Length of a window; at the end of a clip less than a hop is taken to be left over.
+        hop_s: Between the starts of two windows.
+    """
+
+    def in_order(i: int) -> tuple[str, str, str, int, float]:
+        first = enrolled[places[i][0]]
+        name, number, ending = numbered(first.recording)
+        return (first.condition, name, ending, number, first.start_s)
+
+    order = sorted(range(len(runs)), key=in_order)
+    follows = [
+        in_order(a)[:3] == in_order(b)[:3]
+        and in_order(b)[3] == in_order(a)[3] + 1 > 0
+        and enrolled[places[b][0]].start_s < hop_s
+        for a, b in pairwise(order)
+    ]
+    jumps_db = [
+        abs(enrolled[places[b][0]].features.level_dbfs - enrolled[places[a][-1]].features.level_dbfs)
+        for a, b in pairwise(order)
+    ]
+    series: dict[tuple[str, str, str], list[float]] = {}
+    for after, does, jump_db in zip(order[1:], follows, jumps_db, strict=True):
+        if does:
+            series.setdefault(in_order(after)[:3], []).append(jump_db)
+    straddling = max(0, round(window_s / hop_s) - 1)
+    joined = [np.asarray(runs[order[0]], np.float64)] if order else []
+    for after, does in zip(order[1:], follows, strict=True):
+        run = np.asarray(runs[after], np.float64)
+        if does and np.median(series[in_order(after)[:3]]) <= MOST_JUMP_DB:
+            between = np.full(straddling, max(joined[-1][-1], run[0]))
+            joined[-1] = np.concatenate([joined[-1], between, run])
+        else:
+            joined.append(run)
+    return joined
+
+
+def numbered(recording: str) -> tuple[str, int, str]:
+    """A name, parted by the last number in it, without its ending; -1 where there is none."""
+    path = PurePath(recording)
+    found = LAST_NUMBER.fullmatch(str(path.with_suffix("")))
+    return (found[1], int(found[2]), found[3] + path.suffix) if found else (recording, -1, "")
 
 
 def in_runs(enrolled: Sequence[Enrolled], values: Float64, hop_s: float) -> list[Float64]:

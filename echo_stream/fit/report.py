@@ -7,6 +7,7 @@ are escaped by the template.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from echo_stream.alarm.calibration import GOOD_ENOUGH
+from echo_stream.alarm.calibration import GOOD_ENOUGH, Calibration, TripLevel, poisson_upper
+from echo_stream.alarm.step import DEVIATIONS, SMALLEST
+from echo_stream.alarm.ways import LEAST_PAST_S, UNHEARD, UNHEARD_S, WAYS, Timing
 from echo_stream.config.schema import AlarmSettings
 from echo_stream.core.checks import Check, Verdict, worst
 from echo_stream.core.sensitivity import BLIND_DB
-from echo_stream.core.text import clock, duration_text
+from echo_stream.core.text import DAYS_A_MONTH, clock, duration_text
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect import bank_file as bankfile
 from echo_stream.detect.bank import NormalBank
@@ -34,7 +37,8 @@ from echo_stream.fit.report_charts import (
 from echo_stream.fit.session import Session
 from echo_stream.fit.summary import Fitted, change_text, hertz, names, number
 
-LISTENABLE_H = 100.0
+A_DAY_PROVES = poisson_upper(0) * DAYS_A_MONTH
+LISTENABLE_H = 10.0
 """Nobody listens for longer to make a promise better."""
 
 
@@ -107,12 +111,15 @@ def _noticed(fitted: Fitted) -> tuple[str, str]:
 def _false_alarms(fitted: Fitted) -> tuple[str, str]:
     alarm = fitted.levels[AlarmLevel.ALARM]
     most = number(alarm.upper95_per_month)
-    figure = f"about {number(alarm.expected_per_month)} a month"
-    if fitted.minutes_needed <= 0:
-        return figure, f"It could be more, but 19 times in 20 it is under {most} a month."
+    figure = f"set to {number(WAYS * alarm.asked_per_month)} a month"
     return figure, (
-        "It could be more. So little sound cannot prove it: all that is sure, 19 times in 20, is that it "
-        f"will be <b>under {most} a month</b>."
+        f"<b>Known now:</b> {duration_text(3600 * alarm.measured_hours)} of sound prove, 19 times in 20, no "
+        "more "
+        f"than under {most} a month of those that come within seconds. <b>Known after a day</b> of "
+        "listening: "
+        f"what this machine does by itself; a day without a false alarm proves under {number(A_DAY_PROVES)} "
+        "a "
+        f"month, a month of them under {number(poisson_upper(0))}. <code>echo-stream status</code> says it."
     )
 
 
@@ -121,8 +128,11 @@ def _more(fitted: Fitted) -> tuple[str, str]:
         return "no", "The promise is good as it is."
     if fitted.minutes_needed > 60 * LISTENABLE_H:
         return "hardly", (
-            "The sound of this machine varies a lot. A longer <code>on_delay_s</code> under "
-            "<code>alarm</code> in the configuration helps more."
+            f"{duration_text(fitted.minutes_needed * 60)} would be needed for a proof beforehand. It need "
+            "not be "
+            "waited for: while it listens, echo-stream measures the same. What helps is normal sound of "
+            "other "
+            f"days and of every load: {_code(f'bank extend --machine {fitted.machine} --minutes 10')}"
         )
     most = number(GOOD_ENOUGH * fitted.levels[AlarmLevel.ALARM].asked_per_month)
     command = f"bank extend --machine {fitted.machine} --minutes {fitted.minutes_needed:.0f}"
@@ -195,13 +205,57 @@ def levels(fitted: Fitted, alarm: AlarmSettings) -> str:
         duration_text(delays_s[level]) for level in (AlarmLevel.ALARM, AlarmLevel.WARNING)
     )
     return (
-        "Each window gets a score: about 0 for normal sound, more for unusual sound. An <b>alarm</b> comes "
-        f"when the score stays above <b>{trip.level:.1f}</b> for {alarm_for}, a <b>warning</b> when it stays "
-        f"above <b>{warn.level:.1f}</b> for {warning_for}: a knock or a word is over by then. The levels "
-        "follow from how many the configuration accepts: "
-        f"{_count(alarm.false_alarms_per_month, 'false alarm')} a month, "
-        f"{_count(alarm.warnings_per_week, 'false warning')} a week."
+        "Each window gets a score: about 0 for normal sound, more for unusual sound. The quickest "
+        "<b>alarm</b> "
+        f"comes when the score changes and stays above <b>{trip.level:.1f}</b> for {alarm_for}, a "
+        "<b>warning</b> "
+        f"when it stays above <b>{warn.level:.1f}</b> for {warning_for}: a knock or a word is over by then. "
+        "The "
+        "levels are a little higher than what this sound kept up for so long, and follow from how many the "
+        f"configuration accepts: {_count(alarm.false_alarms_per_month, 'false alarm')} a month, of which the "
+        f"quickest may be a third, and {_count(alarm.warnings_per_week, 'false warning')} a week."
     )
+
+
+def announcements(
+    levels: Mapping[AlarmLevel, TripLevel], calibration: Calibration, alarm: AlarmSettings, hop_s: float
+) -> list[tuple[str, str, str]]:
+    """What becomes an alarm, how soon, and from when on (text); what does not comes last."""
+    timing = Timing(1, hop_s, alarm.on_delays_s[AlarmLevel.ALARM], alarm.off_delay_s, alarm.dead_band)
+    strong, floor = levels[AlarmLevel.ALARM].level, calibration.floor(timing.held_hops)
+    least = max(floor, SMALLEST)
+    return [
+        (
+            f"A sudden change far from normal, to a score over {strong:.1f}",
+            f"after {duration_text(timing.on_delay_s)}",
+            "from the first minute on",
+        ),
+        (
+            f"A sudden change to a score over {least:.1f}, if it is also {SMALLEST:g} more than the minutes "
+            "before "
+            f"({DEVIATIONS:g} times their own unrest, where the machine is restless)",
+            f"after {duration_text(timing.step_delay_s)}",
+            "from the second minute on, and the surer the longer it has listened",
+        ),
+        (
+            "Minutes that stay a little higher than this machine's own hours and days before",
+            "after 3 to 20 min",
+            f"after {duration_text(LEAST_PAST_S)} of listening, better after a day",
+        ),
+        (
+            f"A machine that was never heard like this, with a score over {UNHEARD * strong:.1f}",
+            f"after {duration_text(UNHEARD_S)}",
+            "from the first minute on",
+        ),
+        (
+            f"Nothing is said of: what is over within {duration_text(timing.on_delay_s)} (a warning at "
+            "most); what "
+            "sounds no stranger than the machine did while it was learnt; a fault that was there already "
+            "then",
+            "never",
+            "",
+        ),
+    ]
 
 
 def change(fitted: Fitted) -> list[str]:
@@ -273,6 +327,7 @@ def page(fitted: Fitted, learnt: Learnt, alarm: AlarmSettings) -> str:
         verdict=verdict(fitted),
         verdict_text=verdict_text(fitted),
         cards=cards(fitted),
+        announced=announcements(fitted.levels, learnt.calibration, alarm, learnt.bank.hop_s),
         checks=fitted.checks,
         classes=CLASSES,
         labels=LABELS,

@@ -22,6 +22,10 @@ from echo_stream.pipeline.factory import trip_levels
 MOST_NAMES = 8
 SAID = ("Disturbances", "Smallest fault")
 """Checks that are told also where they are good."""
+LATER = (
+    "what no enrolment can prove the daemon measures while it listens: echo-stream status says how many "
+    "hours it heard without a false alarm"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +126,7 @@ class Fitted:
         lines += [f"  left out: {self.left_out_text(each)}" for each in self.left_out]
         lines += [f"  {level.value} {promise(level, trip)}" for level, trip in self.levels.items()]
         if self.minutes_needed > 0:
-            lines.append(
-                f"  {duration_text(self.minutes_needed * 60)} more of normal sound would make that bound good"
-            )
+            lines.append(f"  {LATER}")
         lines += [f"  {line}" for line in change_text(self)]
         use = "in use" if self.accepted else "not in use"
         lines += [f"  report: {self.report}", f"  {self.path} ({use})"]
@@ -147,13 +149,18 @@ def _worth_saying(check: Check) -> bool:
 
 
 def promise(level: AlarmLevel, trip: TripLevel) -> str:
-    """Trip level and what it promises, the warning by the week, the alarm by the month."""
+    """Trip level and what is known of it, the warning by the week, the alarm by the month.
+
+    Of an alarm it is the strong way alone, which spends a third of what the user accepts.
+    """
     days, every = (7.0, "a week") if level == AlarmLevel.WARNING else (DAYS_A_MONTH, "a month")
-    expected = number(trip.expected_per_month * days / DAYS_A_MONTH)
+    asked = number(trip.asked_per_month * days / DAYS_A_MONTH)
     most = number(trip.upper95_per_month * days / DAYS_A_MONTH)
+    heard = duration_text(trip.measured_hours * 3600)
     return (
-        f"at a score of {trip.level:.1f}: false {level.value}s about {expected} {every}, with 95 % certainty "
-        f"at most {most}"
+        f"at a score of {trip.level:.1f}, set for {asked} false {level.value}s {every}; {heard} of normal "
+        "sound "
+        f"prove, with 95 % certainty, at most {most}"
     )
 
 

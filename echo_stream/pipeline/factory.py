@@ -11,7 +11,7 @@ from echo_stream.alarm.alarm import Alarm
 from echo_stream.alarm.calibration import Calibration, Trip, TripLevel
 from echo_stream.alarm.condition import Condition
 from echo_stream.alarm.sensor import SensorWatch
-from echo_stream.alarm.ways import Levels, Timing, Ways
+from echo_stream.alarm.ways import WAYS, Levels, Timing, Ways
 from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.config.schema import (
     Config,
@@ -172,7 +172,8 @@ def load_fitting_bank(config: Config, machine: Machine, encoder: Encoder, sample
 def trip_levels(machine: Machine, calibration: Calibration) -> dict[AlarmLevel, TripLevel]:
     """Where the scores of a machine raise a warning and an alarm, for the rates that the user accepts.
 
-    Each with its own on-delay. What lasts longer is rarer, so that the alarm's level could lie below the
+    Each with its own on-delay; the alarm's level is that of the strong way, which may spend its share of the
+    rate (`Ways`). What lasts longer is rarer, so that the alarm's level could lie below the
     warning's; it lies above it, by `ABOVE_WARNING` at least: there is no alarm without a warning, and an
     alarm takes more than a warning does.
     """
@@ -183,7 +184,7 @@ def _trips(machine: Machine, find: Callable[..., FoundTrip]) -> dict[AlarmLevel,
     alarm = machine.alarm
     rates_per_month = {
         AlarmLevel.WARNING: alarm.warnings_per_week * DAYS_A_MONTH / 7,
-        AlarmLevel.ALARM: alarm.false_alarms_per_month,
+        AlarmLevel.ALARM: alarm.false_alarms_per_month / WAYS,
     }
     levels: dict[AlarmLevel, FoundTrip] = {}
     at_least = -math.inf
@@ -199,26 +200,34 @@ def _trips(machine: Machine, find: Callable[..., FoundTrip]) -> dict[AlarmLevel,
     return levels
 
 
-def build_alarms(machine: Machine, bank: NormalBank) -> tuple[tuple[Alarm, Alarm], Ways]:
-    """The warning and the alarm of a machine, with trip levels from its bank; and the alarm's condition."""
-    calibration, settings = Calibration.of(bank.calibration), machine.alarm
-    trips = _trips(machine, calibration.trip)
+def build_ways(machine: Machine, calibration: Calibration, sample_rate_hz: int) -> Ways:
+    """The condition of a machine's alarm, which has heard nothing yet."""
+    return _ways(machine, calibration, sample_rate_hz, _trips(machine, calibration.trip)[AlarmLevel.ALARM])
+
+
+def _ways(machine: Machine, calibration: Calibration, sample_rate_hz: int, strong: Trip) -> Ways:
+    settings = machine.alarm
     timing = Timing(
-        sample_rate_hz=bank.sample_rate_hz,
-        hop_s=bank.hop_s,
+        sample_rate_hz=sample_rate_hz,
+        hop_s=calibration.hop_s,
         on_delay_s=settings.on_delays_s[AlarmLevel.ALARM],
         off_delay_s=settings.off_delay_s,
         dead_band=settings.dead_band,
     )
-    ways = Ways(
-        Levels(
-            strong=trips[AlarmLevel.ALARM].level,
-            clear=trips[AlarmLevel.ALARM].clear,
-            floor=calibration.held(timing.held_hops),
-            per_month=settings.false_alarms_per_month,
-        ),
-        timing,
+    levels = Levels(
+        strong=strong.level,
+        clear=strong.clear,
+        floor=calibration.floor(timing.held_hops),
+        per_month=settings.false_alarms_per_month,
     )
+    return Ways(levels, timing)
+
+
+def build_alarms(machine: Machine, bank: NormalBank) -> tuple[tuple[Alarm, Alarm], Ways]:
+    """The warning and the alarm of a machine, with trip levels from its bank; and the alarm's condition."""
+    calibration, settings = Calibration.of(bank.calibration), machine.alarm
+    trips = _trips(machine, calibration.trip)
+    ways = _ways(machine, calibration, bank.sample_rate_hz, trips[AlarmLevel.ALARM])
     warning = Alarm.at_level(
         machine.id,
         AlarmLevel.WARNING,

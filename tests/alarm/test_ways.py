@@ -91,13 +91,20 @@ def test_a_restless_machine_must_leave_its_own_restlessness() -> None:
     assert [path for _, path in life.hear(normal(2 * MINUTE, 1, 2.0) + [15.0] * 30)] == [AlarmPath.STEP]
 
 
-def test_a_ramp_is_no_step_and_an_alarm_after_ten_minutes_over_the_strong_level(life: Life) -> None:
-    ramp = np.linspace(0, 40, 20 * MINUTE).tolist()
+def test_a_ramp_is_no_step_and_an_alarm_after_ten_minutes_over_twice_the_strong_level(life: Life) -> None:
+    ramp = np.linspace(0, 60, 20 * MINUTE).tolist()
     assert life.hear(ramp) == []
-    ((at_s, path),) = life.hear([40.0] * 10 * MINUTE)
+    ((at_s, path),) = life.hear([60.0] * 10 * MINUTE)
     assert path is AlarmPath.STRONG
     assert at_s < UNHEARD_S
     assert "without a change" in life.ways.why()
+
+
+def test_another_take_that_lies_over_the_strong_level_is_no_alarm() -> None:
+    """Four cars, 220 s enrolled: in another take normal idle held 7 to 17, up and down, for minutes."""
+    t_s = np.arange(30 * MINUTE)
+    warm_up = 12 - 5 * np.cos(2 * np.pi * t_s / 420) + np.array(normal(len(t_s), 5))
+    assert Life(Levels(strong=9.0, clear=8.0, floor=2.0, per_month=1.0)).hear(warm_up.tolist()) == []
 
 
 def test_a_bank_of_another_day_is_an_alarm_after_ten_minutes_and_a_change_on_top_at_once() -> None:

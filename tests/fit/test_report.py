@@ -96,7 +96,13 @@ def test_the_first_screen_is_in_plain_words(page: Page, fitted: Fitted) -> None:
     first = page.text[: page.text.index("Was the recording good?")]
     for said in (
         "can be watched now; there is something to look at",  # 90 s are short
-        "False alarms to expect about 1 a month",
+        "What will be announced, and how soon",
+        "after 7 s from the first minute on",
+        "after 10 s from the second minute on",
+        "Nothing is said of: what is over within 7 s",
+        "False alarms to expect set to 1 a month",
+        "Known now: 8",
+        "Known after a day",
         "19 times in 20",
         "Would more listening help?",
         "echo-stream bank extend --machine pump3",

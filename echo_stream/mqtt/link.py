@@ -284,6 +284,6 @@ class Link:
 
     def _maintain(self) -> None:
         # A full outbox makes room here, not on the pipeline's thread that fills it.
-        if time.monotonic() >= self._maintain_at_s or self._outbox.full:
+        if time.monotonic() >= self._maintain_at_s or self._outbox.maintenance_due:
             self._outbox.maintain(steady_time())
             self._maintain_at_s = time.monotonic() + _MAINTAIN_S

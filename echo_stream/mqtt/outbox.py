@@ -28,6 +28,7 @@ from typing import Any
 import structlog
 
 from echo_stream.core.text import clean_text
+from echo_stream.mqtt.salvage import salvage
 
 _AHEAD_S = time.time() - time.monotonic()
 
@@ -240,6 +241,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
         raise error
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA secure_delete = ON")  # `salvage` must not find what was delivered
     if version == 0:
         with _transaction(connection):
             for statement in _TABLES:
@@ -269,6 +271,17 @@ def _row(values: tuple[Any, ...]) -> Row:
     at_s = float(put_at_s) if isinstance(put_at_s, int | float) and math.isfinite(put_at_s) else 0.0
     topic = topic if isinstance(topic, str) else ""
     return Row(row_id, str(machine), str(key), topic, _parsed(payload), at_s)
+
+
+def _salvaged(aside: Path) -> tuple[list[Row], list[MachineState]]:
+    """Rows and states of machines that can be read of a corrupt file; those of senseless ids stay in it."""
+    try:
+        rows, machines = salvage(aside)
+    except OSError as error:
+        log.error("nothing can be read of the corrupt outbox", set_aside=str(aside), reason=str(error))
+        return [], []
+    sound = [row for row in map(_row, rows) if not trouble_of(row)]
+    return sound, machines
 
 
 def trouble_of(row: Row) -> str:
@@ -331,6 +344,10 @@ class Outbox:
         """Times since the start that the disk did not take or give what it should."""
         self.readable = True
         """`pending` could read the disk the last time; if not, it may give more later."""
+        self.salvages = 0
+        """Times that rows with old ids came back from a corrupt file."""
+        self._to_salvage: Path | None = None
+        self._acknowledged: frozenset[int] = frozenset()
         self._max_rows = max_rows
         self._max_age_s = max_age_s
         self._lock = threading.Lock()
@@ -450,22 +467,30 @@ class Outbox:
             self._save()
 
     @property
-    def full(self) -> bool:
-        """More rows wait than there is room for: `maintain` is due."""
-        return self.depth > self._max_rows
+    def maintenance_due(self) -> bool:
+        """More rows wait than there is room for, or a corrupt file was set aside: `maintain` is due."""
+        return self.depth > self._max_rows or self._to_salvage is not None
 
     def maintain(self, now_s: float) -> None:
         """To be called now and then by the publisher: writes what the disk refused, makes room, drops by age.
 
         The pipeline's thread waits for none of it: the search needs no lock, and deletes little at a time.
         """
+        aside = self._to_salvage
+        if aside is not None:
+            rows, machines = _salvaged(aside)
+            with self._lock:
+                self._to_salvage = None
+                self._take_salvaged(rows, machines)
+                self._save()
+            log.warning("rows of the corrupt outbox were saved", set_aside=str(aside), salvaged=len(rows))
         with self._lock:
             self._save()
         try:
             seen_s = self._count_age(now_s)
             oldest_s = self._file.oldest_s() if self._loaded else None
             old = oldest_s is not None and oldest_s < seen_s - self._max_age_s
-            if self.full or old:
+            if self.depth > self._max_rows or old:
                 self._make_room(seen_s)
         except _DISK_ERRORS as error:
             with self._lock:
@@ -611,7 +636,7 @@ class Outbox:
             self._unreadable(error)
         waiting = [row for row in rows if row.id not in self._gone and row.id not in self._damaged_ids]
         waiting += [row for row in self._unsaved.values() if row.id > after]
-        return waiting[:limit]
+        return sorted(waiting, key=lambda row: row.id)[:limit]
 
     def _unreadable(self, error: Exception) -> None:
         try:
@@ -636,17 +661,36 @@ class Outbox:
             self._unkept.update(self._seq, self._snapshots)
             return
         self.set_aside = self._file.set_aside()
+        rows: list[Row] = []
+        if self._loaded:  # reading it may take seconds: not on the thread that listens
+            self._to_salvage, self._acknowledged = self.set_aside, frozenset(self._gone)
+        else:
+            rows, machines = _salvaged(self.set_aside)
+            self._take_salvaged(rows, machines)
         log.error(
-            "the outbox is corrupt: it was set aside and a new one begun; what waited in it is not sent",
+            "the outbox is corrupt: it was set aside and a new one begun; what can be read of it is sent",
             path=str(self.path),
             set_aside=str(self.set_aside),
-            rows_lost=self._on_disk if self._loaded else "unknown",
+            salvaged="soon" if self._to_salvage else len(rows),
+            waiting=self._on_disk if self._loaded else "unknown",
             error=str(error),
             hint="keep the file for the analysis; check the disk",
         )
         self._on_disk = 0
         self._gone.clear()
         self._unkept.update(self._seq, self._snapshots)
+
+    def _take_salvaged(self, rows: Iterable[Row], machines: Iterable[MachineState]) -> None:
+        """Rows of a corrupt file wait again; what this run knows of a machine is newer than what was read."""
+        known = {row.id for row in rows if row.id not in self._acknowledged and row.id not in self._unsaved}
+        self._unsaved.update({row.id: row for row in rows if row.id in known})
+        self._last_id = max([self._last_id, *known])
+        for machine, seq, snapshot in machines:
+            if 0 <= seq < _MAX_ID:
+                self._seq[machine] = max(self._seq[machine], seq)
+            self._snapshots.setdefault(machine, snapshot)
+            self._unkept.add(machine)
+        self.salvages += 1
 
     def _refused(self, error: Exception) -> None:
         self.refusals += 1

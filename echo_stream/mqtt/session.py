@@ -58,6 +58,7 @@ class Session:
         """Packet id to outbox row; None for what is in no outbox."""
         self._fed_id = 0
         self._late_id = outbox.last_id
+        self._salvages = outbox.salvages
         """Rows up to this one could not be sent at once."""
         self._hold_until_s = 0.0
         self._progress_s = time.monotonic()
@@ -83,7 +84,8 @@ class Session:
     @property
     def _events_wait(self) -> bool:
         held = time.monotonic() < self._hold_until_s
-        return not self._disconnecting and not held and self._fed_id < self._outbox.last_id
+        fed = self._fed_id >= self._outbox.last_id and self._salvages == self._outbox.salvages
+        return not self._disconnecting and not held and not fed
 
     def step(self, timeout_s: float) -> None:
         """Send what is due, wait for the network, note what was acknowledged.
@@ -179,6 +181,8 @@ class Session:
     def _send_events(self, room: int) -> None:
         if room <= 0:
             return
+        if self._outbox.salvages != self._salvages:  # rows with old ids wait again
+            self._salvages, self._fed_id = self._outbox.salvages, 0
         newest_id = self._outbox.last_id
         rows = self._outbox.pending(self._fed_id, room)
         flying = set(self._in_flight.values())

@@ -136,7 +136,7 @@ def test_what_is_too_old_goes_but_no_newest_of_its_key(path: Path, logged: Logge
 
 
 SALVAGED = {"text": 0, "half": 0, "middle": 200}
-"""Rows: in a file of this size the leaves are behind the middle; what is damaged there says which they are."""
+"""Rows: the leaves of a file of this size are behind the middle, and what is damaged there says which."""
 
 
 @pytest.mark.parametrize("damage", ["text", "half", "middle", "no table", "folder"])

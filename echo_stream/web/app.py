@@ -138,7 +138,7 @@ class Api:
                 "Newest alarms with evidence",
                 m.EvidenceList,
                 self.evidence_list,
-                query=("machine",),
+                query=("machine", "limit"),
             ),
             Operation("GET", event, "What was kept of an alarm", m.Evidence, self.evidence),
             Operation("GET", event + "/clip", "Its sound; answers Range", flac, self.file),
@@ -255,9 +255,9 @@ class Api:
     async def evidence_list(self, request: Request) -> Response:
         """The newest alarms with evidence."""
         machine = self._known(request) if "machine" in request.query_params else None
-        return _json(
-            models.EvidenceList(items=await run_in_threadpool(self._backend.evidence_list, machine, 50))
-        )
+        limit = int(_number(request, "limit", 50, least=1, most=200))
+        items = await run_in_threadpool(self._backend.evidence_list, machine, limit)
+        return _json(models.EvidenceList(items=items))
 
     async def evidence(self, request: Request) -> Response:
         """One of them."""

@@ -39,6 +39,7 @@ export function machine(main, id) {
       h("section", {}, h("h2", {}, "What happened"), journal),
       h("section", {}, h("h2", {}, "Device and its health"), h("div", { class: "box" }, facts))));
   const spectrogram = new Spectrogram(image);
+  const recording = h("a", { class: "button", hidden: true }, "Hear and see the last alarm");
   let points = [];
   let minutes = null;
   let labelled = false;
@@ -65,9 +66,7 @@ export function machine(main, id) {
     pill.dataset.status = found.status;
     since.textContent = found.since ? `since ${when(found.since)} (${ago(found.since)})` : "";
     reason.textContent = found.reason;
-    actions.replaceChildren(buttons(found),
-      found.alarm?.event_id && found.alarm.state !== "NORMAL"
-        ? h("a", { class: "button", href: `#/evidence/${found.alarm.event_id}` }, "Hear and see it") : "");
+    actions.replaceChildren(buttons(found), recording);
     refresh();
   }
 
@@ -101,8 +100,10 @@ export function machine(main, id) {
 
   async function refresh() {
     try {
-      const [detail, log] = await Promise.all([get(`machines/${encodeURIComponent(id)}`),
-        get(`journal?limit=20&machine=${encodeURIComponent(id)}`)]);
+      const [detail, log, kept] = await Promise.all([get(`machines/${encodeURIComponent(id)}`),
+        get(`journal?limit=20&machine=${encodeURIComponent(id)}`), get(`evidence?limit=1&machine=${encodeURIComponent(id)}`)]);
+      recording.hidden = !kept.items.length;
+      if (kept.items.length) recording.href = `#/evidence/${kept.items[0].event_id}`;
       if (!points.length) points = detail.recent.map((each) => ({ at_s: each.at_s, value: each.score, step_s: 2 }));
       paint();
       const { machine: found, health } = detail;

@@ -1,0 +1,90 @@
+"""The page as a person sees it: a real daemon, a real broker, the system's chromium."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.daemon import wait_for
+from tests.support.page import RunningPage, running_page
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="CHROMIUM MISSING: the page was tried in no browser (apt-get install chromium)"
+)
+FAULT = "start_s: 200, faults: [{kind: rattle, start_s: 12, end_s: 5000}]"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPage]:
+    with running_page(tmp_path_factory.mktemp("page"), source=FAULT) as running:
+        yield running
+
+
+def test_a_fault_is_seen_heard_and_answered(page: RunningPage) -> None:
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        window = browser.new_page()
+        wrong: list[str] = []
+        window.on("pageerror", lambda error: wrong.append(str(error)))
+        window.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        window.on("request", lambda r: None if r.url.startswith(page.url) else wrong.append(r.url))
+        began = time.monotonic()
+        window.goto(page.url)
+        card = window.locator("[data-machine=pump3]")
+        expect(card).to_contain_text("normal", timeout=15_000)
+        assert time.monotonic() - began < 15
+
+        event = wait_for(
+            lambda: next((e for e in page.told.events if e["level"] == "alarm" and e["active"]), None),
+            30,
+            "the alarm over MQTT",
+        )
+        expect(card).to_have_attribute("data-status", "alarm", timeout=2_000)
+        expect(window.locator(".cards li").first).to_have_attribute("data-machine", "pump3")
+
+        card.get_by_role("link").click()
+        window.get_by_role("button", name="Acknowledge").click()
+        window.get_by_label("Your name").fill("anna")
+        window.get_by_label("Why").fill("heard it")
+        window.get_by_role("dialog").get_by_role("button", name="Acknowledge").click()
+        wait_for(
+            lambda: [e for e in page.told.events if e["to"] == "ACKED" and e["reason"] == "by anna heard it"],
+            5,
+            "the acknowledgement over MQTT",
+        )
+        expect(window.locator("main .pill")).to_have_text("alarm, acknowledged")
+        expect(window.locator("main")).to_contain_text("by anna heard it")
+
+        window.get_by_role("link", name="Hear and see the last alarm").click()
+        expect(window.get_by_role("img")).to_be_visible(timeout=40_000)
+        window.get_by_role("button", name="Play from the change").click()
+        played = "document.querySelector('audio').currentTime"
+        wait_for(lambda: window.evaluate(played) > 3.5, 15, "the clip plays")
+        expect(window.locator("main")).to_contain_text("louder by")
+
+        window.set_viewport_size({"width": 360, "height": 740})
+        event_id = event["event_id"]
+        for address in ("", "machine/pump3", "alarms", "evidence", f"evidence/{event_id}", "health"):
+            window.goto(f"{page.url}#/{address}")
+            window.wait_for_load_state("networkidle") if address == "evidence" else window.wait_for_timeout(
+                300
+            )
+            wide, screen = window.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+            assert wide <= screen, address
+            nameless = window.evaluate(
+                "[...document.querySelectorAll('button, a, input, select, img, canvas')].filter(e =>"
+                " !(e.textContent.trim() || e.ariaLabel || e.alt || e.labels?.length || e.title)).length"
+            )
+            assert nameless == 0, address
+        window.keyboard.press("Tab")
+        assert window.evaluate("document.activeElement.matches('a, button')")
+        assert not wrong
+        browser.close()

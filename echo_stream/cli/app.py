@@ -115,11 +115,12 @@ def fetch_model(
 @app.command()
 def demo(
     into: Annotated[Path, typer.Option(help="folder for recording, bank, log and picture")] = Path("demo"),
+    keep: Annotated[bool, typer.Option("--keep", help="stay up until Ctrl-C, for the page")] = False,
 ) -> None:
     """Try it all in a minute: simulated machine, real daemon, real broker, a fault that comes and goes."""
     from echo_stream.cli.demo import run_demo
 
-    run_demo(into)
+    run_demo(into, keep=keep)
 
 
 @app.command()

@@ -6,9 +6,12 @@ subscriber and the evidence are real; only the machine is simulated.
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,7 +28,7 @@ from paho.mqtt.client import MQTTMessage
 from echo_stream.capture.simulator import FaultKind, SimulatedMachine, write_wav
 from echo_stream.cli.demo_broker import HOST, DemoBroker, demo_broker
 from echo_stream.config.schema import AlarmSettings
-from echo_stream.core.errors import EchoStreamError
+from echo_stream.core.errors import DeliveryError, EchoStreamError
 from echo_stream.evidence.store import list_events
 from echo_stream.mqtt.connection import Broker, Connection
 
@@ -37,6 +40,10 @@ NORMAL_FROM_S: Final = 600
 FAULT: Final[FaultKind] = "bearing"
 FAULT_START_S: Final = 15
 FAULT_END_S: Final = 28
+AGAIN_EVERY_S: Final = 120
+"""With --keep the fault comes again so often, and TIMES in all."""
+TIMES: Final = 500
+PAGE_PORT: Final = 8765
 ALARM: Final = AlarmSettings()
 """The delays that every user has until he sets others."""
 
@@ -53,6 +60,7 @@ node: demo-pc
 state_dir: {state_dir}
 encoder: {{kind: spectral, window_s: 2.0, hop_s: 1.0}}
 mqtt: {{host: {host}, port: {port}, protocol: {protocol}}}
+web: {{enabled: {page}, port: {page_port}}}
 machines:
   - id: machine1
     name: Simulated machine
@@ -61,7 +69,7 @@ machines:
       seed: {seed}
       sample_rate_hz: {rate_hz}
       pace: realtime
-      faults: [{{kind: {fault}, start_s: {start_s}, end_s: {end_s}}}]
+      faults: [{faults}]
     bank: banks/machine1.safetensors
     alarm: {{on_delay_s: {on_delay_s:g}, off_delay_s: {off_delay_s:g}}}
 """
@@ -96,12 +104,13 @@ class Message:
         return event["active"] if event.get("level") == "alarm" else None
 
 
-def run_demo(into: Path, verbose: bool = False) -> None:
+def run_demo(into: Path, verbose: bool = False, keep: bool = False) -> None:
     """Fit, listen, fault, alarm, clear; leaves recording, bank, log and demo.png in the folder.
 
     Args:
         into: folder for what is left; made if need be, nothing in it is deleted.
         verbose: print each score as well.
+        keep: stay up until Ctrl-C, for the page; the fault comes again and again.
 
     Raises:
         EchoStreamError: a step failed; the message says which, and where the log is.
@@ -112,7 +121,8 @@ def run_demo(into: Path, verbose: bool = False) -> None:
     machine = SimulatedMachine(SEED, RATE_HZ)
     say(f"A simulated machine: shaft {machine.shaft_hz:.1f} Hz, gear mesh {machine.mesh_hz:.0f} Hz.")
     with demo_broker() as broker:
-        config = _write_config(into, state, broker)
+        page_port = _page_port()
+        config = _write_config(into, state, broker, page_port, TIMES if keep else 1)
         recording = into / "normal.wav"
         write_wav(recording, machine.sound(NORMAL_S, start_s=NORMAL_FROM_S), RATE_HZ)
         say(f"1. {NORMAL_S} s of its normal sound: {recording}")
@@ -124,14 +134,31 @@ def run_demo(into: Path, verbose: bool = False) -> None:
         say(
             f"   Listening in real time; a {FAULT} fault comes at {FAULT_START_S} s, goes at {FAULT_END_S} s."
         )
+        if page_port is None:
+            say("   The page needs: pip install 'echo-stream[web]'")
+        else:
+            say(f"   THE PAGE: http://{HOST}:{page_port}/    (while this runs)")
         say("   What a subscriber receives, topic and payload:")
-        run = listen(config, log, broker, verbose)
+        run = listen(config, log, broker, verbose, keep=keep)
         say("   SIGTERM: the daemon said goodbye and stopped with exit code 0.")
     _summarise(run, into, state, time.monotonic() - begun_s)
 
 
-def _write_config(into: Path, state: str, broker: DemoBroker) -> Path:
+def _page_port() -> int | None:
+    """A port for the page; None where its libraries are not installed."""
+    if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
+        return None
+    for port in (PAGE_PORT, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return int(probe.getsockname()[1])
+    return None
+
+
+def _write_config(into: Path, state: str, broker: DemoBroker, page_port: int | None, times: int) -> Path:
     config = into / "config.yaml"
+    starts_s = [FAULT_START_S + n * AGAIN_EVERY_S for n in range(times)]
+    lasts_s = FAULT_END_S - FAULT_START_S
     text = CONFIG.format(
         state_dir=state,
         host=HOST,
@@ -139,9 +166,9 @@ def _write_config(into: Path, state: str, broker: DemoBroker) -> Path:
         protocol=broker.protocol,
         seed=SEED,
         rate_hz=RATE_HZ,
-        fault=FAULT,
-        start_s=FAULT_START_S,
-        end_s=FAULT_END_S,
+        faults=", ".join(f"{{kind: {FAULT}, start_s: {at}, end_s: {at + lasts_s}}}" for at in starts_s),
+        page=str(page_port is not None).lower(),
+        page_port=page_port or PAGE_PORT,
         on_delay_s=ALARM.on_delay_s,
         off_delay_s=ALARM.off_delay_s,
     )
@@ -205,8 +232,10 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "echo_stream", *arguments]
 
 
-def listen(config: Path, log: Path, broker: DemoBroker, verbose: bool) -> Run:
+def listen(config: Path, log: Path, broker: DemoBroker, verbose: bool, *, keep: bool = False) -> Run:
     """Run the daemon until an alarm was raised, cleared and drawn, printing what a subscriber receives.
+
+    With `keep` it goes on until Ctrl-C.
 
     Raises:
         EchoStreamError: the daemon failed, no alarm came or none went, or it did not stop as it should.
@@ -232,10 +261,16 @@ def listen(config: Path, log: Path, broker: DemoBroker, verbose: bool) -> Run:
             until_s = time.monotonic() + PATIENCE_S
             while time.monotonic() < until_s and daemon.poll() is None and not _is_over(messages):
                 subscriber.step(0.2)
+            if keep and daemon.poll() is None:
+                say("   It stays up until Ctrl-C.")
+                with contextlib.suppress(KeyboardInterrupt, DeliveryError):  # Ctrl-C ends the broker too
+                    while daemon.poll() is None:
+                        subscriber.step(0.2)
             if daemon.poll() is None:
                 daemon.send_signal(signal.SIGTERM)
             code = daemon.wait(_STOP_S)
-            _receive_rest(subscriber, messages)
+            with contextlib.suppress(*([DeliveryError] if keep else [])):
+                _receive_rest(subscriber, messages)
     finally:
         subscriber.abort()
     lines = log.read_text(encoding="utf-8").splitlines()

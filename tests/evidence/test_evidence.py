@@ -32,7 +32,16 @@ from echo_stream.evidence.spectrum import (
     joined,
     measure_alarm,
 )
-from echo_stream.evidence.store import Kept, advance_clock, document_path, list_events, remove_parts, tidy
+from echo_stream.evidence.store import (
+    Kept,
+    advance_clock,
+    document_path,
+    find_event,
+    list_events,
+    newest_events,
+    remove_parts,
+    tidy,
+)
 from echo_stream.mqtt.payloads import new_event_id
 
 RATE_HZ = 8000
@@ -475,3 +484,24 @@ def test_the_listening_process_never_imports_matplotlib() -> None:
     code = f"import sys, echo_stream.evidence.recorder; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_one_event_is_found_by_its_id_and_the_newest_first(tmp_path: Path) -> None:
+    folder = tmp_path / "evidence"
+    ids = [f"01KB5GZ1P0W3V6F1Q2Z8Y7X5R{n}" for n in range(4)]
+    for n, event_id in enumerate(ids):
+        at = datetime(2026, 11, 20, 8, n, tzinfo=UTC)
+        path = document_path(folder, "pump3" if n < 3 else "fan1", at, event_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        event = {"event_id": event_id, "machine": path.parent.name, "ts": at.isoformat()}
+        path.write_text(json.dumps({"event": event, "complete": True}))
+    found = find_event(folder, ids[1])
+    assert found is not None
+    assert found.event_id == ids[1]
+    for hostile in ("", "*", "../pump3", f"{ids[1]}*", "?" * 26, "[0-9]", "\0", "../../etc/passwd"):
+        assert find_event(folder, hostile) is None
+    assert [k.event_id for k in newest_events(folder)] == ids[::-1]
+    assert [k.event_id for k in newest_events(folder, "pump3", limit=2)] == [ids[2], ids[1]]
+    (folder / "linked").symlink_to(folder / "pump3")
+    document_path(folder, "fan1", datetime(2026, 11, 20, 9, tzinfo=UTC), ids[0]).symlink_to(found.document)
+    assert len(newest_events(folder)) == 4

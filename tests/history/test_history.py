@@ -16,7 +16,14 @@ import pytest
 
 from echo_stream.history import store as store_module
 from echo_stream.history.minutes import MinuteRow, MinuteSummary, WindowFigures
-from echo_stream.history.store import HistoryStore, prune, read_history, rows_to_csv
+from echo_stream.history.store import (
+    HistoryStore,
+    prune,
+    read_highest,
+    read_history,
+    read_journal,
+    rows_to_csv,
+)
 
 NOON_S = 1_790_000_040  # the 20th second of a minute
 LEVELS = {"warning": 2.0, "alarm": 4.0}
@@ -216,3 +223,53 @@ while True:
     kept = read_history(path, "pump3", since_s=0)
     assert len(kept) >= written
     assert kept == [row(28_000_000 + i) for i in range(len(kept))]
+
+
+def test_the_journal_is_written_at_once_and_read_page_by_page(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    assert read_journal(path) == []
+    store = HistoryStore(path, max_days=400)
+    store.start()
+    for n in range(5):
+        store.put_event("event", "pump3" if n % 2 else "fan1", f'{{"n": {n}}}')
+    until_s = time.monotonic() + store_module.WRITE_EVERY_S / 2
+    while len(read_journal(path)) < 5 and time.monotonic() < until_s:
+        time.sleep(0.02)
+    newest = read_journal(path, limit=2)
+    store.stop(10.0)
+    assert [entry.payload for _, entry in newest] == ['{"n": 4}', '{"n": 3}']
+    before = read_journal(path, before=newest[-1][0])
+    assert [entry.payload for _, entry in before] == ['{"n": 2}', '{"n": 1}', '{"n": 0}']
+    assert {entry.machine for _, entry in read_journal(path, machine="pump3")} == {"pump3"}
+
+
+def test_the_journal_is_bounded_and_an_older_history_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MOST_EVENTS", 3)
+    path = tmp_path / "history.sqlite"
+    store = HistoryStore(path, max_days=400)
+    for n in range(9):
+        store.put_event("event", "pump3", str(n))
+    store.start()
+    store.stop(10.0)
+    assert [entry.payload for _, entry in read_journal(path)] == ["8", "7", "6"]
+    with sqlite3.connect(path) as database:
+        database.execute("DROP TABLE events")
+    database.close()
+    assert read_journal(path) == []
+
+
+def test_highest_scores_of_all_machines_by_piece(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    assert read_highest(path, since_s=0, step_s=900) == {}
+    rows = [replace(row(28_000_005 + i), score_max=float(i)) for i in range(20)]
+    write(path, [*rows, row(28_000_005, "fan1")])
+    found = read_highest(path, since_s=28_000_000 * 60, step_s=900)
+    assert [(at_s / 60, highest) for at_s, highest, _ in found["pump3"]] == [
+        (27_999_990 + 15, 14.0),
+        (27_999_990 + 30, 19.0),
+    ]
+    assert found["pump3"][0][2] == pytest.approx(1.0)
+    assert found["pump3"][1][2] == pytest.approx(5 / 15)
+    assert set(found) == {"pump3", "fan1"}

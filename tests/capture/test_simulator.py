@@ -16,7 +16,7 @@ from echo_stream.capture.simulator import FAULT_KINDS, Fault, FaultKind, Scenari
 from echo_stream.core.types import Float32
 
 RATE_HZ = 16000
-SEEDS = range(4)
+SEEDS = range(2)
 EVERYTHING = [
     Fault("bearing", 0.2, 1.1),
     Fault("imbalance", 0.5, 1.3),

@@ -16,7 +16,7 @@ from tests.support.daemon import wait_for
 from tests.support.stations import build_stations, write_config
 
 
-class Desk:
+class Console:
     """A station, and what became of the commands for it."""
 
     def __init__(self, station: Station, folder: Path) -> None:
@@ -40,55 +40,55 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, simulated_bank: bytes) -> Iterator[Desk]:
+def console(tmp_path: Path, simulated_bank: bytes) -> Iterator[Console]:
     made, _ = build_stations(tmp_path, simulated_bank, write_config(tmp_path))
-    desk = Desk(made["pump1"], tmp_path / "proposals")
-    desk.proposals.start()
-    yield desk
-    desk.proposals.stop()
+    console = Console(made["pump1"], tmp_path / "proposals")
+    console.proposals.start()
+    yield console
+    console.proposals.stop()
 
 
-def test_shelve_and_unshelve_both_levels(desk: Desk) -> None:
-    assert desk.send(Verb.SHELVE, duration_s=60.0, by="Jo", reason="cleaning") == (
+def test_shelve_and_unshelve_both_levels(console: Console) -> None:
+    assert console.send(Verb.SHELVE, duration_s=60.0, by="Jo", reason="cleaning") == (
         True,
         "warning is SHELVED, alarm is SHELVED",
     )
-    assert [asked for _, asked in desk.transitions] == ["by Jo cleaning"] * 2
-    ok, _ = desk.send(Verb.UNSHELVE, level=AlarmLevel.ALARM)
+    assert [asked for _, asked in console.transitions] == ["by Jo cleaning"] * 2
+    ok, _ = console.send(Verb.UNSHELVE, level=AlarmLevel.ALARM)
     assert ok
-    assert [alarm.state for alarm in desk.station.alarms] == [AlarmState.SHELVED, AlarmState.NORMAL]
+    assert [alarm.state for alarm in console.station.alarms] == [AlarmState.SHELVED, AlarmState.NORMAL]
 
 
-def test_what_the_state_does_not_allow_is_refused_and_changes_nothing(desk: Desk) -> None:
+def test_what_the_state_does_not_allow_is_refused_and_changes_nothing(console: Console) -> None:
     for verb in (Verb.ACK, Verb.RESET, Verb.UNSHELVE, Verb.IN_SERVICE):
-        ok, reason = desk.send(verb)
+        ok, reason = console.send(verb)
         assert not ok
         assert reason
-    assert desk.transitions == []
+    assert console.transitions == []
 
 
-def test_out_of_service_and_back(desk: Desk) -> None:
-    assert desk.send(Verb.OUT_OF_SERVICE)[0]
-    assert {alarm.state for alarm in desk.station.alarms} == {AlarmState.OUT_OF_SERVICE}
-    assert desk.send(Verb.IN_SERVICE)[0]
-    assert {alarm.state for alarm in desk.station.alarms} == {AlarmState.NORMAL}
+def test_out_of_service_and_back(console: Console) -> None:
+    assert console.send(Verb.OUT_OF_SERVICE)[0]
+    assert {alarm.state for alarm in console.station.alarms} == {AlarmState.OUT_OF_SERVICE}
+    assert console.send(Verb.IN_SERVICE)[0]
+    assert {alarm.state for alarm in console.station.alarms} == {AlarmState.NORMAL}
 
 
-def test_an_unknown_machine(desk: Desk) -> None:
-    assert desk.send(Verb.ACK, "pump9") == (False, "no machine pump9 is listened to")
+def test_an_unknown_machine(console: Console) -> None:
+    assert console.send(Verb.ACK, "pump9") == (False, "no machine pump9 is listened to")
 
 
-def test_mark_normal_needs_sound_and_keeps_it(desk: Desk) -> None:
-    ok, reason = desk.send(Verb.MARK_NORMAL)
+def test_mark_normal_needs_sound_and_keeps_it(console: Console) -> None:
+    ok, reason = console.send(Verb.MARK_NORMAL)
     assert not ok
     assert "no sound in memory" in reason
     for _ in range(5):
-        window = desk.station.reader.window()
+        window = console.station.reader.window()
         assert window is not None
-        desk.station.scored_until = window.end
-    ok, outcome = desk.send(Verb.MARK_NORMAL)
+        console.station.scored_until = window.end
+    ok, outcome = console.send(Verb.MARK_NORMAL)
     assert ok
     assert "bank extend" in outcome
-    ok, reason = desk.send(Verb.MARK_NORMAL)
+    ok, reason = console.send(Verb.MARK_NORMAL)
     assert not ok
     assert "less than 10 s ago" in reason

@@ -22,7 +22,7 @@ from echo_stream.config.schema import Config
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.files import write_whole
 from echo_stream.core.guard import GuardedThread
-from echo_stream.evidence.recorder import flac
+from echo_stream.evidence.recorder import flac, full_scale_of, wav
 
 EVERY_S = 10.0
 """At most one proposal of a machine in this time."""
@@ -124,13 +124,15 @@ class ProposalWriter:
     def _write(self, proposal: _Proposal) -> Path:
         folder = self._folder / proposal.machine
         folder.mkdir(parents=True, exist_ok=True)
-        data = flac(proposal.samples, proposal.rate_hz)
-        used_mb = sum(file.stat().st_size for file in self._folder.glob("*/*.flac")) / 1e6
+        # What is learnt must keep its unit: FLAC would scale sound beyond full scale.
+        beyond = full_scale_of(proposal.samples) > 1
+        data = (wav if beyond else flac)(proposal.samples, proposal.rate_hz)
+        used_mb = sum(file.stat().st_size for file in self._folder.glob("*/*.*")) / 1e6
         if used_mb + len(data) / 1e6 > self._max_mb:
             raise OSError(f"proposals take {used_mb:.0f} MB, at most {self._max_mb:g} MB are kept")
         free_mb = shutil.disk_usage(folder).free / 1e6
         if free_mb - len(data) / 1e6 < self._min_free_mb:
             raise OSError(f"only {free_mb:.0f} MB are free, {self._min_free_mb:g} MB stay free")
-        path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.flac"
+        path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{'wav' if beyond else 'flac'}"
         write_whole(path, data)
         return path

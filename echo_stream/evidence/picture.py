@@ -157,6 +157,7 @@ def draw(document_path: Path) -> Path:
 
     document = json.loads(document_path.read_text(encoding="utf-8"))
     samples, _ = soundfile.read(document_path.with_name(document["clip"]["file"]), dtype="float32")
+    samples *= document["clip"].get("full_scale", 1.0)  # version 0.1 clipped
     path = document_path.with_suffix(".png")
     part = path.with_name(f".{path.name}.part")
     measured = measure_alarm(document, samples)

@@ -71,6 +71,7 @@ class Job:
             "clip": {
                 "file": self.path.with_suffix(".flac").name,
                 "sample_rate_hz": self.rate,
+                "full_scale": full_scale_of(self.samples),
                 "start_ts": start_at.isoformat(timespec="milliseconds"),
                 "duration_s": len(self.samples) / self.rate,
                 "alarm_s": len(self.before) / self.rate,
@@ -99,12 +100,28 @@ def longest(history: History, at: int, n: int, rate: int) -> Float32:
     return np.zeros(0, np.float32) if found is None else found
 
 
+def full_scale_of(samples: Float32) -> float:
+    """What 1 in the file stands for: 1, or of sound beyond it (floats in m/s2) the next power of two."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    return 1.0 if peak <= 1 or not np.isfinite(peak) else 2.0 ** np.ceil(np.log2(peak))
+
+
 def flac(samples: Float32, rate: int) -> bytes:
-    """Lossless, 24 bit: a quiet machine is 60 dB under full scale."""
+    """Lossless, 24 bit: a quiet machine is 60 dB under full scale. Sound beyond it is scaled, not clipped."""
     import soundfile  # noqa: PLC0415 - the worker's alone
 
     data = io.BytesIO()
-    soundfile.write(data, np.clip(samples, -1, 1), rate, format="FLAC", subtype="PCM_24")
+    scaled = np.clip(samples / np.float32(full_scale_of(samples)), -1, 1)
+    soundfile.write(data, scaled, rate, format="FLAC", subtype="PCM_24")
+    return data.getvalue()
+
+
+def wav(samples: Float32, rate: int) -> bytes:
+    """Float samples as they are, with their unit."""
+    import soundfile  # noqa: PLC0415 - the worker's alone
+
+    data = io.BytesIO()
+    soundfile.write(data, samples, rate, format="WAV", subtype="FLOAT")
     return data.getvalue()
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import echo_stream
 from echo_stream.alarm.sensor import SensorFigures
 from echo_stream.core.errors import EncoderError, Failures, SourceError
+from echo_stream.core.files import require_writable
 from echo_stream.core.text import Progress
 from echo_stream.core.types import Features, Window
 from echo_stream.encode.encoder import Encoder
@@ -119,6 +120,7 @@ ALONE_S = 600.0
 OWN_THREADS = ("echo",)
 """Kinds of encoder that use all cores by themselves."""
 _POLL_S = 0.2
+_RESUME_LEAST_BYTES = 10_000_000
 
 
 def encode_parts(
@@ -145,6 +147,14 @@ def encode_parts(
         SourceError: `resume` cannot be written, or `failures` does not take a recording's error.
         EncoderError: a window cannot be encoded, or a worker was ended from outside.
     """
+    if resume is not None:
+        try:
+            require_writable(resume, _RESUME_LEAST_BYTES)
+        except OSError as error:
+            raise SourceError(
+                f"--resume {resume}: cannot be written: {error.strerror}",
+                "Make room, give yourself the rights, or name another folder.",
+            ) from error
     total_s, path_parts = sum(part.seconds for part in parts), Counter(part.path for part in parts)
     files = len(path_parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -186,7 +187,12 @@ def _save(
         sensitivity=learnt.bank.calibration.sensitivity if learnt.bank.calibration else None,
     )
     progress(1, 1, "writing the report")
-    write_report(fitted, learnt, machine.alarm)
+    try:
+        write_report(fitted, learnt, machine.alarm)
+    except Exception as error:  # noqa: BLE001 - the bank is there: what only describes it must not hide that
+        finding = f"the report could not be written: {error}"
+        advice = "the bank is in order; make room, and fit again for a report"
+        fitted = replace(fitted, checks=[*checks, Check("Report", Verdict.WARN, finding, advice)])
     if accept:
         versions.accept(bank_id, at=now(), by=person())
     return fitted

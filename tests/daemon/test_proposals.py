@@ -46,6 +46,17 @@ def test_the_sound_is_kept(tmp_path: Path) -> None:
     np.testing.assert_allclose(samples, SOUND, atol=2**-22)
 
 
+def test_sound_beyond_full_scale_keeps_its_unit(tmp_path: Path) -> None:
+    with writer(tmp_path) as proposals:
+        got: list[bool] = []
+        proposals.add("pump1", SOUND * 1000, 8000, lambda ok, _text: got.append(ok))
+        wait_for(lambda: got, 20, "an outcome")
+    (file,) = tmp_path.glob("pump1/*.wav")
+    samples, _ = soundfile.read(file, dtype="float32")
+    assert np.abs(SOUND * 1000).max() > 8
+    np.testing.assert_array_equal(samples, SOUND * 1000)
+
+
 def test_a_machine_is_marked_at_most_once_in_a_while(tmp_path: Path) -> None:
     with writer(tmp_path, every_s=100) as proposals:
         assert outcome_of(proposals)[0]

@@ -152,6 +152,20 @@ def test_an_alarm_leaves_sound_document_and_picture(tmp_path: Path) -> None:
     assert sorted(p.suffix for p in (tmp_path / "pump3").iterdir()) == [".flac", ".json", ".png"]
 
 
+def test_sound_beyond_full_scale_is_scaled_and_said(tmp_path: Path) -> None:
+    with working(tmp_path, post_roll_s=1) as (evidence, complete):
+        stream = Stream(evidence)
+        stream.sound = stream.sound * np.float32(9.0 / np.abs(stream.sound).max())  # m/s2
+        stream.hear(4)
+        stream.alarm()
+        stream.hear(2)
+        wait_for(lambda: complete)
+    document, samples = read(complete[0])
+    scale = document["clip"]["full_scale"]
+    assert scale == 16
+    np.testing.assert_allclose(samples * scale, stream.sound[: 5 * RATE_HZ], atol=1e-4)
+
+
 def test_shortly_after_the_start_there_is_less_before(tmp_path: Path) -> None:
     with working(tmp_path, post_roll_s=1) as (evidence, complete):
         stream = Stream(evidence)

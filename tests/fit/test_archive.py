@@ -216,6 +216,17 @@ machines:
     source: {kind: simulated, seed: 3, sample_rate_hz: 4000}
     bank: banks/pump3.safetensors
 """
+
+
+def test_a_folder_to_resume_from_is_checked_before_the_work(tmp_path: Path, recordings: list[Path]) -> None:
+    (tmp_path / "file").write_text("")
+    told: list[float] = []
+    parts = [part for path in recordings for part in cut(path)]
+    with pytest.raises(SourceError, match=r"--resume .*file/kept: cannot"):
+        list(encode_parts(parts, ENCODER, resume=tmp_path / "file/kept", progress=lambda *_: told.append(1)))
+    assert told == []
+
+
 FIT = ("fit-normal", "-m", "pump3", "--json", "--resume", "kept", "sound")
 
 

@@ -198,6 +198,10 @@ def test_the_commands(tmp_path: Path) -> None:
     assert "b.wav" in told("bank", "show", "b2")
     assert "b1 is in use again instead of b2" in told("bank", "rollback")
     assert told("bank", "list").splitlines()[0].startswith("* b1 ")
+    (tmp_path / "banks/pump3.versions/b3.html").mkdir()
+    third = json.loads(told("fit-normal", "--recordings", "a.wav", "--json"))
+    assert third["bank"] == {"id": "b3", "path": "banks/pump3.safetensors", "accepted": True}
+    assert [c["verdict"] for c in third["checks"] if c["name"] == "Report"] == ["warn"]
     (tmp_path / "banks/pump3.versions/b3.safetensors").write_text("damaged")
     assert "b3" in told("bank", "list")
     refused = echo_stream("bank", "accept", "b3", "-m", "pump3", cwd=tmp_path)

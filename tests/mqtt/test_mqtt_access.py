@@ -12,7 +12,7 @@ import pytest
 
 from echo_stream.mqtt.connection import untrusted
 from echo_stream.mqtt.publisher import Publisher
-from tests.support.broker import make_pki, mosquitto
+from tests.support.broker import dated_certificate, make_pki, mosquitto
 
 from .conftest import wait_until
 
@@ -154,6 +154,23 @@ def test_a_password_file_that_is_a_pipe_does_not_hang(tmp_path: Path, publish: P
     with mosquitto(tmp_path) as broker:
         publisher = publish(broker, username="echo", password_file=tmp_path / "pipe")
         wait_until(lambda: "no plain file" in publisher.counters().last_error, "said")
+
+
+@pytest.mark.parametrize(
+    ("begins_s", "ends_s", "says"),
+    [(4, 1000, "set the clock"), (-1000, -10, "renew the broker's certificate")],
+)
+def test_a_certificate_out_of_its_time_leads_to_the_clock(
+    tmp_path: Path, publish: Publish, logged: Logged, begins_s: float, ends_s: float, says: str
+) -> None:
+    cert, key = dated_certificate(tmp_path, begins_s, ends_s)
+    extra = f"cafile {make_pki().ca}\ncertfile {cert}\nkeyfile {key}"
+    with mosquitto(tmp_path, extra=extra) as broker:
+        publisher = publish(broker, tls=True, ca_file=make_pki().ca, refused_retry_s=0.5)
+        wait_until(lambda: refused(logged), "refused")
+        assert says in logged[0]["hint"]
+        if begins_s > 0:
+            wait_until(lambda: publisher.connected, "it connects by itself when the time has come")
 
 
 @pytest.mark.parametrize(("code", "words"), [(9, "clock"), (10, "renew"), (20, "ca_file")])

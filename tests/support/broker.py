@@ -249,5 +249,40 @@ def _signed(folder: Path, ca: tuple[Path, Path], name: str, extension: str) -> t
     return cert, key
 
 
+def dated_certificate(folder: Path, begins_s: float, ends_s: float) -> tuple[Path, Path]:
+    """Certificate and key for 127.0.0.1, valid between two times from now in seconds; see make_pki."""
+    authority = make_pki().ca
+    cert, key, request = (folder / f"dated.{end}" for end in ("crt", "key", "csr"))
+    (folder / "index.txt").write_text("")
+    (folder / "extensions").write_text("subjectAltName=IP:127.0.0.1\n")
+    (folder / "ca.cnf").write_text(
+        f"[ca]\ndefault_ca=c\n[c]\ndatabase={folder}/index.txt\nnew_certs_dir={folder}\nrand_serial=yes\n"
+        "default_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n"
+    )
+    _openssl(
+        *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+        *("-keyout", str(key), "-out", str(request), "-subj", "/CN=dated"),
+    )
+    begins, ends = (
+        time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + at)) for at in (begins_s, ends_s)
+    )
+    _openssl(
+        *(
+            "ca",
+            "-batch",
+            "-notext",
+            "-config",
+            str(folder / "ca.cnf"),
+            "-in",
+            str(request),
+            "-out",
+            str(cert),
+        ),
+        *("-cert", str(authority), "-keyfile", str(authority.with_suffix(".key"))),
+        *("-startdate", begins, "-enddate", ends, "-extfile", str(folder / "extensions")),
+    )
+    return cert, key
+
+
 def _openssl(*arguments: str) -> None:
     subprocess.run(["openssl", *arguments], check=True, capture_output=True)

@@ -88,10 +88,13 @@ class Ceiling:
         hop_s: Between two windows.
         held_hops: Scores in a row that count as held.
         per_month: How often it may be exceeded.
+        quicker: Another one, for a way that waits less long; it hears the same.
     """
 
-    def __init__(self, floor: float, *, hop_s: float, held_hops: int, per_month: float) -> None:
-        self.floor = floor
+    def __init__(
+        self, floor: float, *, hop_s: float, held_hops: int, per_month: float, quicker: Ceiling | None = None
+    ) -> None:
+        self.floor, self.quicker = floor, quicker
         self._held = held_hops
         self._block = max(1, round(BLOCK_S / hop_s))
         self._reach = math.log(max(MONTH_H * 3600 / BLOCK_S / per_month, 1.0))
@@ -113,6 +116,8 @@ class Ceiling:
 
     def add(self, value: float) -> None:
         """The next score of quiet sound, right after the one before."""
+        if self.quicker is not None:
+            self.quicker.add(value)
         self._run.append(value)
         if len(self._run) == self._held:
             self._newest = max(self._newest, min(self._run))
@@ -125,10 +130,14 @@ class Ceiling:
 
     def interrupt(self) -> None:
         """What follows does not follow right after: sound was lost, or not quiet."""
+        if self.quicker is not None:
+            self.quicker.interrupt()
         self._run.clear()
 
     def forget_above(self, level: float) -> None:
         """What was held above the level was not quiet after all."""
+        if self.quicker is not None:
+            self.quicker.forget_above(level)
         self._blocks = deque((block for block in self._blocks if block <= level), maxlen=BLOCKS)
         self._newest = self._newest if self._newest <= level else -math.inf
         self._run.clear()
@@ -147,10 +156,13 @@ class Ceiling:
             "blocks": [round(block, 3) for block in self._blocks],
             "newest": newest,
             "counted": self._counted,
+            **({"quicker": self.quicker.to_json()} if self.quicker is not None else {}),
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """From what `to_json` gave; raises what `numbers` raises."""
+        if self.quicker is not None and "quicker" in saved:
+            self.quicker.restore(saved["quicker"])
         self._blocks.extend(numbers(saved["blocks"]))
         self._counted = int(saved["counted"])
         if saved["newest"] is not None:

@@ -39,6 +39,9 @@ LEAST_PAST_S = WARM * MINUTE_S
 """The slow way says nothing before it has heard so much."""
 OF_THE_BANK = Base(0.0, 1.0)
 """Median and spread of held-out sound, by which scores are standardised."""
+STATE_S = 200.0
+"""So long in another operating state, and a shift of the one before is no longer what the machine does.
+Longer than the slow way takes to see that a shift is over, when the machine comes back."""
 SETTLED_S = 60.0
 """So long after an alarm the sound that it stands at is known, and a change of it is news."""
 
@@ -104,11 +107,21 @@ class Ways:
         """The strong way stands: what is over its level came as a change."""
         self._fits = False
         """One window at least sounded as the held-out sound of the bank did."""
-        self.step_way = self._step_way(levels.floor)
+        self._reached = Ceiling(
+            levels.strong,
+            hop_s=timing.hop_s,
+            held_hops=hops_in(timing.on_delay_s, timing.hop_s) + 1,
+            per_month=self._each_per_month,
+        )
+        """The strong level, raised to what this machine's own quiet sound would reach too often."""
+        self.step_way = self._step_way(levels.floor, self._reached)
         self._again: StepWay | None = None
         self._since_alarm = Recent(timing.hop_s)
         self._news: StepWay | None = None
         self._state = ""
+        self._state_since = 0
+        self._settled: str | None = None
+        """The operating state that the machine was last in for some minutes."""
         self._everything = Recent(timing.hop_s)
         self._recents: dict[str, Recent] = {}
         self._slows: dict[str, SlowWay] = {}
@@ -147,14 +160,18 @@ class Ways:
         """The level of the way that stands; while none does, the strong one."""
         if self._path is AlarmPath.STEP:
             return self._stepping.level
-        return self._slow.clear if self._path is AlarmPath.SLOW else self._over_level.trip
+        return self._slow_clear if self._path is AlarmPath.SLOW else self._over_level.trip
 
     @property
     def clear(self) -> float:
         """What the score must come back to; while nothing stands, of the strong way."""
         if self._path is AlarmPath.STEP:
             return self._stepping.clear
-        return self._slow.clear if self._path is AlarmPath.SLOW else self._over_level.clear
+        return self._slow_clear if self._path is AlarmPath.SLOW else self._over_level.clear
+
+    @property
+    def _slow_clear(self) -> float:
+        return (self._shifted or self._slow).clear
 
     @property
     def creeping(self) -> SlowWay | None:
@@ -164,12 +181,10 @@ class Ways:
     @property
     def levels_now(self) -> dict[AlarmPath, float | None]:
         """The score over which each way leads to an alarm now; the slow way has one only where it stands."""
-        slow = self._slow
-        standing = slow.clear if slow.found is Found.SHIFT else None
         return {
-            AlarmPath.STRONG: self.levels.strong,
+            AlarmPath.STRONG: self._strong.trip,
             AlarmPath.STEP: self._step_level(),
-            AlarmPath.SLOW: standing,
+            AlarmPath.SLOW: None if self._shifted is None else self._shifted.clear,
         }
 
     @property
@@ -191,12 +206,16 @@ class Ways:
         Raises:
             ValueError: The score is not finite, or the window does not end after the one before.
         """
+        if not (self._strong.active or self.step_way.changing):
+            self._set_strong(self._reached.level)
         self._strong.step(value, start, end)  # raises before anything is changed
         self._unheard.step(value, start, end)
         follows = self._end is None or start <= self._end
         if state != self._state or not follows:
             self._slow.interrupt()
-            self._state = state
+            self._state, self._state_since = state, start
+        if self._settled is None or end - self._state_since >= STATE_S * self.timing.sample_rate_hz:
+            self._settled = state
         self._end, self._news = end, None
         self._fits |= value <= self.levels.floor
         was_active = self.active
@@ -259,7 +278,14 @@ class Ways:
             return self._heard or self._unheard.active
         if path is AlarmPath.STEP:
             return self.step_way.active
-        return any(slow.found is Found.SHIFT for slow in self._slows.values())
+        return self._shifted is not None
+
+    @property
+    def _shifted(self) -> SlowWay | None:
+        """The slow way that stands: of the state that the machine runs in, another one is not heard now."""
+        settled = self._settled
+        slows = list(self._slows.values()) if settled is None else [self._slow_of(settled)]
+        return next((slow for slow in slows if slow.found is Found.SHIFT), None)
 
     def _lower(self) -> None:
         self._path, self._active_since, self._again = None, None, None
@@ -285,7 +311,7 @@ class Ways:
             return ""
         delay_s = self.timing.on_delay_s if path is AlarmPath.STRONG else self.timing.step_delay_s
         if path is AlarmPath.SLOW:
-            slow = next(each for each in self._slows.values() if each.found is Found.SHIFT)
+            slow = self._shifted or self._slow
             return (
                 "minute after minute is higher than this machine's own last "
                 f"{duration_text(slow.hours * 3600)} were: the middle score is {slow.now:.1f} "
@@ -299,7 +325,7 @@ class Ways:
                 "or the day is not what was learnt"
             )
         again = " again, while the alarm stood," if self.renewed else ""
-        level = self.levels.strong if path is AlarmPath.STRONG else step.level
+        level = self._strong.trip if path is AlarmPath.STRONG else step.level
         return (
             f"the score changed{again} from {step.base.median:.1f} in the minutes before to over "
             f"{level:.1f}, and stayed there for {duration_text(delay_s)}; quiet sound was held at "
@@ -312,6 +338,7 @@ class Ways:
             "path": self._path and self._path.value,
             "strong": [self._heard, self._strong.active, self._unheard.active],
             "fits": self._fits,
+            "settled": self._settled,
             "step": self.step_way.to_json(),
             "ceiling": self.step_way.ceiling.to_json(),
             "recent": {state: recent.to_json() for state, recent in self._recents.items()},
@@ -352,6 +379,8 @@ class Ways:
             for state, slow in saved["slow"].items():
                 self._state = str(state)
                 self._slow.restore(slow, onset)
+            settled = saved["settled"]
+            self._settled = str(settled) if settled in self._slows else None
             (self.quiet_s,) = numbers([saved["quiet_s"]])
             self.raised = {path: int(saved["raised"][path.value]) for path in AlarmPath}
             self._path = self._standing() if active else None
@@ -371,10 +400,18 @@ class Ways:
         clear = level - (self.levels.strong - self.levels.clear)
         return Condition(level, clear, on_delay=on_delay, off_delay=off_delay)
 
-    def _step_way(self, floor: float) -> StepWay:
+    def _set_strong(self, level: float) -> None:
+        clear = level - (self.levels.strong - self.levels.clear)
+        self._strong.trip, self._strong.clear = level, clear
+
+    def _step_way(self, floor: float, quicker: Ceiling | None = None) -> StepWay:
         timing = self.timing
         ceiling = Ceiling(
-            floor, hop_s=timing.hop_s, held_hops=timing.held_hops, per_month=self._each_per_month
+            floor,
+            hop_s=timing.hop_s,
+            held_hops=timing.held_hops,
+            per_month=self._each_per_month,
+            quicker=quicker,
         )
         return StepWay(
             ceiling,
@@ -395,9 +432,12 @@ class Ways:
 
     @property
     def _slow(self) -> SlowWay:
-        if self._state not in self._slows:
-            self._slows[self._state] = SlowWay(hop_s=self.timing.hop_s, per_month=self._each_per_month)
-        return self._slows[self._state]
+        return self._slow_of(self._state)
+
+    def _slow_of(self, state: str) -> SlowWay:
+        if state not in self._slows:
+            self._slows[state] = SlowWay(hop_s=self.timing.hop_s, per_month=self._each_per_month)
+        return self._slows[state]
 
     @property
     def _over_level(self) -> Condition:
@@ -409,7 +449,7 @@ class Ways:
             return self._over_level.onset
         if path is AlarmPath.STEP:
             return self._stepping.onset
-        return next(slow.onset for slow in self._slows.values() if slow.found is Found.SHIFT)
+        return (self._shifted or self._slow).onset
 
     def _changed(self, end: int) -> bool:
         """A change goes on for the strong way's on-delay at least."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from echo_stream.alarm.ways import SETTLED_S, UNHEARD_S, Levels, Timing, Ways
+from echo_stream.alarm.ways import SETTLED_S, STATE_S, UNHEARD_S, Levels, Timing, Ways
 from echo_stream.core.types import AlarmPath
 
 RATE, HOP_S, WINDOW_S = 100, 1.0, 2.0
@@ -275,3 +275,53 @@ def test_time_without_an_alarm_is_counted(life: Life) -> None:
     life.hear([5.0] * 70 + normal(30))
     assert life.ways.quiet_s == pytest.approx(3 * MINUTE + 10 + 24, abs=2)
     assert life.ways.raised == {AlarmPath.STRONG: 0, AlarmPath.STEP: 1, AlarmPath.SLOW: 0}
+
+
+def slowly_shifted() -> Life:
+    """Two hours of two states, then a shift of the loaded one that only the slow way finds."""
+    life = Life()
+    life.hear(normal(HOUR, 1, 0.3), "load")
+    life.hear(normal(HOUR, 2, 0.3), "idle")
+    life.hear(normal(HOUR, 3, 0.3), "load")
+    found = life.hear(normal(HOUR, 4, 0.3, 1.3), "load")
+    assert [path for _, path in found] == [AlarmPath.SLOW]
+    return life
+
+
+def test_a_slow_alarm_of_one_state_does_not_stand_while_the_machine_runs_in_another() -> None:
+    life = slowly_shifted()
+    life.hear(normal(round(STATE_S) - 30, 5), "idle")
+    assert life.ways.active  # a glimpse of another state is none
+    life.hear(normal(40, 6), "idle")
+    assert life.ways.path is None
+    back = life.hear(normal(10 * MINUTE, 7, 0.3, 1.3), "load")
+    assert [path for _, path in back] == [AlarmPath.SLOW]
+    assert back[0][0] == pytest.approx(STATE_S, abs=2)
+
+
+def test_a_slow_alarm_of_a_state_that_is_well_again_does_not_come_back() -> None:
+    life = slowly_shifted()
+    life.hear(normal(5 * MINUTE, 5), "idle")
+    assert life.hear(normal(10 * MINUTE, 7), "load") == []
+
+
+def test_a_restart_in_another_state_keeps_the_shift_for_its_own() -> None:
+    life = slowly_shifted()
+    life.hear(normal(5 * MINUTE, 5), "idle")
+    again = Ways(LEVELS, TIMING)
+    again.restore(json.loads(json.dumps(life.ways.to_json())), active=False, onset=None)
+    other = Life(ways=again)
+    assert other.hear(normal(5 * MINUTE, 5), "idle") == []
+    assert [path for _, path in other.hear(normal(5 * MINUTE, 8, 0.3, 1.3), "load")] == [AlarmPath.SLOW]
+
+
+def test_the_strong_level_rises_to_what_the_machines_own_past_would_reach_too_often() -> None:
+    """A level that rests on half a minute is too low for a machine whose scores now and then stay high."""
+    rng = np.random.default_rng(0)
+    life = Life(Levels(strong=4.0, clear=3.6, floor=1.0, per_month=1.0))
+    for _ in range(6):
+        life.hear(normal(9 * MINUTE, int(rng.integers(1000))))
+        life.hear([3.0 + rng.random()] * 9)  # for shorter than a step takes, and quiet
+    assert 4.0 < (life.ways.levels_now[AlarmPath.STRONG] or 0.0) < 12.0
+    life.hear(normal(5 * MINUTE, 9))
+    assert [path for _, path in life.hear([20.0] * 20)] == [AlarmPath.STRONG]

@@ -14,6 +14,9 @@ from echo_stream.cli.common import print_json, read_config
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.daemon.status import ask, find_socket
 
+MOST_OUTLOOKS = 8
+"""Machines of which all is told in words; --json tells it of all."""
+
 
 def show_status(config: Path | None, as_json: bool) -> None:
     """Ask the daemon that runs with this configuration, and print what it says.
@@ -50,6 +53,10 @@ def _print(found: dict[str, Any]) -> None:
         factor = _shown(machine["real_time_factor"], ".4f")
         table.add_row(machine["machine"], *states, *numbers, machine["capture"], factor)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+    for machine in found["machines"][:MOST_OUTLOOKS]:
+        if outlook := machine.get("outlook"):  # none of an older daemon, nor before the first window
+            print(f"{machine['machine']}, set to {outlook['false_alarms_per_month']:g} false alarms a month:")
+            print(*(f"  {line}" for line in outlook["known"]), sep="\n")
     for reason in found.get("degraded", ()):
         print(f"DEGRADED: {reason}")
 

@@ -128,6 +128,8 @@ class Score:
     """The operating state whose normal sound is nearest."""
     known_sound: str = ""
     """The sound that a person taught as no fault and that this window is like; empty where it is none."""
+    gain_db: float | None = None
+    """Everything is louder by so much, or quieter, and the spectrum is unchanged; None where it is not so."""
 
 
 class AlarmState(StrEnum):

@@ -204,6 +204,7 @@ class EventPublisher:
             real_time_factor=found["real_time_factor"],
             versions={"echo-stream": __version__, "bank": found["bank"]},
             counters={"windows_scored": found["windows_scored"], "hops_skipped": found["hops_skipped"]},
+            outlook=found["outlook"],
         )
         self._publisher.health(found["machine"], payload)
 

@@ -156,6 +156,7 @@ def _machine(station: Station, now_s: float) -> dict[str, Any]:
         "bank": station.bank_id,
         "known_sounds": station.gate.known_sounds(station.scorer),
         "alarms": {a.level.value: {"state": a.state.value, "active": a.active} for a in station.alarms},
+        "outlook": station.outlook and station.outlook.to_json(),
     }
 
 
@@ -168,4 +169,5 @@ def _failed_machine(failed: FailedMachine, hop_s: float, now_s: float) -> dict[s
         "device": failed.machine.source.kind,
         "bank": "",
         "alarms": {},
+        "outlook": None,
     }

@@ -41,6 +41,30 @@ COLUMNS: Mapping[str, SpectralColumns] = {"spectral": SpectralColumns(window=(0,
 """By kind of encoder; one that is not here has no nuisance (ECHO normalises the level away by itself)."""
 
 
+GAIN_SAID_DB = 2.0
+"""A common change of level that is smaller is not worth a word."""
+UNCHANGED_DB, UNCHANGED_SHARE = 1.0, 0.25
+"""The spectrum is unchanged where most of it lies within so many dB, or that share, of the common change."""
+
+
+def gain_db(kind: str, mean: Float32, window: Float32) -> float | None:
+    """By how much everything is louder than normal, where that is all that changed; None where it is not.
+
+    Args:
+        kind: Of the encoder.
+        mean: Of normal windows (bands, dim).
+        window: Features of a window, of the same shape.
+    """
+    if kind not in COLUMNS:
+        return None
+    columns = [slice(first, first + SUB_BANDS) for first in COLUMNS[kind].window]
+    changes_db = np.concatenate([(window - mean)[:, each].ravel() for each in columns]).astype(np.float64)
+    common_db = float(np.median(changes_db))
+    rest_db = float(np.median(np.abs(changes_db - common_db)))
+    said = abs(common_db) >= GAIN_SAID_DB and rest_db <= max(UNCHANGED_DB, UNCHANGED_SHARE * abs(common_db))
+    return common_db if said else None
+
+
 def none(mean: Float32) -> Float64:
     """No nuisance."""
     return np.empty((0, *mean.shape))

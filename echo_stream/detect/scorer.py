@@ -11,8 +11,11 @@ from echo_stream.core.errors import BankMismatch, EncoderError
 from echo_stream.core.types import BandScore, Features, Float32, Neighbour, Score
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.known_sounds import KnownSound, KnownSounds
+from echo_stream.detect.nuisance import gain_db
 from echo_stream.detect.reference import Sound
 
+GAIN_FROM = 2.0
+"""Of a smaller score nobody asks for reasons."""
 NEAREST = 3
 """How many normal windows a score names."""
 
@@ -98,4 +101,7 @@ class Scorer:
             level_delta_db=features.level_dbfs - own.level_dbfs,
             condition=own.condition,
             known_sound=self._known.name_of(features, state, value),
+            gain_db=gain_db(self._bank.encoder.kind, own.window.metric.centre, features.window)
+            if value > GAIN_FROM
+            else None,
         )

@@ -416,6 +416,31 @@ class Score(Payload):
     bands_hz: Bands
 
 
+class PathOutlook(Model):
+    """One of the ways to an alarm, as it is now."""
+
+    share_per_month: Annotated[float, Field(ge=0)] = Field(description="False alarms that it may raise.")
+    raised: Count = Field(description="Alarms that it raised with this bank, faults among them.")
+    level: float | None = Field(
+        description="Score over which it leads to an alarm now; of `slow` only while it stands."
+    )
+
+
+class Outlook(Model):
+    """What the three ways to an alarm know of a machine by now."""
+
+    false_alarms_per_month: Annotated[float, Field(ge=0)] = Field(description="As configured.")
+    quiet_h: Annotated[float, Field(ge=0)] = Field(
+        description="Hours that were listened to without an alarm, with this bank."
+    )
+    at_most_per_month: float | None = Field(
+        description="With 95 %, had all alarms been false; null where too little was heard."
+    )
+    past_h: Annotated[float, Field(ge=0)] = Field(description="Hours that `slow` compares with.")
+    paths: dict[str, PathOutlook] = Field(description="By the way to an alarm.")
+    known: list[str] = Field(description="The same in words.")
+
+
 class Health(Payload):
     """How well a machine is being listened to. Retained."""
 
@@ -435,6 +460,17 @@ class Health(Payload):
                     "real_time_factor": 0.04,
                     "versions": {"echo-stream": "0.1.0", "encoder": "spectral 1"},
                     "counters": {"windows": 3600},
+                    "outlook": {
+                        "false_alarms_per_month": 1.0,
+                        "quiet_h": 212.0,
+                        "at_most_per_month": 10.2,
+                        "past_h": 72.0,
+                        "paths": {"strong": {"share_per_month": 0.3333, "raised": 0, "level": 6.5}},
+                        "known": [
+                            "in 212 h 0 alarms, so with 95 % at most 10 false alarms a month",
+                            "strong (0.33 a month): a change to a score over 6.5 for 7 s",
+                        ],
+                    },
                 }
             ]
         }
@@ -454,6 +490,9 @@ class Health(Payload):
     )
     versions: dict[str, str] = Field(description="Of the program, the encoder, and so on.")
     counters: dict[str, int] = Field(description="Further counts since the start.")
+    outlook: Outlook | None = Field(
+        default=None, description="What is known of its alarms by now; null before the first window."
+    )
 
 
 class NodeHealth(Payload):

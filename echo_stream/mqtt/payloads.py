@@ -408,6 +408,7 @@ def health(
     real_time_factor: float | None,
     versions: Mapping[str, str],
     counters: Mapping[str, int] | None = None,
+    outlook: Mapping[str, Any] | None = None,
 ) -> Payload:
     """How well a machine is being listened to (`.../health`, QoS 0, retained).
 
@@ -423,6 +424,7 @@ def health(
         real_time_factor: Time spent on a window through its hop; from 1 on, the PC is too slow.
         versions: echo-stream, the encoder, and what else helps to tell one installation from another.
         counters: Further counts since the start, by name.
+        outlook: What the ways to an alarm know by now; None before the first window.
     """
     return {
         "schema": SCHEMA_VERSION,
@@ -437,6 +439,7 @@ def health(
         "real_time_factor": number(real_time_factor),
         "versions": dict(versions),
         "counters": dict(counters or {}),
+        "outlook": None if outlook is None else dict(outlook),
     }
 
 

@@ -6,10 +6,11 @@ Runs on the pipeline thread. The encoder is shared by all stations and is not he
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from echo_stream.alarm.alarm import Alarm
 from echo_stream.alarm.condition import Condition
+from echo_stream.alarm.outlook import Outlook
 from echo_stream.alarm.sensor import SENSOR, SensorFigures, SensorWatch
 from echo_stream.alarm.ways import Ways
 from echo_stream.capture.figures import hum_and_rumble, signal_figures
@@ -23,6 +24,10 @@ from echo_stream.pipeline.health import Health
 
 Scored = tuple[Window, Score]
 Event = AlarmEvent | SensorEvent | DriftEvent
+BEGINS = ("condition", "changed_again")
+"""Causes of events that say that something is wrong now."""
+OUTLOOK_S = 10.0
+"""How often what is known of the alarms is put together."""
 BEHIND_S = 3.0  # older windows of a live source than this are skipped: the newest win
 
 
@@ -103,6 +108,9 @@ class Station:
     """Where the newest window ended."""
     drifting: bool = False
     """The advisory of a creep was announced and is not over."""
+    outlook: Outlook | None = None
+    """What the ways to an alarm know; replaced by the pipeline thread, so that others can read it."""
+    outlook_at: int = 0
 
     def judge(self, scored: Scored) -> Iterator[Event]:
         """What the next window changes: at its sensor first, because that suppresses the machine's alarms."""
@@ -119,7 +127,9 @@ class Station:
                 own += (alarm.suppress if holds else alarm.unsuppress)(window.end, reason)
             own += alarm.step(score.value, window.start, window.end, score.condition, counts=not passes)
             events = own + events
-        yield from events
+        yield from (_with_gain(event, score.gain_db) for event in events)
+        if self.outlook is None or window.end - self.outlook_at >= OUTLOOK_S * window.sample_rate_hz:
+            self.outlook, self.outlook_at = Outlook.of(self.ways), window.end
         yield from self._advisory(window.end)
 
     def _advisory(self, at: int) -> Iterator[DriftEvent]:
@@ -130,6 +140,15 @@ class Station:
         self.drifting = creep is not None
         slow, onset = (creep, creep.onset) if creep else (self.ways.slow_way, None)
         yield DriftEvent(self.reader.machine, self.drifting, at, slow.now, slow.clear, onset)
+
+
+def _with_gain(event: AlarmEvent, gain_db: float | None) -> AlarmEvent:
+    """Say so where a knob or a hand explains what begins."""
+    if gain_db is None or not event.active or event.cause not in BEGINS:
+        return event
+    louder = "louder" if gain_db > 0 else "quieter"
+    said = f"everything {louder} by {abs(gain_db):.1f} dB, spectrum unchanged: gain or distance?"
+    return replace(event, why="; ".join(filter(None, (event.why, said))))
 
 
 def sensor_figures(window: Window, level_dbfs: float | None = None) -> SensorFigures:

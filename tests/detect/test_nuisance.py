@@ -75,3 +75,17 @@ def test_directions_of_the_spectral_encoder_follow_its_features() -> None:
     mean = quiet.segments.mean(axis=0)
     for before, after in zip(quiet.segments, loud.segments, strict=True):
         np.testing.assert_allclose(after - before, of_segments(mean)[0], atol=5e-3)
+
+
+@pytest.mark.parametrize("change_db", [6.0, -6.0, 20.0])
+def test_a_knob_that_was_turned_is_said_by_how_much(scorer: Scorer, change_db: float) -> None:
+    said = scorer.score_one(sound(200, gain_db=change_db)).gain_db
+    assert said == pytest.approx(change_db, abs=0.5)
+
+
+def test_what_is_no_common_change_is_not_called_a_gain(scorer: Scorer) -> None:
+    for seed in range(200, 220):
+        assert scorer.score_one(sound(seed)).gain_db is None
+        assert scorer.score_one(sound(seed, bump_db=10.0)).gain_db is None
+    other = scorer.score_one(sound(220, gain_db=3.0, bump_db=20.0))
+    assert other.gain_db is None or other.gain_db < 6.0

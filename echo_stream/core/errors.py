@@ -14,7 +14,8 @@ EchoStreamError                 exit code 1
 └── DeliveryError               broker or outbox; never reaches the pipeline
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class EchoStreamError(Exception):
@@ -100,6 +101,19 @@ class MissingExtra(EchoStreamError):
             f"install them beside echo-stream: pip install 'echo-stream[{extra}]'",
         )
         self.extra = extra
+
+
+@contextmanager
+def of_extra(what: str, extra: str) -> Iterator[None]:
+    """Imports of an extra's libraries stand below it; where one is missing, the extra is named.
+
+    Raises:
+        MissingExtra: A library is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(what, extra) from error
 
 
 class CommandRefused(EchoStreamError):

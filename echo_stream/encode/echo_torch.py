@@ -9,14 +9,15 @@ import threading
 from pathlib import Path
 from typing import Self, cast
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
-from echo_stream.core.errors import EncoderError
+from echo_stream.core.errors import EncoderError, of_extra
 from echo_stream.core.types import Float32
 from echo_stream.encode import spectrogram as front
 from echo_stream.encode.echo import LAYER_EPS, EchoDimensions, EchoWeights
+
+with of_extra("encoder.runtime 'plain'", "torch"):
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
 
 _of_thread = threading.local()
 

@@ -96,9 +96,8 @@ def build(weights: EchoWeights, name: str, precision: str) -> Runtime:
         from echo_stream.encode.runtime_openvino import OpenVinoRuntime  # noqa: PLC0415
 
         return OpenVinoRuntime(weights, precision)
-    except ImportError as error:
-        extra = "echo" if name == "openvino" else "torch"
-        raise MissingExtra(f"encoder.runtime {name!r}", extra) from error
+    except MissingExtra as error:
+        raise MissingExtra(f"encoder.runtime {name!r}", error.extra) from error
 
 
 class Workers:

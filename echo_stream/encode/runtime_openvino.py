@@ -13,13 +13,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
-from openvino import opset13 as op
 
-from echo_stream.core.errors import PrecisionUnavailable
+from echo_stream.core.errors import PrecisionUnavailable, of_extra
 from echo_stream.core.types import Float32
 from echo_stream.encode.echo import LAYER_EPS, EchoDimensions, EchoWeights
+
+with of_extra("encoder.runtime 'openvino'", "echo"):
+    import openvino
+    from openvino import opset13 as op
 
 JOB_ROWS = 10
 """Bands in a job: half a window of 48 kHz, so that two cores share even a single one."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
-from echo_stream.core.errors import EncoderError, PrecisionUnavailable
+from echo_stream.core.errors import EncoderError, PrecisionUnavailable, of_extra
 from echo_stream.core.types import Float32
 from echo_stream.encode.echo import LAYER_EPS, EchoDimensions, EchoWeights
 from echo_stream.encode.echo_torch import compute_on_one_core
+
+with of_extra("encoder.runtime 'torch'", "torch"):
+    import torch
+    from torch import Tensor
+    from torch.nn import functional
 
 JOB_ROWS = 40
 """Bands in a job at most: about 500 tokens, whose activations stay in a core's cache."""

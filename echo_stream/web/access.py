@@ -18,13 +18,14 @@ from time import monotonic
 from typing import Final
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from echo_stream.core.errors import EchoStreamError
+from echo_stream.core.errors import EchoStreamError, of_extra
 from echo_stream.web.passwords import NOBODY, Person, Role, matches
+
+with of_extra("the page (web.enabled)", "web"):
+    from starlette.datastructures import Headers, MutableHeaders
+    from starlette.requests import HTTPConnection
+    from starlette.responses import JSONResponse
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE: Final = "echo_stream_session"
 SESSION_S: Final = 12 * 3600.0

@@ -17,20 +17,22 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from echo_stream import __version__
-from echo_stream.core.errors import CommandRefused
+from echo_stream.core.errors import CommandRefused, of_extra
 from echo_stream.web import models
 from echo_stream.web.access import COOKIE, MOST_BODY_BYTES, SESSION_S, Access, Sessions, TooManyTries, User
 from echo_stream.web.backend import Backend
 from echo_stream.web.feed import MOST_VIEWERS, Feed
+
+with of_extra("the page (web.enabled)", "web"):
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+    from starlette.routing import BaseRoute, Mount, Route
+    from starlette.staticfiles import StaticFiles
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 EVENT_ID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 STATIC: Final = Path(str(resources.files(__package__) / "static"))

@@ -12,12 +12,14 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from anyio.to_thread import current_default_thread_limiter
-from starlette.types import ASGIApp
-from uvicorn import Config, Server
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
+from echo_stream.core.errors import of_extra
 from echo_stream.web.feed import Feed
+
+with of_extra("the page (web.enabled)", "web"):
+    from anyio.to_thread import current_default_thread_limiter
+    from starlette.types import ASGIApp
+    from uvicorn import Config, Server
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS: Final = 200
 REQUEST_S: Final = 10.0

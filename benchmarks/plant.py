@@ -58,6 +58,8 @@ class Plant:
     broker: psutil.Process
     traffic: Traffic
     ready_s: float
+    ready_cpu_s: float
+    """CPU seconds of the daemon until it listened."""
     scored_s: float
     """From the start until every machine had a score."""
     broker_address: tuple[str, int]
@@ -116,6 +118,8 @@ class Settings:
     source: str = "pace: realtime"
     """Further keys of every machine's source."""
     alarm: str = "{}"
+    own_banks: bool = False
+    """Each machine reads a file of its own, beside the common one and named after it."""
     daemon: tuple[str, ...] = (sys.executable, "-m", "benchmarks.looped")
     environment: dict[str, str] = field(default_factory=lambda: dict(UNIT_SETS))
     """What the daemon gets beside what this process has: as the systemd unit."""
@@ -175,8 +179,10 @@ def configure(settings: Settings, group: Machines, broker: MosquittoBroker) -> N
     for n, name in enumerate(group.names()):
         start_s = round(1000 + n * APART_S % LOOP_S, 3)
         source = f"kind: simulated, seed: 3, sample_rate_hz: {group.rate_hz}, start_s: {start_s}"
+        bank = bank_path(settings, group.rate_hz)
+        bank = bank.with_name(f"{name}.safetensors") if settings.own_banks else bank
         lines.append(
-            f"  - {{id: {name}, bank: {bank_path(settings, group.rate_hz)}, alarm: {settings.alarm}, "
+            f"  - {{id: {name}, bank: {bank}, alarm: {settings.alarm}, "
             f"source: {{{source}, {settings.source}}}}}"
         )
     (settings.folder / "config.yaml").write_text("\n".join(lines) + "\n")
@@ -194,6 +200,7 @@ def plant(settings: Settings, machines: Machines) -> Iterator[Plant]:
             log = settings.folder / "log"
             wait_for(lambda: _ready(process, log), 600, "READY")
             ready_s = time.monotonic() - began_s
+            spent = psutil.Process(process.pid).cpu_times()
             wait_for(lambda: _all_scored(settings.folder), 120, "a score of every machine")
             scored_s = time.monotonic() - began_s
             traffic = Traffic(broker.host, broker.port)
@@ -203,6 +210,7 @@ def plant(settings: Settings, machines: Machines) -> Iterator[Plant]:
                 psutil.Process(broker._process.pid),
                 traffic,
                 round(ready_s, 2),
+                round(spent.user + spent.system, 2),
                 round(scored_s, 2),
                 (broker.host, broker.port),
             )

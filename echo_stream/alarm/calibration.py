@@ -318,10 +318,16 @@ class Calibration:
 
 def held_in(run: Float64, hops: int) -> float:
     """The highest score that a run holds for so many windows; at its ends, for half of them."""
-    half = min((hops + 1) // 2, len(run))
-    whole = np.lib.stride_tricks.sliding_window_view(run, min(hops, len(run))).min(axis=1)
-    ends = [part.min() for n in range(half, min(hops, len(run))) for part in (run[:n], run[-n:])]
-    return float(max([whole.max(), *ends]))
+    half, hops = min((hops + 1) // 2, len(run)), min(hops, len(run))
+    # Minima of a whole run by doubling the length: a daemon of a thousand machines asks ten thousand times.
+    least, length = run, 1
+    while length < hops:
+        step = min(length, hops - length)
+        least = np.minimum(least[: len(least) - step], least[step:])
+        length += step
+    rising, falling = np.minimum.accumulate(run[:hops]), np.minimum.accumulate(run[: -hops - 1 : -1])
+    ends = [rising[half - 1 : hops - 1], falling[half - 1 : hops - 1], least]
+    return float(max(part.max() for part in ends if len(part)))
 
 
 def poisson_upper(events: int, probability: float = 0.95) -> float:

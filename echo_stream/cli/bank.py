@@ -38,6 +38,7 @@ app = typer.Typer(
 )
 
 IdArgument = Annotated[str, typer.Argument(help="which version, such as b7", metavar="ID")]
+ByOption = Annotated[str | None, typer.Option("--by", help="who decides it; default: who runs this")]
 ShownArgument = Annotated[
     str | None, typer.Argument(help="which version; default: the one in use", metavar="[ID]")
 ]
@@ -88,7 +89,9 @@ def show(
 
 
 @app.command()
-def accept(machine: MachineOption, bank_id: IdArgument, config: ConfigOption = None) -> None:
+def accept(
+    machine: MachineOption, bank_id: IdArgument, by: ByOption = None, config: ConfigOption = None
+) -> None:
     """Use this version from now on; a running daemon takes it at once."""
     from echo_stream.fit.learn import now, person
     from echo_stream.fit.versions import BankVersions
@@ -99,14 +102,14 @@ def accept(machine: MachineOption, bank_id: IdArgument, config: ConfigOption = N
     versions = BankVersions(which.bank)
     _require_fitting(settings, which, bank_id)
     before = versions.accepted
-    versions.accept(bank_id, at=now(), by=person())
+    versions.accept(bank_id, at=now(), by=by or person())
     print(
         f"{machine}: {bank_id} is in use" + (f" instead of {before}" if before not in (None, bank_id) else "")
     )
 
 
 @app.command()
-def rollback(machine: MachineOption, config: ConfigOption = None) -> None:
+def rollback(machine: MachineOption, by: ByOption = None, config: ConfigOption = None) -> None:
     """Use again what was in use before the present version."""
     from echo_stream.fit.learn import now, person
     from echo_stream.fit.versions import BankVersions
@@ -117,7 +120,7 @@ def rollback(machine: MachineOption, config: ConfigOption = None) -> None:
     versions = BankVersions(which.bank)
     before = versions.accepted
     _require_fitting(settings, which, versions.before_accepted)
-    print(f"{machine}: {versions.rollback(at=now(), by=person())} is in use again instead of {before}")
+    print(f"{machine}: {versions.rollback(at=now(), by=by or person())} is in use again instead of {before}")
 
 
 @app.command()

@@ -195,7 +195,14 @@ class Daemon:
             return
         from echo_stream.daemon.page import Page  # noqa: PLC0415 - only who wants it pays
 
-        page = Page(self._path, self._registry, self._events, history=self._history, overview=self.overview)
+        page = Page(
+            self._path,
+            self._registry,
+            self._events,
+            history=self._history,
+            overview=self.overview,
+            journal=self._on_event,
+        )
         self._threads.append(page.thread)
         page.start()
         stack.callback(page.stop)

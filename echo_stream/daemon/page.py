@@ -31,6 +31,7 @@ from echo_stream.core.errors import CommandRefused, EchoStreamError, MissingExtr
 from echo_stream.core.text import utc_text
 from echo_stream.core.types import AlarmLevel
 from echo_stream.daemon import logs
+from echo_stream.daemon.answers import Answers, bank_versions
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.history import HistoryRecorder
 from echo_stream.daemon.stations import FailedMachine, StationRegistry
@@ -81,6 +82,7 @@ class Page:
         events: where their alarms stand.
         history: None where none is kept.
         overview: what `status` says.
+        journal: gets what people answer.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Page:
         *,
         history: HistoryRecorder | None,
         overview: Snapshot,
+        journal: Callable[[str, Payload], None],
     ) -> None:
         self._path = path
         self._registry = registry
@@ -111,6 +114,7 @@ class Page:
             self, host=web.host, port=web.port, password_file=web.password_file, hosts=web.hosts
         )
         self.thread = self._server.thread
+        self._answers = Answers(path, self._state_dir, self.node, journal)
 
     def start(self) -> None:
         """Begins to serve; returns at once."""
@@ -118,6 +122,7 @@ class Page:
 
     def stop(self) -> None:
         """Hangs up; commands that wait are not carried out."""
+        self._answers.stop()
         self._server.stop()
 
     def on_event(self, kind: str, payload: Payload) -> None:
@@ -298,6 +303,37 @@ class Page:
     def evidence_list(self, machine: str | None, limit: int) -> list[models.Evidence]:
         """The newest alarms of which something was kept."""
         return [_evidence(kept)[0] for kept in newest_events(self._state_dir / EVIDENCE, machine, limit)]
+
+    def answer(self, event_id: str, asked: models.Answer, by: str) -> str:
+        """Takes what a person says about an alarm.
+
+        Raises:
+            CommandRefused: nothing can come of it.
+        """
+        kept = find_event(self._state_dir / EVIDENCE, event_id)
+        if kept is None:
+            raise CommandRefused("nothing was kept of this event, or it is gone")
+        if asked.answer == "fault":
+            return self._answers.fault(kept, by, asked.reason or "")
+        return self._answers.normal(kept, by, asked.reason or "", asked.condition)
+
+    def bank(self, machine: str) -> models.Bank:
+        """Versions of a machine's bank."""
+        configured = self._registry.config.machine(machine)
+        versions = bank_versions(configured.bank) if configured else []
+        return models.Bank(versions=versions, proposal=self._answers.proposal(machine))
+
+    def change_bank(self, machine: str, asked: models.BankChange, by: str) -> str:
+        """Has another version used.
+
+        Raises:
+            CommandRefused: there is none such.
+        """
+        if asked.do == "rollback":
+            return self._answers.rollback(machine, by)
+        if asked.bank_id is None:
+            raise CommandRefused("accept needs bank_id")
+        return self._answers.accept(machine, asked.bank_id, by)
 
     def health(self) -> models.Health:
         """How the daemon is."""

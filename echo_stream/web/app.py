@@ -125,6 +125,9 @@ class Api:
             Operation(
                 "POST", f"{one}/command", "Ask what MQTT's commands ask", m.Outcome, self.command, m.Command
             ),
+            Operation("GET", f"{one}/bank", "Versions of its bank", m.Bank, self.bank),
+            Operation("POST", f"{one}/bank", "Use another", m.Outcome, self.change_bank, m.BankChange),
+            Operation("POST", event + "/answer", "Fault or normal", m.Outcome, self.answer, m.Answer),
             Operation("GET", "/trends", "The last day of every machine", m.Trends, self.trends),
             Operation(
                 "GET",
@@ -229,11 +232,7 @@ class Api:
         """The same checks, function and log lines as a command over MQTT."""
         machine = self._known(request)
         asked = (await _body(request, models.Command)).model_dump(exclude_none=True)
-        user: User = request.state.user
-        if user.name is not None:
-            asked["by"] = user.name
-        elif not asked.get("by", "").strip():
-            raise Problem(400, "say who you are (by): it stands in the journal")
+        asked["by"] = _by(request, asked.get("by"))
         sender = {"page": request.client.host if request.client else ""}
         try:
             future = self._backend.command(machine, asked, sender)
@@ -243,6 +242,27 @@ class Api:
         except TimeoutError:
             raise Problem(504, "the daemon is busy and has not done it yet; look again") from None
         return _json(outcome, 200 if outcome.ok else 409)
+
+    async def answer(self, request: Request) -> Response:
+        """A fault, or normal: learn it."""
+        event_id, asked = _event_id(request), await _body(request, models.Answer)
+        return await self._changed(self._backend.answer, event_id, asked, _by(request, asked.by))
+
+    async def bank(self, request: Request) -> Response:
+        """Versions of a machine's bank."""
+        return _json(await run_in_threadpool(self._backend.bank, self._known(request)))
+
+    async def change_bank(self, request: Request) -> Response:
+        """Accept or roll back."""
+        machine, asked = self._known(request), await _body(request, models.BankChange)
+        return await self._changed(self._backend.change_bank, machine, asked, _by(request, asked.by))
+
+    async def _changed(self, change: Callable[..., str], *how: object) -> Response:
+        try:
+            outcome = await run_in_threadpool(change, *how)
+        except CommandRefused as error:
+            raise Problem(409, error.message) from None
+        return _json(models.Outcome(ok=True, outcome=outcome))
 
     async def journal(self, request: Request) -> Response:
         """What happened."""
@@ -346,6 +366,19 @@ async def _body(request: Request, model: type[Asked]) -> Asked:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise Problem(400, f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+def _by(request: Request, given: str | None) -> str:
+    """Who asks: with passwords the name of the login, whatever else is said.
+
+    Raises:
+        Problem: nobody says.
+    """
+    user: User = request.state.user
+    by = user.name if user.name is not None else (given or "").strip()
+    if not by:
+        raise Problem(400, "say who you are (by): it stands in the journal")
+    return by
 
 
 def _number(request: Request, name: str, default: float, *, least: float, most: float) -> float:

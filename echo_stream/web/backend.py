@@ -65,6 +65,15 @@ class Backend(Protocol):
     def evidence_list(self, machine: str | None, limit: int) -> list[models.Evidence]:
         """The newest alarms of which something was kept; may wait."""
 
+    def answer(self, event_id: str, asked: models.Answer, by: str) -> str:
+        """Takes what a person says about an alarm; what comes of it. May wait; raises CommandRefused."""
+
+    def bank(self, machine: str) -> models.Bank:
+        """Versions of a bank; may wait."""
+
+    def change_bank(self, machine: str, asked: models.BankChange, by: str) -> str:
+        """Has another version used; what was done. May wait; raises CommandRefused."""
+
     def health(self) -> models.Health:
         """How the daemon is; may wait."""
 

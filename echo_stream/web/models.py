@@ -103,7 +103,7 @@ class JournalItem(Model):
     """What happened, newest first."""
 
     number: int = Field(description="for `before`")
-    kind: str = Field(description="event, sensor, drift, flood or evidence")
+    kind: str = Field(description="event, sensor, drift, flood, evidence or answer")
     event: dict[str, Any] = Field(description="as it was sent over MQTT")
 
 
@@ -181,6 +181,58 @@ class EvidenceList(Model):
     """The newest alarms of which something was kept."""
 
     items: list[Evidence]
+
+
+class Answer(Model):
+    """What a person says about an alarm."""
+
+    answer: Literal["fault", "normal"]
+    by: str | None = Field(None, max_length=100, description="as of a command")
+    reason: str | None = Field(None, max_length=500)
+    condition: str | None = Field(
+        None, max_length=100, description="operating state, where the bank has several"
+    )
+
+
+class Proposal(Model):
+    """A version of a bank that was learnt from an answer, and what accepting it would change."""
+
+    state: Literal["running", "ready", "failed"]
+    event_id: str
+    by: str
+    said: str = Field(description="for people")
+    bank_id: str | None = None
+    base_id: str | None = Field(None, description="the version that it extends")
+    verdict: str | None = Field(None, description="ok, warn or fail: the worst of the checks")
+    checks: list[str] = Field([], description="what is not ok")
+    alarm_before: float | None = Field(None, description="score at which an alarm is raised, now")
+    alarm_after: float | None = None
+    warning_before: float | None = None
+    warning_after: float | None = None
+    score_before: float | None = Field(None, description="highest score of the sound that was learnt, now")
+
+
+class BankVersion(Model):
+    """One version."""
+
+    id: str
+    made: Time
+    accepted: bool = Field(description="in use")
+
+
+class Bank(Model):
+    """The versions of a machine's bank, oldest first."""
+
+    versions: list[BankVersion]
+    proposal: Proposal | None = None
+
+
+class BankChange(Model):
+    """Which version is to be used."""
+
+    do: Literal["accept", "rollback"]
+    bank_id: str | None = Field(None, pattern=r"^b[0-9]{1,9}$", description="of `accept`")
+    by: str | None = Field(None, max_length=100, description="as of a command")
 
 
 class Health(Model):

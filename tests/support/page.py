@@ -25,7 +25,7 @@ NODE = """\
 node: pc7
 state_dir: state
 mqtt: {{host: {host}, port: {port}}}
-evidence: {{pre_roll_s: 3, post_roll_s: 2}}
+evidence: {{pre_roll_s: 3, post_roll_s: 10}}
 web: {{enabled: true, port: {page}{web}}}
 machines:
 """
@@ -50,7 +50,7 @@ class RunningPage:
         self, path: str, body: Any = None, *, method: str = "", headers: Mapping[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
         """Status, headers in lower case, body; a body makes it a POST as a browser would send it."""
-        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         posted = (
             {"Origin": self.url.rstrip("/"), "Content-Type": "application/json"} if body is not None else {}
         )

@@ -67,7 +67,11 @@ def test_every_machine_is_shown_and_an_alarm_first(alarmed: RunningPage) -> None
     assert pump["score"] > pump["alarm"]["trip"] > pump["warning"]["trip"] > 0
     assert (fan["status"], fan["name"], fan["since"]) == ("normal", "Fan 1", None)
     assert fan["coverage_10m"] > 0.9
-    event = next(e for e in alarmed.told.events if e["level"] == "alarm" and e["active"])
+    event = wait_for(
+        lambda: next((e for e in alarmed.told.events if e["level"] == "alarm" and e["active"]), None),
+        10,
+        "MQTT",
+    )
     assert pump["alarm"]["event_id"] == event["event_id"]
     assert pump["since"] == event["ts"]
 
@@ -287,3 +291,38 @@ def test_the_page_is_off_unless_asked_for(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_normal_learn_it_leads_to_a_bank_that_no_longer_raises_the_alarm(alarmed: RunningPage) -> None:
+    event_id = alarmed.json("/api/evidence?machine=pump3")["items"][0]["event_id"]
+    wait_for(lambda: alarmed.json(f"/api/evidence/{event_id}")["complete"], 20, "the sound after the alarm")
+    assert alarmed.ask(f"/api/evidence/{event_id}/answer", {"answer": "normal"})[0] == 400
+    assert alarmed.ask(f"/api/evidence/{ABSENT}/answer", {"answer": "normal", "by": "anna"})[0] == 409
+    asked = {"answer": "normal", "by": "anna", "reason": "new load"}
+    assert alarmed.json(f"/api/evidence/{event_id}/answer", asked)["ok"]
+    assert alarmed.ask(f"/api/evidence/{event_id}/answer", asked)[0] == 409  # one at a time
+    found = wait_for(
+        lambda: (p := alarmed.json("/api/machines/pump3/bank")["proposal"]) and p["state"] != "running" and p,
+        90,
+        "the proposal",
+    )
+    assert found["state"] == "ready", found["said"]
+    assert (found["bank_id"], found["base_id"], found["by"]) == ("b2", "b1", "anna")
+    assert found["score_before"] > found["alarm_before"]
+    assert alarmed.machine()["bank"] == "b1"  # nothing changes before it is accepted
+    change = {"do": "accept", "bank_id": "b2", "by": "anna"}
+    assert alarmed.ask("/api/machines/pump3/bank", {**change, "bank_id": "../b2"})[0] == 400
+    assert alarmed.ask("/api/machines/pump3/bank", {**change, "bank_id": "b99"})[0] == 409
+    assert alarmed.json("/api/machines/pump3/bank", change)["ok"]
+    wait_for(lambda: alarmed.machine()["bank"] == "b2", 10, "the new bank")
+    wait_for(lambda: not alarmed.machine()["alarm"]["active"], 20, "the same sound raises no alarm any more")
+    assert alarmed.machine()["score"] < alarmed.machine()["alarm"]["trip"]
+    answers = [item["event"] for item in alarmed.json("/api/journal")["items"] if item["kind"] == "answer"]
+    assert [(a["answer"], a["by"]) for a in answers] == [("accept", "anna"), ("normal", "anna")]
+    assert alarmed.json("/api/machines/pump3/bank", {"do": "rollback", "by": "bo"})["ok"]
+    wait_for(lambda: alarmed.machine()["bank"] == "b1", 10, "the bank before")
+    assert alarmed.json(f"/api/evidence/{event_id}/answer", {"answer": "fault", "by": "bo"})["ok"]
+    assert [p.suffix for p in sorted((alarmed.folder / "state" / "faults" / "pump3").iterdir())] == [
+        ".flac",
+        ".json",
+    ]

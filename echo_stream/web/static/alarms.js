@@ -23,6 +23,10 @@ export function describe({ kind, event }) {
   if (kind === "drift") return event.active ? "the sound creeps away from what it was" : "the sound no longer creeps away";
   if (kind === "flood") return event.active ? "many alarms at once: warnings are announced as one" : "the flood of alarms is over";
   if (kind === "evidence") return "the recording is complete";
+  if (kind === "answer") {
+    const said = { fault: "it was a fault", normal: "it was normal: learn it", accept: "another bank is in use", rollback: "the bank before is in use again" };
+    return [said[event.answer] ?? event.answer, `by ${event.by}`, event.reason].filter(Boolean).join("; ");
+  }
   return kind;
 }
 

@@ -3,6 +3,7 @@
 import { h, hertz, number, percent, when } from "./dom.js";
 import { get, state, stream } from "./api.js";
 import { buttons } from "./actions.js";
+import { answerBox } from "./answers.js";
 
 const louder = (band) =>
   `${band.change} by ${number(band.by_db)} dB at ${hertz(band.low_hz)} to ${hertz(band.high_hz)}, most at ${hertz(band.peak_hz)}`;
@@ -78,6 +79,7 @@ function show(main, found) {
         found.bands.length ? h("ul", {}, found.bands.map((band) => h("li", {}, louder(band))))
           : h("p", { class: "faint" }, found.picture ? "no band by itself is outside its normal range" : "not measured yet"),
         h("dl", { class: "facts" }, Object.entries(facts).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])))),
+    answerBox(found),
     found.picture ? h("p", {}, h("img", { class: "picture", src: url("picture"),
       alt: `Spectrogram of the alarm beside normal sound. ${found.bands.map(louder).join("; ")}` }))
       : h("p", { class: "faint" }, "The picture is being drawn."));

@@ -4,6 +4,7 @@ import { h, band, hertz, number, percent, when, ago } from "./dom.js";
 import { get, state, stream } from "./api.js";
 import { Spectrogram, chart } from "./charts.js";
 import { buttons } from "./actions.js";
+import { bankBox } from "./answers.js";
 import { journalTable } from "./alarms.js";
 
 const LIVE_S = 600;
@@ -24,6 +25,7 @@ export function machine(main, id) {
   const days = h("select", { "aria-label": "how far back", onchange: () => past() }, DAYS.map(([n, text]) => h("option", { value: n }, text)));
   const facts = h("dl", { class: "facts" });
   const journal = h("div", {});
+  const [bank, leaveBank] = bankBox(id);
   main.replaceChildren(
     h("p", {}, h("a", { href: "#/" }, "← all machines")),
     h("div", { class: "row" }, title, pill, since), reason, actions,
@@ -37,7 +39,8 @@ export function machine(main, id) {
       h("p", { class: "small faint" }, "Line: the middle score of each minute. Shade: up to the highest. No line: not heard.")),
     h("div", { class: "split" },
       h("section", {}, h("h2", {}, "What happened"), journal),
-      h("section", {}, h("h2", {}, "Device and its health"), h("div", { class: "box" }, facts))));
+      h("section", {}, h("h2", {}, "Device and its health"), h("div", { class: "box" }, facts),
+        h("h2", {}, "Normal sound that it knows"), bank)));
   const spectrogram = new Spectrogram(image);
   const recording = h("a", { class: "button", hidden: true }, "Hear and see the last alarm");
   let points = [];
@@ -124,5 +127,5 @@ export function machine(main, id) {
   stream(id, columns);
   past();
   const timers = [setInterval(past, 60_000), setInterval(refresh, 10_000)];
-  return () => { state.listeners.delete(update); timers.forEach(clearInterval); };
+  return () => { state.listeners.delete(update); timers.forEach(clearInterval); leaveBank(); };
 }

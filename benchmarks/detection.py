@@ -39,7 +39,7 @@ def level_only(train: Sequence[Sound], test: Sequence[Sound]) -> Float64:
 
 def log_band(train: Sequence[Sound], test: Sequence[Sound]) -> Float64:
     """The 24 lines: mean and deviation of 48 logarithmic bands, standardised, nearest training clip."""
-    known, asked = (np.stack([_log_bands(x, rate) for x, rate in clips]) for clips in (train, test))
+    known, asked = (np.stack([log_bands(x, rate) for x, rate in clips]) for clips in (train, test))
     mean, deviation = known.mean(axis=0), known.std(axis=0) + 1e-9
     known, asked = (known - mean) / deviation, (asked - mean) / deviation
     return np.asarray(np.linalg.norm(asked[:, None] - known, axis=2).min(axis=1))
@@ -54,7 +54,8 @@ def log_band_level_free(train: Sequence[Sound], test: Sequence[Sound]) -> Float6
     return log_band(even(train), even(test))
 
 
-def _log_bands(samples: Float64, rate: int) -> Float64:
+def log_bands(samples: Float64, rate: int) -> Float64:
+    """Mean and deviation (2 * bands,) of logarithmic bands of frames of 64 ms."""
     n = round(FRAME_S * rate)
     frames = np.lib.stride_tricks.sliding_window_view(samples, n)[:: n // 2] * np.hanning(n)
     power = np.abs(np.fft.rfft(frames)) ** 2

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Stop
 
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from echo_stream.alarm.calibration import Calibration
 from echo_stream.alarm.condition import margins
 from echo_stream.config.schema import Config, Machine
-from echo_stream.core.types import AlarmEvent, AlarmLevel, SensorEvent
+from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmPath, SensorEvent
 from echo_stream.fit.fit import fit_from_recordings
 from echo_stream.pipeline.factory import build_encoder, build_station, load_bank, open_sources, trip_levels
 from echo_stream.pipeline.loop import listen
-from echo_stream.pipeline.station import Event, Scored, Station
+from echo_stream.pipeline.station import BEGINS, Event, Scored, Station
 
 Float64 = NDArray[np.float64]
 RECORDINGS = "ECHO_STREAM_RECORDINGS"
@@ -52,6 +52,8 @@ class Replayed:
     raised: dict[AlarmLevel, list[Raised]]
     sensor: list[tuple[float, str]]
     """When the sensor's state changed, in seconds, and to what; a broken one suppresses alarms."""
+    announced: list[tuple[float, AlarmPath | None]] = field(default_factory=list)
+    """When an alarm came, or came anew while one stood, in seconds, and by which way."""
 
 
 class Rig:
@@ -123,6 +125,14 @@ class Rig:
                 (event.at / self.sample_rate_hz, event.after.value if event.after else "well")
                 for event in events
                 if isinstance(event, SensorEvent)
+            ],
+            announced=[
+                (event.at / self.sample_rate_hz, event.path)
+                for event in events
+                if isinstance(event, AlarmEvent)
+                and event.level is AlarmLevel.ALARM
+                and event.cause in BEGINS
+                and event.active
             ],
         )
 

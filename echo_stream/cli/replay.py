@@ -60,10 +60,13 @@ def replay(
     files = find_recordings(recordings)
     encoder = build_encoder(settings)
     show = print_json if as_json else _print_line
+    explain = (lambda _: None) if as_json else _print_why
     replayed = []
     for file in files:
         name = {"file": str(file)} if len(files) > 1 else {}
-        replayed.append(replay_one(settings, which, encoder, file, tell=partial(_tell, show=show, name=name)))
+        replayed.append(
+            replay_one(settings, which, encoder, file, tell=partial(_tell, show=show, name=name), why=explain)
+        )
         if not as_json and not replayed[-1].events:
             print(f"{file}: nothing is announced in {_clock(replayed[-1].ends_s[-1])}")
     if picture is not None:
@@ -77,6 +80,7 @@ def replay_one(
     file: Path,
     *,
     tell: Callable[[dict[str, Any]], None] = lambda _: None,
+    why: Callable[[str], None] = lambda _: None,
 ) -> Replayed:
     """Walk one recording through the pipeline.
 
@@ -86,6 +90,7 @@ def replay_one(
         encoder: the configuration's.
         file: the recording.
         tell: gets each event as a JSON object when it is decided.
+        why: gets the reason in words right after it, where there is one.
 
     Raises:
         BankError, BankMismatch: no bank, a damaged one, or one for another encoder, rate or window.
@@ -105,6 +110,8 @@ def replay_one(
         def on_event(_: Station, event: Event) -> None:
             found.events.append(event_of(event, source.sample_rate_hz))
             tell(found.events[-1])
+            if said := getattr(event, "why", ""):
+                why(said)
 
         def observe(scored: Sequence[Scored]) -> None:
             for window, score in scored:
@@ -184,6 +191,10 @@ def _print_line(event: dict[str, Any]) -> None:
         f"{where}{_clock(event['at_s'])} {event['level']}{way}: {event['from']} to {event['to']} "
         f"({event['cause']}{since}{score})"
     )
+
+
+def _print_why(said: str) -> None:
+    print(f"        {said}")
 
 
 def _clock(seconds: float) -> str:

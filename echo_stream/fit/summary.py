@@ -157,10 +157,10 @@ def promise(level: AlarmLevel, trip: TripLevel) -> str:
     asked = number(trip.asked_per_month * days / DAYS_A_MONTH)
     most = number(trip.upper95_per_month * days / DAYS_A_MONTH)
     heard = duration_text(trip.measured_hours * 3600)
+    plural = "" if asked == "1" else "s"
     return (
-        f"at a score of {trip.level:.1f}, set for {asked} false {level.value}s {every}; {heard} of normal "
-        "sound "
-        f"prove, with 95 % certainty, at most {most}"
+        f"at a score of {trip.level:.1f}, set for {asked} false {level.value}{plural} {every}; {heard} of "
+        f"normal sound prove, with 95 % certainty, at most {most}"
     )
 
 

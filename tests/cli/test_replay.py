@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import matplotlib.image
+import numpy as np
 import pytest
 import soundfile
 
@@ -77,6 +79,20 @@ def test_a_recording_raises_the_events_that_the_daemon_announces(
     same = ("level", "from", "to", "cause", "active")
     assert [[e[key] for key in same] for e in announced] == [[e[key] for key in same] for e in events]
     assert [e["score"] for e in announced] == pytest.approx([e["score"] for e in events], abs=1e-3)
+
+
+def test_a_knob_that_was_turned_is_said(recorded: Path) -> None:
+    source = Simulated(5, 16_000, [], pace="fast", start_s=200.0, duration_s=60.0)
+    blocks = []
+    while (block := source.read()) is not None:
+        blocks.append(block.samples[:, 0])
+    sound = np.concatenate(blocks)
+    sound[30 * 16_000 :] *= 10 ** (9.0 / 20)
+    soundfile.write(recorded / "turned.wav", sound, 16_000, subtype="FLOAT")
+    said = run(recorded, "replay", "-m", "pump3", "turned.wav")
+    assert re.search(
+        r"everything louder by (8\.[5-9]|9\.\d) dB, spectrum unchanged: gain or distance\?", said
+    )
 
 
 def test_several_recordings_are_named(recorded: Path) -> None:

@@ -56,6 +56,7 @@ def load_with_lines(path: Path | None = None) -> tuple[Config, Document]:
     document = parse(_text(path), path)
     problems = [(document.line(key), f"{dotted(key)}: stands twice; keep one") for key in document.repeated]
     problems += _repeated_ids(document)
+    problems += _wrong_references(document)
     config = None
     try:
         config = Config.model_validate(document.data, context={"folder": path.parent})
@@ -110,6 +111,26 @@ def _repeated_ids(document: Document) -> Iterator[tuple[int, str]]:
             key = ("machines", n, "id")
             yield document.line(key), f"{dotted(key)}: another machine has the id {machine_id!r:.80} too"
         seen.add(machine_id)
+
+
+def _wrong_references(document: Document) -> Iterator[tuple[int, str]]:
+    """References to no machine, or of a machine to itself."""
+    found = document.data.get("machines")
+    machines = [each if isinstance(each, dict) else {} for each in found] if isinstance(found, list) else []
+    ids = [each["id"] for each in machines if isinstance(each.get("id"), str)]
+    for n, machine in enumerate(machines):
+        reference, key = machine.get("reference"), ("machines", n, "reference")
+        if not isinstance(reference, str):
+            continue
+        what = ""
+        if reference == machine.get("id"):
+            what = "is this machine itself; name another"
+        elif reference == "auto":
+            what = "" if len(machines) > 1 else "needs a second machine, and there is none"
+        elif reference not in ids:
+            what = "is no machine here; name the id of another, or auto" + _nearest(reference, ids)
+        if what:
+            yield document.line(key), f"{dotted(key)}: {reference!r:.80} {what}"
 
 
 def _explain(detail: ErrorDetails, document: Document) -> tuple[int, str]:

@@ -279,6 +279,11 @@ class Machine(Model):
     name: TextOrEmpty = ""
     source: Source
     bank: ConfigPath = Field(description="the bank of normal sound that fit-normal writes")
+    reference: Name | None = Field(
+        None,
+        description="id of another machine, such as a microphone in the hall, or auto: all others; "
+        "a warning is held while the sound changes more there",
+    )
     alarm: AlarmSettings = AlarmSettings()
 
     @property

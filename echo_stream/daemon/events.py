@@ -116,7 +116,7 @@ class EventPublisher:
             clip=clip,
             picture=picture,
             merged=not alone,
-            reason=reason or (station.sensor.fault and station.sensor.fault.value),
+            reason=reason or _reason(station, event),
             path=event.path and event.path.value,
             why=event.why or None,
         )
@@ -241,6 +241,14 @@ class EventPublisher:
     def _snapshot(self, station: Station, at: datetime) -> dict[str, Any]:
         """Kept in one transaction with the event that led here."""
         return save_state(station, self._levels[station.reader.machine], at)
+
+
+def _reason(station: Station, event: AlarmEvent) -> str | None:
+    """What the cause of a transition alone does not say."""
+    if station.sensor.fault is not None:
+        return station.sensor.fault.value
+    held = station.surroundings if event.cause == "suppress" else None
+    return held.why if held is not None and held.holds_warning else None
 
 
 def _keep(evidence: Evidence, station: Station, event: AlarmEvent, payload: Mapping[str, Any]) -> None:

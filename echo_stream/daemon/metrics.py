@@ -32,6 +32,7 @@ _COUNTERS = {
     "hops_skipped": "Windows left out because the PC was late.",
     "samples_lost": "Samples that never came, or were overwritten before they were read.",
     "gaps": "Stretches of lost samples.",
+    "warnings_held": "Warnings held, as the sound changed more at the machine's reference.",
 }
 _GAUGES = {
     "coverage_10m_ratio": ("coverage_10m", "Share of hops scored in the last ten minutes."),

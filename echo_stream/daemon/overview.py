@@ -154,6 +154,8 @@ def _machine(station: Station, now_s: float) -> dict[str, Any]:
         "reason": reason.message if (reason := station.reader.source.last_error) else "",
         "device": station.reader.source.description,
         "bank": station.bank_id,
+        "reference": station.surroundings and station.surroundings.reference,
+        "warnings_held": station.surroundings.warnings if station.surroundings else 0,
         "known_sounds": station.gate.known_sounds(station.scorer),
         "alarms": {a.level.value: {"state": a.state.value, "active": a.active} for a in station.alarms},
         "outlook": station.outlook and station.outlook.to_json(),
@@ -168,6 +170,7 @@ def _failed_machine(failed: FailedMachine, hop_s: float, now_s: float) -> dict[s
         "reason": failed.reason,
         "device": failed.machine.source.kind,
         "bank": "",
+        "warnings_held": 0,
         "alarms": {},
         "outlook": None,
     }

@@ -26,6 +26,7 @@ from echo_stream.pipeline.factory import (
     build_alarms,
     build_scorer,
     build_station,
+    build_surroundings,
     by_device,
     load_fitting_bank,
     open_sources,
@@ -302,6 +303,8 @@ class StationRegistry:
                 new.restore(old.snapshot(), at=end, same_bank=bank.sha256 == station.bank.sha256)
             station.bank, station.scorer, station.alarms, station.ways = bank, scorer, alarms, ways
             station.bank_id = accepted_version(machine.bank) or ""
+            if station.surroundings is None or station.surroundings.reference != machine.reference:
+                station.surroundings = build_surroundings(machine, bank.hop_s)
             known = sorted(scorer.known_sounds)
             log.info("a new bank is in use", machine=machine.id, bank=station.bank_id, known_sounds=known)
 

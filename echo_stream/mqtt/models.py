@@ -162,7 +162,8 @@ class Event(OutboxPayload):
     )
     why: str | None = Field(None, description="The same in words, for people. Left out where there is none.")
     reason: str | None = Field(
-        description="What the cause alone does not say: the sensor's fault, or who commanded it and why."
+        description="What the cause alone does not say: the sensor's fault, where a sound comes from that a "
+        "warning is held for, or who commanded it and why."
     )
     active: bool = Field(description="The condition is true now.")
     score: float | None = Field(description="Anomaly score: about 0 for normal sound, higher is worse.")

@@ -29,6 +29,7 @@ from echo_stream.core.types import AlarmLevel
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.bank_file import accepted_version
 from echo_stream.detect.known_sound_file import load_fitting
+from echo_stream.detect.rises import Rises
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder, make_encoder
 from echo_stream.evidence.recorder import Evidence
@@ -36,6 +37,7 @@ from echo_stream.evidence.store import Kept
 from echo_stream.history.store import HISTORY_FILE, HistoryStore
 from echo_stream.mqtt.connection import Broker
 from echo_stream.mqtt.publisher import Publisher
+from echo_stream.pipeline.elsewhere import Surroundings
 from echo_stream.pipeline.health import Health
 from echo_stream.pipeline.station import Station, WindowReader
 
@@ -256,6 +258,11 @@ def build_scorer(machine: Machine, bank: NormalBank) -> Scorer:
     return Scorer(bank, load_fitting(machine.bank, bank))
 
 
+def build_surroundings(machine: Machine, hop_s: float) -> Surroundings:
+    """What tells a change of the machine from one elsewhere; of a machine without a reference, for others."""
+    return Surroundings(Rises(hop_s), machine.alarm.on_delays_s[AlarmLevel.WARNING], machine.reference)
+
+
 def sensor_limits(bank: NormalBank) -> SensorLimits:
     """What the sensor of the machine must lie outside of to be called broken; without a fit, nothing is."""
     saved = bank.calibration and bank.calibration.sensor
@@ -290,6 +297,7 @@ def build_station(config: Config, machine: Machine, source: AudioSource, encoder
         sensor=SensorWatch(machine.id, sample_rate_hz=source.sample_rate_hz, limits=sensor_limits(bank)),
         rest=Condition(0.5, 0.25, on_delay=round(REST_S * source.sample_rate_hz), off_delay=0),
         health=Health(machine.id, cut.hop_s, monotonic()),
+        surroundings=build_surroundings(machine, cut.hop_s),
     )
 
 

@@ -15,6 +15,7 @@ from echo_stream.capture.source import AudioSource
 from echo_stream.core.errors import EncoderError
 from echo_stream.core.types import Features, Window
 from echo_stream.encode.encoder import Encoder
+from echo_stream.pipeline.elsewhere import take_rises
 from echo_stream.pipeline.station import Event, Scored, Station, WindowReader
 
 WAIT_S = 0.05  # PortAudio delivers in bursts of up to 0.1 s
@@ -53,13 +54,15 @@ def listen(
     while not stop.is_set():
         present = stations()
         windows = due((station.reader for station in present.values()), on_failure)
+        places = {machine: station.surroundings for machine, station in present.items()}
+        take_rises(windows, places)
         for at in range(0, len(windows), BATCH):
             scored = []
             for window, features in _encoded(encoder, windows[at : at + BATCH], on_failure):
                 station = present[window.machine]
                 try:
                     scored.append((window, station.scorer.score_one(features)))
-                    for event in station.judge(scored[-1]):
+                    for event in station.judge(scored[-1], places):
                         on_event(station, event)
                 except Exception as error:  # noqa: BLE001 - one machine must not silence the others
                     on_failure(window.machine, error)

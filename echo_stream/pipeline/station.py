@@ -19,6 +19,7 @@ from echo_stream.capture.windows import Slicer
 from echo_stream.core.types import OFF, AlarmEvent, DriftEvent, Score, SensorEvent, Window
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
+from echo_stream.pipeline.elsewhere import ELSEWHERE, Places, Surroundings, louder_at
 from echo_stream.pipeline.gate import Gate
 from echo_stream.pipeline.health import Health
 
@@ -100,8 +101,10 @@ class Station:
     rest: Condition
     """Whether the machine is at rest; a single window that sounds so is not."""
     health: Health
+    surroundings: Surroundings | None = None
+    """What comes from elsewhere; None: nothing is known of that."""
     gate: Gate = field(default_factory=Gate)
-    """What does not count towards an alarm."""
+    """Known sounds, which do not count towards an alarm."""
     score: Score | None = None
     """Of the newest window; not the window itself: its samples take memory."""
     scored_until: int = 0
@@ -112,18 +115,27 @@ class Station:
     """What the ways to an alarm know; replaced by the pipeline thread, so that others can read it."""
     outlook_at: int = 0
 
-    def judge(self, scored: Scored) -> Iterator[Event]:
-        """What the next window changes: at its sensor first, because that suppresses the machine's alarms."""
+    def judge(self, scored: Scored, places: Places | None = None) -> Iterator[Event]:
+        """What the next window changes: at its sensor first, because that suppresses the machine's alarms.
+
+        Args:
+            scored: The window and its score.
+            places: What surrounds all machines, where this one has a reference among them.
+        """
         window, score = scored
         self.score, self.scored_until = score, window.end
         yield from self.sensor.step(sensor_figures(window, score.level_dbfs), window.start, window.end)
         self.rest.step(float(score.condition == OFF), window.start, window.end)
         reasons = {SENSOR: self.sensor.masks_machine, OFF: self.rest.active}
+        if self.sensor.fault is not None and self.surroundings is not None:
+            self.surroundings.rises.forget()
         passes = self.gate.passes(window, score, self.scorer, self.alarms[0].clear)
+        passes |= self._comes_from_elsewhere(window, score, places)
         events: list[AlarmEvent] = []
         for alarm in reversed(self.alarms):  # the alarm first, as it implies the warning
             own: list[AlarmEvent] = []
-            for reason, holds in reasons.items():
+            held = alarm is self.alarms[0] and self._holds_warning and not alarm.active
+            for reason, holds in {**reasons, ELSEWHERE: held}.items():
                 own += (alarm.suppress if holds else alarm.unsuppress)(window.end, reason)
             own += alarm.step(score.value, window.start, window.end, score.condition, counts=not passes)
             events = own + events
@@ -131,6 +143,17 @@ class Station:
         if self.outlook is None or window.end - self.outlook_at >= OUTLOOK_S * window.sample_rate_hz:
             self.outlook, self.outlook_at = Outlook.of(self.ways), window.end
         yield from self._advisory(window.end)
+
+    @property
+    def _holds_warning(self) -> bool:
+        return self.surroundings is not None and self.surroundings.holds_warning
+
+    def _comes_from_elsewhere(self, window: Window, score: Score, places: Places | None) -> bool:
+        if self.surroundings is None or self.surroundings.reference is None or places is None:
+            return False
+        warning = self.alarms[0]
+        louder = louder_at(window, places) if score.value > warning.clear else ("", 0.0)
+        return self.surroundings.step(window, score, louder, trip=warning.trip, clear=warning.clear)
 
     def _advisory(self, at: int) -> Iterator[DriftEvent]:
         """Where minutes creep away from what they were."""

@@ -40,8 +40,8 @@ def snapshot() -> dict[str, Any]:
         "broker": {"connected": False, "host": "localhost", "port": 1883},
         "outbox": {"depth": 3, "dropped": 2},
         "machines": [
-            {**health.snapshot(2.5), "listening": True, "alarms": alarms},
-            {**deaf.snapshot(2.5), "listening": False},
+            {**health.snapshot(2.5), "listening": True, "alarms": alarms, "warnings_held": 7},
+            {**deaf.snapshot(2.5), "listening": False, "warnings_held": 0},
         ],
     }
 
@@ -80,6 +80,7 @@ def samples(server: MetricsServer) -> dict[tuple[str, ...], float]:
 
 def test_metrics_say_what_the_snapshot_says(server: MetricsServer) -> None:
     found = samples(server)
+    assert found["echo_stream_warnings_held_total", "pump3"] == 7
     assert found["echo_stream_build_info", 'pc"7', "1.2.3"] == 1
     assert found["echo_stream_broker_connected",] == 0
     assert found["echo_stream_outbox_events",] == 3

@@ -140,7 +140,7 @@ def test_what_stays_is_announced_wherever_it_is_louder(hall: Hall) -> None:
     hall.write(first, second, passing(first, 0, 9, 90))
     events, _ = hall.events(", reference: auto")
     (warned_s,) = raised(events, "pump1", AlarmLevel.WARNING)
-    assert AT_S + 60 <= warned_s <= AT_S + 66
+    assert AT_S + 20 < warned_s <= AT_S + 60 + 6, "a short past adapts sooner"
 
 
 def window(sound: Float32, end_s: float, at: datetime, machine: str = "pump1") -> Window:
@@ -184,15 +184,15 @@ def test_a_reference_that_is_lost_late_silent_or_at_fault_holds_nothing() -> Non
 
 def test_two_machines_never_hold_each_other() -> None:
     rng = np.random.default_rng(3)
-    quiet = rng.standard_normal((2, 30 * RATE_HZ)).astype(np.float32) * np.float32(0.01)
+    quiet = rng.standard_normal((2, 40 * RATE_HZ)).astype(np.float32) * np.float32(0.01)
     for _ in range(20):
         sounds = quiet.copy()
-        tail = sounds[:, 28 * RATE_HZ :]
+        tail = sounds[:, 38 * RATE_HZ :]
         noise = np.cumsum(rng.standard_normal(tail.shape), axis=1)  # mostly low
         noise *= 0.01 / noise.std()
         white = rng.standard_normal(tail.shape)
         tail += (rng.uniform(0, 3, (2, 1)) * noise + rng.uniform(0, 0.03, (2, 1)) * white).astype(np.float32)
-        first, second = (rises_of(each).near(START + timedelta(seconds=30), 0.0) for each in sounds)
+        first, second = (rises_of(each).near(START + timedelta(seconds=40), 0.0) for each in sounds)
         assert first is not None
         assert second is not None
         assert not (more_db(first, second) and more_db(second, first))

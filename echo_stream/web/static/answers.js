@@ -67,7 +67,7 @@ function content(id, { versions, proposal }, again) {
     const worse = proposal.verdict === "fail" || proposal.alarm_after > 2 * proposal.alarm_before;
     found.push(h("h3", {}, `Proposal ${proposal.bank_id}, from an alarm that ${proposal.by} calls normal`),
       h("ul", {},
-        h("li", {}, `An alarm would be raised over a score of ${number(proposal.alarm_after)}; now over ${number(proposal.alarm_before)}. A warning over ${number(proposal.warning_after)}; now ${number(proposal.warning_before)}.`),
+        h("li", {}, `An alarm would be raised above a score of ${number(proposal.alarm_after)}; now above ${number(proposal.alarm_before)}. A warning above ${number(proposal.warning_after)}; now ${number(proposal.warning_before)}.`),
         h("li", {}, `Until now this sound scores up to ${number(proposal.score_before)}.`),
         proposal.checks.map((check) => h("li", {}, check))),
       worse ? h("p", { role: "alert" }, h("strong", {}, "With this bank much less would be noticed. "),

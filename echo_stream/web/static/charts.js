@@ -70,7 +70,7 @@ export function chart(canvas, points, machine, { fromS, untilS, empty }) {
   const x = (at) => left + ((at - fromS) / (untilS - fromS)) * (width - left - 6);
   for (const value of [0, 10, 100, 1000]) {
     const at = y(value);
-    if (at > 0 && at < height - bottom && !levels(machine).some(([level]) => Math.abs(y(level) - at) < 12)) {
+    if (at > 0 && at < height - bottom && !levels(machine).some(([level]) => Math.abs(y(level) - at) < 20)) {
       pen.fillText(String(value), 6, at + 4);
       pen.fillRect(left, at, width - left - 6, 0.3);
     }
@@ -85,8 +85,10 @@ export function chart(canvas, points, machine, { fromS, untilS, empty }) {
     pen.lineTo(width - 6, y(level));
     pen.stroke();
     pen.fillStyle = colour("--ink");
-    pen.fillText(level.toFixed(1), 6, y(level) + 4);
-    pen.fillText(`${word} level`, left + 4, y(level) - 4);
+    // The warning's text stands below its line: the two levels may be close together.
+    const below = word === "warning";
+    pen.fillText(level.toFixed(1), 6, y(level) + (below ? 11 : 0));
+    pen.fillText(`${word} above ${level.toFixed(1)}`, left + 4, y(level) + (below ? 13 : -4));
   }
   pen.setLineDash([]);
   pen.save();
@@ -142,7 +144,6 @@ export class Spectrogram {
     canvas.width = 600;
     canvas.height = 256;
     this.pen = canvas.getContext("2d", { willReadFrequently: true });
-    this.pen.fillRect(0, 0, 600, 256);
     this.frame = null;
   }
 
@@ -157,7 +158,9 @@ export class Spectrogram {
         image.data.set([r, g, b, 255], 4 * ((columns.rows - 1 - row) * n + x));
       }
     }
+    this.pen.globalCompositeOperation = "copy";  // where nothing was heard yet it stays empty
     this.pen.drawImage(this.canvas, -n, 0);
+    this.pen.globalCompositeOperation = "source-over";
     this.pen.putImageData(image, this.canvas.width - n, 0);
     if (marked && columns.band_hz) {
       this.pen.fillStyle = "#35e0ff";

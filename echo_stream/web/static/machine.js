@@ -8,7 +8,7 @@ import { bankBox } from "./answers.js";
 import { journalTable } from "./alarms.js";
 
 const LIVE_S = 600;
-const DAYS = [[1, "24 hours"], [7, "7 days"], [30, "30 days"], [365, "a year"]];
+const DAYS = [[1, "24 hours"], [1 / 24, "1 hour"], [7, "7 days"], [30, "30 days"], [365, "a year"]];
 
 export function machine(main, id) {
   const title = h("h1", {});
@@ -59,10 +59,11 @@ export function machine(main, id) {
       if (what === "machines") reason.textContent = "There is no such machine.";
       return;
     }
-    now.replaceChildren("score ", h("b", {}, number(found.score)), ` (warning over ${number(found.warning?.trip)}, alarm over `,
+    now.replaceChildren("score ", h("b", {}, number(found.score)), ` (warning above ${number(found.warning?.trip)}, alarm above `,
       `${number(found.alarm?.trip)}) · level `, h("b", {}, `${number(found.level_dbfs)} dBFS`),
       found.operating_state ? ` · operating state: ${found.operating_state}` : "");
     if (what === "figures") return;
+    paintTrend();
     title.textContent = found.name;
     document.title = `${found.name}: ${found.word}`;
     pill.textContent = found.word;
@@ -97,8 +98,12 @@ export function machine(main, id) {
       minutes = found.minutes.map((minute) =>
         ({ at_s: minute.at_s, value: minute.score_max, low: minute.score_median, step_s: found.step_s }));
     } catch { minutes = []; }
+    paintTrend();
+  }
+
+  function paintTrend() {
     const untilS = Date.now() / 1000;
-    chart(trend, minutes, mine(), { fromS: untilS - days.value * 86400, untilS, empty: "no history yet: the first minute is written after a minute" });
+    if (minutes !== null) chart(trend, minutes, mine(), { fromS: untilS - days.value * 86400, untilS, empty: "no history yet: the first minute is written after a minute" });
   }
 
   async function refresh() {

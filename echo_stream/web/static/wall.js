@@ -4,6 +4,8 @@ import { h, number, percent, when, ago } from "./dom.js";
 import { byUrgency, get, state, stream } from "./api.js";
 import { spark } from "./charts.js";
 
+const CALLING = new Set(["alarm", "not-heard", "sensor-fault", "alarm-over", "warning", "warning-over"]);
+
 export function wall(main) {
   const summary = h("p", { class: "faint", id: "summary", "aria-live": "polite" });
   const list = h("ul", { class: "cards" });
@@ -26,10 +28,10 @@ export function wall(main) {
     }
     const order = machines.map((machine) => cards.get(machine.id).element);
     if (order.some((element, i) => list.children[i] !== element)) list.replaceChildren(...order);
-    const urgent = machines.filter((machine) => machine.status !== "normal" && machine.status !== "off");
+    const urgent = machines.filter((machine) => CALLING.has(machine.status));
     summary.textContent = machines.length === 0 ? "no machine yet"
-      : urgent.length === 0 ? `${machines.length === 1 ? "the machine is" : `all ${machines.length} machines are`} normal`
-      : `${urgent.length} of ${machines.length} need a look`;
+      : urgent.length === 0 ? "nothing needs a look"
+      : `${urgent.length} of ${machines.length} ${urgent.length === 1 ? "needs" : "need"} a look`;
     document.title = `${urgent.length ? `(${urgent.length}) ` : ""}echo-stream ${state.me?.node ?? ""}`;
     if (what === "machines") for (const machine of machines) draw(cards.get(machine.id), machine);
   }
@@ -80,7 +82,7 @@ function show(card, machine, what) {
   card.pill.textContent = machine.word;
   card.reason.textContent = machine.reason;
   card.reason.hidden = !machine.reason;
-  card.trip.textContent = machine.alarm ? `(alarm over ${number(machine.alarm.trip)})` : "";
+  card.trip.textContent = machine.alarm ? `(alarm above ${number(machine.alarm.trip)})` : "";
   card.state.textContent = machine.operating_state && machine.operating_state !== "normal" ? machine.operating_state : "";
   since(card, machine);
 }

@@ -64,7 +64,7 @@ def test_a_fault_is_seen_heard_and_answered(page: RunningPage) -> None:
         expect(window.locator("main")).to_contain_text("by anna heard it")
 
         window.get_by_role("link", name="Hear and see the last alarm").click()
-        expect(window.get_by_role("img")).to_be_visible(timeout=40_000)
+        expect(window.get_by_role("img")).to_be_visible(timeout=100_000)
         window.get_by_role("button", name="Play from the change").click()
         played = "document.querySelector('audio').currentTime"
         wait_for(lambda: window.evaluate(played) > 3.5, 15, "the clip plays")

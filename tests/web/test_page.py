@@ -100,7 +100,7 @@ def test_the_clip_answers_range_and_is_found_by_event_only(alarmed: RunningPage)
     event_id = alarmed.machine()["alarm"]["event_id"]
     found = wait_for(
         lambda: (e := alarmed.json(f"/api/evidence/{event_id}")) and e.get("picture") and e,
-        30,
+        100,
         "the evidence",
     )
     assert found["complete"]

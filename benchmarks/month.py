@@ -46,8 +46,9 @@ from echo_stream.pipeline.factory import REST_S, build_alarms
 Float64 = NDArray[np.float64]
 RATE_HZ, WINDOW_S, HOP_S = 8_000, 2.0, 2.0
 DAY_S, HOUR_S, MINUTE_S = 86_400, 3600, 60
-LEARNT, HEARD = 20, 40
-"""Windows of each combination, to learn and to listen to."""
+STRETCH, TO_LEARN, TO_HEAR = 8, 4, 5
+"""Windows in a row, and how many such stretches of each combination are learnt and listened to."""
+HEARD = STRETCH * TO_HEAR
 GAINS_DB = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 SEVERITIES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0)
 WARM_UP_S = 1200.0
@@ -89,16 +90,25 @@ class Machine:
         self.weather_phase = float(rng.uniform(0, 2 * np.pi))
         load = SimulatedMachine(self.seed, RATE_HZ)
         self._machines = {"load": load, "idle": SimulatedMachine(self.seed, RATE_HZ, shaft_hz=14.0)}
-        self._noise = rng.normal(0, 1, (LEARNT + HEARD) * round(WINDOW_S) * RATE_HZ).astype(np.float32)
+        self._sounds: dict[tuple[str, float], Float32] = {}
+        samples = round(WINDOW_S * STRETCH) * RATE_HZ
+        self._noise = rng.normal(0, 1, (TO_LEARN + TO_HEAR) * samples).astype(np.float32)
+        self._starts = np.sort(rng.integers(900, 2 * DAY_S, TO_LEARN + TO_HEAR)) * RATE_HZ
         self._rumble = np.convolve(self._noise, np.ones(40, np.float32) / np.sqrt(40), "same")
 
-    def learnt(self, key: Key) -> list[Features]:
-        """Windows of one combination that a bank may learn."""
-        return self._encoded(key)[:LEARNT]
+    def learnt(self, key: Key) -> list[Enrolled]:
+        """Windows of one combination that a bank may learn; other levels lie beside it."""
+        stretches = self._stretches(key)[1::2]
+        offset_s = (GAINS_DB.index(key[1]) + len(GAINS_DB) * key[2]) * 1000.0
+        return [
+            Enrolled(features, f"{key[0]} {number}", offset_s + i * HOP_S, key[0])
+            for number, stretch in enumerate(stretches)
+            for i, features in enumerate(stretch)
+        ]
 
     def heard(self, key: Key) -> list[Features]:
         """Windows of one combination that are listened to; no bank learns them."""
-        return self._encoded(key)[LEARNT:]
+        return [features for stretch in self._stretches(key)[::2] for features in stretch]
 
     def first_minutes(self) -> list[Enrolled]:
         """Ten minutes under load: what the first bank is fitted on."""
@@ -108,18 +118,15 @@ class Machine:
             for i, features in enumerate(self.encoder.encode(windows))
         ]
 
-    def _encoded(self, key: Key) -> list[Features]:
+    def _stretches(self, key: Key) -> list[list[Features]]:
         if key not in self.features:
             self.features[key] = self.encoder.encode(self._windows(key))
-        return self.features[key]
+        found = self.features[key]
+        return [found[at : at + STRETCH] for at in range(0, len(found), STRETCH)]
 
     def _windows(self, key: Key) -> list[Window]:
         state, gain_db, moved, severity, noisy = key
-        if state == OFF:
-            sound = 0.0005 * self._noise
-        else:
-            faults = [Fault(self.fault_kind, 0.0, severity=severity)] if severity > 0 else []
-            sound = Scenario(self._machines[state], faults).render(700 * RATE_HZ, len(self._noise))
+        sound = self._sound(state, severity)
         if moved:  # duller and a little louder: part of each difference between neighbours is gone
             sound = 1.25 * sound
             sound[1:] -= 0.3 * (sound[1:] - sound[:-1])
@@ -127,6 +134,18 @@ class Machine:
         if noisy:
             sound = sound + 2 * float(np.std(sound)) * self._rumble
         return _cut(sound.astype(np.float32))
+
+    def _sound(self, state: str, severity: float) -> Float32:
+        """Before level and microphone; simulating it takes longest."""
+        if state == OFF:
+            return np.asarray(0.0005 * self._noise, np.float32)
+        if (state, severity) not in self._sounds:
+            faults = [Fault(self.fault_kind, 0.0, severity=severity)] if severity > 0 else []
+            scenario = Scenario(self._machines[state], faults)
+            samples = len(self._noise) // len(self._starts)
+            parts = [scenario.render(start, samples) for start in self._starts.tolist()]
+            self._sounds[state, severity] = np.concatenate(parts)
+        return self._sounds[state, severity]
 
     def keys_until(self, until_s: float) -> set[Key]:
         """Combinations of normal sound that were heard until then."""
@@ -220,10 +239,7 @@ def banks_of(machine: Machine) -> list[NormalBank]:
     known: set[Key] = set()
     for accepted_s in machine.accepted_s:
         for key in sorted(machine.keys_until(accepted_s) - known):
-            enrolled += [
-                Enrolled(features, str(key), i * HOP_S, key[0])
-                for i, features in enumerate(machine.learnt(key))
-            ]
+            enrolled += machine.learnt(key)
             known.add(key)
         banks.append(_fit(machine, enrolled))
     return banks
@@ -374,9 +390,10 @@ def main() -> None:
     parser.add_argument("--machines", type=int, default=8)
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--per-month", type=float, default=1.0, help="the user's one knob")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    with ProcessPoolExecutor(min(asked.machines, os.cpu_count() or 1)) as pool:
+    with ProcessPoolExecutor(asked.workers) as pool:
         jobs = [
             pool.submit(month, seed, FAULTS[seed % len(FAULTS)], asked.days, asked.per_month)
             for seed in range(1, asked.machines + 1)
@@ -385,8 +402,8 @@ def main() -> None:
         for job in jobs:
             found.append(job.result())
             print(json.dumps(found[-1]), flush=True)
-    for name in ("level", "ways"):
-        print(summary(found, name, asked.days))
+            for name in ("level", "ways"):
+                print(summary(found, name, asked.days), flush=True)
 
 
 if __name__ == "__main__":

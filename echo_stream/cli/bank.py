@@ -158,6 +158,41 @@ def extend(
     failures.raise_any()
 
 
+@app.command()
+def propose(
+    machine: MachineOption,
+    fault: Annotated[
+        list[str] | None, typer.Option("--fault", help="id of an event that was a fault: is it still found?")
+    ] = None,
+    alarms_were_normal: Annotated[
+        bool,
+        typer.Option(
+            "--alarms-were-normal", help="learn also what was heard while an alarm or warning stood"
+        ),
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a version of the bank in use and what the daemon heard since, as a proposal.
+
+    It says what accepting would change: levels, past events that would not have been announced, faults that
+    are still found. Nothing is learnt until `bank accept`.
+    """
+    from echo_stream.fit.propose import propose as propose_bank
+
+    quiet()
+    settings = read_config(config)
+    which = pick(settings, machine)
+    with progress("proposing") as report:
+        found = propose_bank(
+            settings, which, alarms_were_normal=alarms_were_normal, faults=fault or [], progress=report
+        )
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print(found.to_text())
+
+
 def _require_fitting(config: Config, machine: Machine, bank_id: str) -> None:
     """A bank that the daemon would refuse is not accepted."""
     from echo_stream.detect.bank import NormalBank

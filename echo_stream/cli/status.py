@@ -57,6 +57,15 @@ def _print(found: dict[str, Any]) -> None:
         if outlook := machine.get("outlook"):  # none of an older daemon, nor before the first window
             print(f"{machine['machine']}, set to {outlook['false_alarms_per_month']:g} false alarms a month:")
             print(*(f"  {line}" for line in outlook["known"]), sep="\n")
+    for machine in found["machines"][:MOST_OUTLOOKS]:
+        probation = machine.get("probation") or {}
+        if probation.get("provisional"):
+            print(
+                f"{machine['machine']}: its bank is provisional: heard {probation['heard_h']:.1f} h on "
+                f"{probation['heard_days']} days, {probation['missing_h']:.1f} h and "
+                f"{probation['missing_days']} days are missing; then: "
+                f"echo-stream bank propose --machine {machine['machine']}"
+            )
     for reason in found.get("degraded", ()):
         print(f"DEGRADED: {reason}")
 

@@ -146,9 +146,9 @@ def extend(
             f"let it learn what is normal first: echo-stream fit-normal --machine {machine.id}",
         )
     bank = NormalBank.load(machine.bank)
-    _require(config, bank, encoder)
+    require_same_features(config, bank, encoder)
     state = _state_to_extend(bank, condition)
-    kept = _enrolments(versions, bank, set(bank.conditions))
+    kept = enrolments_of(versions, bank, set(bank.conditions))
     found = acquire(encoder=encoder, condition=state, others=[e.session for e in kept], progress=progress)
     _refuse_again(found, kept, state)
     learnt = learn(config, machine, encoder, found, kept, condition=state, trimmed=trimmed)
@@ -213,11 +213,16 @@ def _other_conditions(
     others = set(bank.conditions) - {condition}
     if not others:
         return [], []
-    _require(config, bank, encoder)
-    return _enrolments(versions, bank, others), []
+    require_same_features(config, bank, encoder)
+    return enrolments_of(versions, bank, others), []
 
 
-def _require(config: Config, bank: NormalBank, encoder: Encoder) -> None:
+def require_same_features(config: Config, bank: NormalBank, encoder: Encoder) -> None:
+    """Refuse to extend a bank whose features are others than the configuration's.
+
+    Raises:
+        BankMismatch: naming every difference.
+    """
     cut = config.encoder
     try:
         bank.require(encoder.identity, bank.sample_rate_hz, cut.window_s, cut.hop_s)
@@ -225,8 +230,12 @@ def _require(config: Config, bank: NormalBank, encoder: Encoder) -> None:
         raise BankMismatch(f"the bank cannot be extended: {error.message}", FRESH) from None
 
 
-def _enrolments(versions: BankVersions, bank: NormalBank, conditions: set[str]) -> list[Enrolment]:
-    """What the bank learnt of these operating states."""
+def enrolments_of(versions: BankVersions, bank: NormalBank, conditions: set[str]) -> list[Enrolment]:
+    """What the bank learnt of these operating states.
+
+    Raises:
+        BankError: it does not say, or what was enrolled is gone or damaged.
+    """
     sessions = [s for s in from_provenance(bank.provenance) if s.condition in conditions]
     unknown = conditions - {session.condition for session in sessions}
     if unknown:

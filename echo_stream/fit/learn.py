@@ -154,7 +154,7 @@ def _fit(
         provenance={"machine": machine.id, "by": person(), "on": platform.node()},
     )
     places = held_out_places(everything, window_s=window_s, hop_s=hop_s)
-    calibration = _calibrate(bank, everything, places)
+    calibration = calibrated(bank, everything, places)
     return _Fit(bank, everything, places, calibration, trip_levels(machine, calibration))
 
 
@@ -176,7 +176,7 @@ def _completed(fit: _Fit, limits: SensorLimits, new: Enrolment, kept: Sequence[E
         runs=fit.calibration.runs,
         sensor=SensorLimits.widest(all_limits),
         spectra=_spectra([new, *kept]),
-        sensitivity=_latest_sensitivity([new, *reversed(kept)]),
+        sensitivity=latest_sensitivity([new, *reversed(kept)]),
     )
     sessions = to_provenance([each.session for each in kept])
     provenance = {**fit.bank.provenance, PROVENANCE: sessions}
@@ -199,7 +199,7 @@ def _measured_sensitivity(
     return sensitivity_of(fit.bank, encoder, probes, condition, from_score)
 
 
-def _latest_sensitivity(enrolments: Sequence[Enrolment]) -> Sensitivity | None:
+def latest_sensitivity(enrolments: Sequence[Enrolment]) -> Sensitivity | None:
     """Of the first enrolment that has one; it was measured when that was learnt."""
     found = (each.figures.get("sensitivity") for each in enrolments)
     return next((Sensitivity.from_json(each) for each in found if each), None)
@@ -220,7 +220,7 @@ def now() -> str:
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _calibrate(
+def calibrated(
     bank: NormalBank, enrolled: Sequence[Enrolled], places: Sequence[NDArray[np.intp]]
 ) -> Calibration:
     """Trip levels rest on the states in which there can be an alarm: not on a machine that is off."""

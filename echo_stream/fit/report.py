@@ -36,8 +36,10 @@ from echo_stream.fit.report_charts import (
 )
 from echo_stream.fit.session import Session
 from echo_stream.fit.summary import Fitted, change_text, hertz, names, number
+from echo_stream.history.heard import NEEDED_DAYS, NEEDED_H
 
 A_DAY_PROVES = poisson_upper(0) * DAYS_A_MONTH
+
 LISTENABLE_H = 10.0
 """Nobody listens for longer to make a promise better."""
 
@@ -82,6 +84,7 @@ def cards(fitted: Fitted) -> list[tuple[str, str, str]]:
         ("Would more listening help?", *_more(fitted)),
         ("Left out", *_left_out(fitted)),
         ("Learnt from", *_learnt_from(fitted)),
+        ("On probation", *_probation(fitted)),
     ]
 
 
@@ -162,6 +165,14 @@ def _learnt_from(fitted: Fitted) -> tuple[str, str]:
     before = f"; and {duration_text(before_s)} from before" if before_s else ""
     return duration_text(session.minutes * 60), (
         f"{escape(session.device)}, operating state <b>{escape(session.condition)}</b>{before}"
+    )
+
+
+def _probation(fitted: Fitted) -> tuple[str, str]:
+    command = _code(f"bank propose --machine {fitted.machine}")
+    return f"{NEEDED_H:.0f} h on {NEEDED_DAYS} days", (
+        "must be heard before the bank knows this machine's days: shifts, weather, neighbours. "
+        f"{_code('status')} says how much is missing; then {command} adds it, if you accept that."
     )
 
 

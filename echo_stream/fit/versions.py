@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,13 +80,13 @@ class BankVersions:
             except OSError as error:
                 raise BankError(f"{folder}: cannot be written: {error.strerror}", _WRITABLE) from None
 
-    def add(self, bank: NormalBank, enrolment: Enrolment | None = None) -> str:
+    def add(self, bank: NormalBank, *enrolments: Enrolment) -> str:
         """Saves a bank as the next version and returns its id; accepts nothing.
 
         Args:
             bank: The bank.
-            enrolment: What was newly learnt for it: laid beside it, and added to the sessions in its
-                provenance.
+            enrolments: What was newly learnt for it, one an operating state: laid beside it, and added to the
+                sessions in its provenance. The bank has the id of the last.
 
         Raises:
             BankError: the folder cannot be written.
@@ -94,20 +94,21 @@ class BankVersions:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=self.folder, prefix=".new-") as aside:
-                return self._add(bank, enrolment, Path(aside))
+                return self._add(bank, enrolments, Path(aside))
         except OSError as error:
             raise BankError(f"{self.folder}: cannot be written: {error.strerror}", _WRITABLE) from None
 
-    def _add(self, bank: NormalBank, enrolment: Enrolment | None, aside: Path) -> str:
+    def _add(self, bank: NormalBank, enrolments: Sequence[Enrolment], aside: Path) -> str:
         """A hard link never replaces a file: two that fit at once get two numbers."""
-        enrolled, final = aside / "enrolled", aside / "bank"
-        if enrolment is not None:
+        final = aside / "bank"
+        for number, enrolment in enumerate(enrolments):
+            enrolled = aside / f"enrolled{number}"
             enrolment.save(enrolled)
             bank_id = self._link_as_next(enrolled, ".enrolled.safetensors")
             sessions = [*from_provenance(bank.provenance), replace(enrolment.session, id=bank_id)]
             bank = replace(bank, provenance={**bank.provenance, PROVENANCE: to_provenance(sessions)})
         bank.save(final)
-        if enrolment is None:
+        if not enrolments:
             bank_id = self._link_as_next(final, ".safetensors")
         else:
             final.chmod(0o444)

@@ -1,0 +1,139 @@
+"""HeardRecorder keeps a sample of what each machine is heard, for `bank propose`, in the state directory.
+
+The pipeline's thread only adds to it; a thread of its own writes it, anew, synced and renamed, every five
+minutes and at the end. A file that is damaged is set aside, and the sample begins anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import structlog
+
+from echo_stream.core.files import read_regular, write_whole
+from echo_stream.core.guard import GuardedThread
+from echo_stream.core.types import EncoderIdentity, Features, Score, Window
+from echo_stream.history.heard import FOLDER, About, HeardSample, Probation
+from echo_stream.pipeline.station import Station
+
+EVERY_S = 300.0
+MOST_BYTES = 1 << 28
+STOP_S = 5.0
+
+log = structlog.get_logger()
+
+
+class HeardRecorder:
+    """The samples of all machines.
+
+    Args:
+        state_dir: where the folder of samples is made.
+        encoder: what makes the features.
+    """
+
+    def __init__(self, state_dir: Path, encoder: EncoderIdentity) -> None:
+        self._folder = state_dir / FOLDER
+        self._encoder = encoder
+        self._samples: dict[str, HeardSample] = {}
+        self._queue: queue.Queue[tuple[str, HeardSample] | None] = queue.Queue()
+        self._stop = Event()
+        self._trouble = ""
+        self._due_s = EVERY_S
+        self.thread = GuardedThread("the writer of heard samples", self._work, self._stop)
+
+    def start(self) -> None:
+        """Begins to write."""
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Writes all of it, as far as the time allows; after the pipeline's last window."""
+        for machine, sample in self._samples.items():
+            self._queue.put((machine, sample.copy()))
+        self._queue.put(None)
+        self.thread.join(STOP_S)
+        self._stop.set()
+
+    def probation(self, machine: str) -> Probation:
+        """How much of a machine was heard; any thread."""
+        sample = self._samples.get(machine)
+        return sample.probation if sample else Probation(0.0, 0)
+
+    # The pipeline's thread, or before it begins.
+
+    def add_station(self, station: Station) -> None:
+        """A machine is listened to from now on: its sample goes on."""
+        reader = station.reader
+        about = About(self._encoder, reader.source.sample_rate_hz, reader.window_s, reader.hop_s)
+        known = self._samples.get(reader.machine)
+        if known is None or known.about != about:
+            self._samples[reader.machine] = self._read(reader.machine, about)
+
+    def add(self, station: Station, window: Window, features: Features, score: Score) -> None:
+        """A window was scored; before anything is announced."""
+        alarmed = any(alarm.active for alarm in station.alarms) or station.sensor.masks_machine
+        self._samples[window.machine].add(
+            features, score.condition, window.captured_at, window.start, window.end, alarmed=alarmed
+        )
+
+    def on_event(self, kind: str, payload: Mapping[str, Any], stations: Mapping[str, Station]) -> None:
+        """What was published; of what was raised the windows that led to it are kept."""
+        machine = str(payload.get("machine", ""))
+        station = stations.get(machine)
+        if kind != "event" or payload.get("to") != "UNACK" or station is None or station.score is None:
+            return
+        at = station.reader.source.time_of(station.scored_until)
+        condition = station.score.condition
+        self._samples[machine].event(str(payload["event_id"]), str(payload["level"]), condition, at)
+
+    def tick(self, elapsed_s: float) -> None:
+        """So many seconds have passed since the daemon began."""
+        if elapsed_s >= self._due_s:
+            self._due_s = elapsed_s + EVERY_S
+            if self._queue.empty():  # a disk that is slow does not pile them up
+                for machine, sample in self._samples.items():
+                    self._queue.put((machine, sample.copy()))
+
+    def _read(self, machine: str, about: About) -> HeardSample:
+        path = path_of(self._folder, machine)
+        try:
+            found = HeardSample.from_bytes(read_regular(path, MOST_BYTES), about)
+        except FileNotFoundError:
+            return HeardSample(about)
+        except (OSError, ValueError) as error:
+            aside = path.with_suffix(".damaged")
+            with contextlib.suppress(OSError):
+                path.replace(aside)
+            log.warning(
+                "the sample of what was heard is damaged, is set aside and begins anew",
+                machine=machine,
+                aside=str(aside),
+                reason=str(error),
+            )
+            return HeardSample(about)
+        if found is None:
+            log.info("the sample of what was heard begins anew: the features are others", machine=machine)
+        return found or HeardSample(about)
+
+    # The writer's thread.
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            machine, sample = item
+            try:
+                write_whole(path_of(self._folder, machine), sample.to_bytes())
+            except OSError as error:
+                if not self._trouble:
+                    log.warning("the sample of what was heard cannot be written", reason=str(error))
+                self._trouble = str(error)
+            else:
+                self._trouble = ""
+
+
+def path_of(folder: Path, machine: str) -> Path:
+    """Where the sample of a machine lies."""
+    return folder / f"{machine}.safetensors"

@@ -31,6 +31,8 @@ WRITE_EVERY_S = 10.0
 ROWS_A_DAY = 86_400 // MINUTE_S
 MOST_EVENTS = 100_000
 """Events that the journal keeps; the oldest go."""
+MOST_SEEKS = 5000
+"""In damaged history; a second at most."""
 MOST_WAITING = 100_000
 """Rows in memory while the disk refuses: 1,000 machines for 100 minutes."""
 _SCALE = 1000.0
@@ -137,10 +139,22 @@ class HistoryStore:
             stopping = self._stop.is_set()
             try:
                 self._write_queue()
-            except (sqlite3.Error, OSError) as error:
+            except sqlite3.OperationalError as error:  # such as a full disk: nothing is wrong with the file
+                self._said(str(error))
+            except (sqlite3.DatabaseError, UnicodeError) as error:
+                self._begin_anew(error)
+            except OSError as error:
                 self._said(str(error))
             if stopping:
                 return
+
+    def _begin_anew(self, error: Exception) -> None:
+        """A damaged page was met: the file is kept under another name, a new one takes what waits."""
+        try:
+            _set_aside(self._path, str(error))
+            self._write_queue()
+        except (sqlite3.Error, OSError, UnicodeError) as refusal:
+            self._said(str(refusal))
 
     def _said(self, problem: str) -> None:
         if self._last_error is None:
@@ -227,12 +241,42 @@ def read_history(
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as database:
         _check_version(database, path)
         names = dict(database.execute("SELECT id, name FROM names"))
-        found = database.execute(
-            "SELECT m.* FROM minutes m JOIN names n ON n.id = m.machine WHERE n.name = ? "
-            "AND m.minute BETWEEN ? AND ? ORDER BY m.minute",
-            (machine, int(since_s // MINUTE_S), last),
-        )
-        return [_unpacked(machine, names, values) for values in found]
+        machine_id = next((number for number, name in names.items() if name == machine), None)
+        values = _between(database, machine_id, int(since_s // MINUTE_S), last)
+        rows = [row for each in values if (row := _unpacked_or_none(machine, names, each))]
+    return sorted(rows, key=lambda row: row.minute_s)
+
+
+def _between(
+    database: sqlite3.Connection, machine_id: int | None, first: int, last: int
+) -> Iterator[tuple[int | None, ...]]:
+    """Rows of a machine from one minute to another, in any order; those on a damaged page are left out.
+
+    SQLite ends a query at a damaged page. Halves of the time are asked for until the rest is found.
+    """
+    unknown = deque([(first, last)])
+    for _ in range(MOST_SEEKS):
+        if not unknown:
+            return
+        first, last = unknown.popleft()
+        try:
+            yield from database.execute(
+                "SELECT * FROM minutes WHERE machine = ? AND minute BETWEEN ? AND ?",
+                (machine_id, first, last),
+            ).fetchall()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            middle = (first + last) // 2
+            if first < last:
+                unknown += [(first, middle), (middle + 1, last)]
+
+
+def _unpacked_or_none(machine: str, names: dict[int, str], values: Sequence[int | None]) -> MinuteRow | None:
+    try:
+        return _unpacked(machine, names, values)
+    except (OverflowError, TypeError, ValueError):  # a damaged value
+        return None
 
 
 def read_highest(path: Path, *, since_s: float, step_s: float) -> dict[str, list[tuple[float, float, float]]]:
@@ -340,9 +384,9 @@ def _connected(path: Path) -> Iterator[sqlite3.Connection]:
             database.execute("PRAGMA journal_mode = WAL")
             _check_version(database, path)
             database.executescript(_TABLES + f"PRAGMA user_version = {VERSION};")
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # such as a full disk: nothing is wrong with it
-                raise
+        except (sqlite3.DatabaseError, UnicodeError) as error:
+            if isinstance(error, sqlite3.OperationalError) and not _is_corrupt(error):
+                raise  # such as a full disk: nothing is wrong with it
             database.close()
             _set_aside(path, str(error))
             database = sqlite3.connect(path, timeout=5.0)
@@ -352,6 +396,11 @@ def _connected(path: Path) -> Iterator[sqlite3.Connection]:
         yield database
     finally:
         database.close()
+
+
+def _is_corrupt(error: sqlite3.Error) -> bool:
+    """Whether the schema is damaged, which SQLite calls an operational error too."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _check_version(database: sqlite3.Connection, path: Path) -> None:

@@ -354,7 +354,7 @@ def test_every_key_with_every_value(scratch: Path, changes: list[tuple[str, Any]
     tree: Any = {"node": "a", "machines": [{"id": "a", "source": {"kind": "simulated"}, "bank": "b"}]}
     for key, value in changes:
         put(tree, key, value)
-    if shared and isinstance(tree["machines"], list):
+    if shared and tree["machines"] and isinstance(tree["machines"], list):
         tree["machines"] = [*tree["machines"], *tree["machines"], {"<<": tree["machines"][0]}]
     text = yaml.safe_dump(tree, allow_unicode=False)
     scratch.write_bytes(text.replace("'<<':", "<<:").encode("utf-8", "surrogateescape"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -180,6 +181,31 @@ def test_a_damaged_file_is_set_aside_or_read(tmp_path: Path, seed: int) -> None:
     except sqlite3.DatabaseError:  # a damaged page that writing did not touch
         kept = [row(29_000_000)]
     assert aside.exists() or store.counters.last_error or kept == [row(29_000_000)]
+
+
+def test_damage_costs_its_own_minutes_and_nothing_that_is_written_later(tmp_path: Path) -> None:
+    """Any bit of any page, of six hundred minutes on many pages: the others are read, new ones are kept."""
+    whole = tmp_path / "whole.sqlite"
+    write(whole, [row(minute) for minute in range(600)])
+    with sqlite3.connect(whole) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+    content = whole.read_bytes()
+    used = [at for at in range(len(content)) if content[at]]
+    lost = []
+    for at in used[:: len(used) // 60]:
+        path = tmp_path / f"{at}.sqlite"
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
+        with contextlib.suppress(sqlite3.Error, UnicodeError):  # of its first page, which says what it is
+            found = [each.minute_s // 60 for each in read_history(path, "pump3", since_s=0)]
+            assert found == sorted(found)
+            if at >= 5 * 4096:  # behind the first page of each table, which says where the others are
+                lost.append(600 - len(found))
+        store = write(path, [row(1000)])
+        assert store.counters.waiting == 0, at
+        assert store.counters.last_error is None, at
+    # A key that is damaged can hide those behind it from SQLite without an error; a damaged page does not.
+    assert sum(each <= 100 for each in lost) >= 0.85 * len(lost) > 20
 
 
 def test_a_newer_version_is_kept_and_said(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import structlog
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 
@@ -23,7 +24,7 @@ from echo_stream.core.errors import CommandRefused, of_extra
 from echo_stream.web import models
 from echo_stream.web.access import COOKIE, MOST_BODY_BYTES, SESSION_S, Access, Sessions, TooManyTries, User
 from echo_stream.web.backend import Backend
-from echo_stream.web.feed import MOST_VIEWERS, Feed
+from echo_stream.web.feed import MOST_LISTENERS, MOST_VIEWERS, Feed
 
 with of_extra("the page (web.enabled)", "web"):
     from starlette.applications import Starlette
@@ -44,6 +45,8 @@ DAY_S: Final = 86_400
 MINUTE_S: Final = 60
 MOST_DAYS: Final = 400.0
 SORTS: Final = {"clip": "audio/flac", "picture": "image/png", "normal": "audio/flac"}
+
+log = structlog.get_logger()
 
 Asked = TypeVar("Asked", bound=BaseModel)
 
@@ -128,6 +131,7 @@ class Api:
             Operation("GET", f"{one}/bank", "Versions of its bank", m.Bank, self.bank),
             Operation("POST", f"{one}/bank", "Use another", m.Outcome, self.change_bank, m.BankChange),
             Operation("POST", event + "/answer", "Fault or normal", m.Outcome, self.answer, m.Answer),
+            Operation("GET", f"{one}/listen", "Its live sound, without an end", "audio/wav", self.listen),
             Operation("GET", "/trends", "The last day of every machine", m.Trends, self.trends),
             Operation(
                 "GET",
@@ -320,6 +324,22 @@ class Api:
         return _Stream(
             self._feed.follow(machine), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
         )
+
+    async def listen(self, request: Request) -> Response:
+        """Live sound, where the configuration allows it; who listens stands in the log."""
+        if not self._backend.listen:
+            raise Problem(403, "live listening is not allowed here: web.listen")
+        machine = self._known(request)
+        detail = self._backend.detail(machine)
+        rate = detail.machine.sample_rate_hz if detail else None
+        if rate is None:
+            raise Problem(503, "it is not heard now")
+        if self._feed.listeners >= MOST_LISTENERS:
+            raise Problem(503, f"{MOST_LISTENERS} people listen already")
+        user: User = request.state.user
+        address = request.client.host if request.client else ""
+        log.info("somebody listens live", machine=machine, by=user.name, address=address)
+        return _Stream(self._feed.listen(machine, rate), media_type="audio/wav")
 
     def _known(self, request: Request) -> str:
         """The machine that a request names.

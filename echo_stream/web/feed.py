@@ -10,10 +10,12 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections import Counter, deque
+import struct
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+import numpy as np
 from pydantic import BaseModel
 
 from echo_stream.web import models
@@ -26,6 +28,7 @@ WAITING: Final = 8
 ALIVE_S: Final = 15.0
 """Without news a comment goes out, so that proxies keep the connection and a dead one is noticed."""
 MOST_VIEWERS: Final = 150
+MOST_LISTENERS: Final = 10
 
 
 class _Viewer:
@@ -47,7 +50,9 @@ class Feed:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._viewers: set[_Viewer] = set()
+        self._listeners: set[_Viewer] = set()
         self._known: dict[str, models.Machine] = {}
+        self._all = b""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._touched: asyncio.Event | None = None
 
@@ -65,6 +70,11 @@ class Feed:
             except RuntimeError:  # the loop is closed
                 self._loop = None
 
+    @property
+    def _wanted(self) -> set[str]:
+        """Machines whose windows somebody watches or listens to."""
+        return {v.machine for v in (*self._viewers, *self._listeners) if v.machine is not None}
+
     async def run(self) -> None:
         """Sends what is new, for ever."""
         self._loop, self._touched = asyncio.get_running_loop(), asyncio.Event()
@@ -72,7 +82,8 @@ class Feed:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._touched.wait(), EVERY_S)
             self._touched.clear()
-            if self._viewers:
+            self._all = b""  # or who comes now would miss what this round tells
+            if self._viewers or self._listeners:
                 self._round()
             else:
                 self._known.clear()
@@ -86,10 +97,13 @@ class Feed:
             for frame in frames:
                 viewer.put(frame)
         for live in self._backend.take_live():
-            frame = _frame("columns", to_columns(live))
-            for viewer in self._viewers:
-                if viewer.machine == live.window.machine:
-                    viewer.put(frame)
+            watching = [v for v in self._viewers if v.machine == live.window.machine]
+            frame = _frame("columns", to_columns(live)) if watching else b""
+            for viewer in watching:
+                viewer.put(frame)
+            for listener in self._listeners:
+                if listener.machine == live.window.machine:
+                    listener.put(newest_pcm(live))
 
     def _machine_frames(self) -> list[bytes]:
         now = {machine.id: machine for machine in self._backend.machines()}
@@ -113,8 +127,7 @@ class Feed:
         self._viewers.add(viewer)
         self._watch()
         try:
-            first = self._backend.machines()
-            yield b"retry: 2000\n\n" + _frame("machines", [m.model_dump() for m in first])
+            yield b"retry: 2000\n\n" + self._all_machines()
             while True:
                 try:
                     await asyncio.wait_for(viewer.news.wait(), ALIVE_S)
@@ -129,8 +142,36 @@ class Feed:
             self._viewers.discard(viewer)
             self._watch()
 
+    @property
+    def listeners(self) -> int:
+        """How many listen live."""
+        return len(self._listeners)
+
+    async def listen(self, machine: str, sample_rate_hz: int) -> AsyncIterator[bytes]:
+        """The live sound of a machine as a WAV file without an end, from now on; some seconds late."""
+        listener = _Viewer(machine)
+        self._listeners.add(listener)
+        self._watch()
+        try:
+            yield wav_header(sample_rate_hz)
+            while True:
+                await listener.news.wait()
+                listener.news.clear()
+                waiting = b"".join(listener.frames)
+                listener.frames.clear()
+                yield waiting
+        finally:
+            self._listeners.discard(listener)
+            self._watch()
+
+    def _all_machines(self) -> bytes:
+        """All machines, one text for everybody who comes between two rounds."""
+        if not self._all:
+            self._all = _frame("machines", [m.model_dump() for m in self._backend.machines()])
+        return self._all
+
     def _watch(self) -> None:
-        self._backend.watch(Counter(v.machine for v in self._viewers if v.machine is not None).keys())
+        self._backend.watch(self._wanted)
 
 
 def to_columns(live: Live) -> models.LiveColumns:
@@ -150,6 +191,24 @@ def to_columns(live: Live) -> models.LiveColumns:
         operating_state=score.condition,
         band_hz=(band.low_hz, band.high_hz) if band is not None and band.contribution > 0 else None,
     )
+
+
+def newest_pcm(live: Live) -> bytes:
+    """The last hop of a window as 16-bit samples; sound in a unit of its own is brought to full scale."""
+    window = live.window
+    new = window.samples[-round(live.hop_s * window.sample_rate_hz) :]
+    scale = window.full_scale
+    if np.isinf(scale):
+        scale = 1.4 * float(np.abs(window.samples).max()) or 1.0
+    return bytes((np.clip(new / scale, -1, 1) * 32767).astype("<i2").tobytes())
+
+
+def wav_header(sample_rate_hz: int) -> bytes:
+    """Of one channel of 16-bit samples without an end."""
+    endless = 2**32 - 1
+    form = struct.pack("<IHHIIHH", 16, 1, 1, sample_rate_hz, 2 * sample_rate_hz, 2, 16)
+    parts = b"RIFF", struct.pack("<I", endless), b"WAVEfmt ", form, b"data", struct.pack("<I", endless - 36)
+    return b"".join(parts)
 
 
 def _still(machine: models.Machine) -> models.Machine:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import wait_for
-from tests.support.page import RunningPage, running_page
+from tests.support.page import QUIET, RunningPage, running_page
 
 EVENT_ID = re.compile(r"[0-9A-Z]{26}")
 ABSENT = "01KB5GZ1P0W3V6F1Q2Z8Y7X5RT"
@@ -279,6 +279,27 @@ def test_who_is_slow_or_large_costs_the_pipeline_nothing(page: RunningPage) -> N
     assert after["hops_skipped"] == 0
     assert after["samples_lost"] == 0
     assert after["coverage"] > 0.99
+
+
+def test_nobody_listens_live_unless_that_is_allowed(page: RunningPage, tmp_path: Path) -> None:
+    assert page.ask("/api/machines/fan1/listen")[0] == 403
+    assert page.json("/api/me")["listen"] is False
+
+
+def test_live_sound_of_a_machine(tmp_path: Path) -> None:
+    with running_page(tmp_path, web=", listen: true", source=QUIET, machines=1) as page:
+        assert page.json("/api/me")["listen"] is True
+        line = socket.create_connection(("127.0.0.1", page.port), timeout=30)
+        line.sendall(b"GET /api/machines/pump3/listen HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        data = b""
+        while len(data) < 30_000:
+            data += line.recv(65536)
+        line.close()
+        assert b"audio/wav" in data
+        assert b"RIFF" in data
+        assert len(set(data[-2000:])) > 50  # sound, not silence
+        log = [json.loads(text) for text in (page.folder / "log").read_text().splitlines()]
+        assert [each["machine"] for each in log if each["event"] == "somebody listens live"] == ["pump3"]
 
 
 def test_the_page_is_off_unless_asked_for(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import wave
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,8 +14,10 @@ import pytest
 
 from echo_stream.config.load import load
 from echo_stream.core.errors import ConfigError
-from echo_stream.core.types import Window
+from echo_stream.core.types import Score, Window
+from echo_stream.web.backend import Live
 from echo_stream.web.columns import HIGH_DB, LOW_DB, LOWEST_HZ, ROWS, live_columns
+from echo_stream.web.feed import newest_pcm, wav_header
 from echo_stream.web.status import URGENCY, LevelFacts, status_of
 from tests.support.daemon import ENVIRONMENT
 
@@ -70,6 +74,21 @@ def test_a_tone_lies_in_its_row_at_its_level(rate_hz: int) -> None:
     assert np.abs(loudest - row).max() <= ROWS / 50
     level_db = LOW_DB + columns.max() / 255 * (HIGH_DB - LOW_DB)
     assert abs(level_db - (-20)) < 2  # amplitude of full scale is 0 dB
+
+
+def test_live_sound_is_a_wav_file_without_an_end() -> None:
+    rate_hz = 8000
+    tone = (0.5 * np.sin(2 * np.pi * 440 * np.arange(2 * rate_hz) / rate_hz)).astype(np.float32)
+    score = Score(0.0, 1.0, (), (), -20.0, 0.0, "normal")
+    for scale in (1.0, float("inf")):  # a microphone; vibration in m/s2
+        samples = tone if scale == 1.0 else 40 * tone
+        window = Window("m", samples, 0, len(samples), rate_hz, datetime.now(UTC), scale)
+        pcm = newest_pcm(Live(window, score, hop_s=1.0))
+        with wave.open(io.BytesIO(wav_header(rate_hz) + pcm)) as file:
+            assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (rate_hz, 1, 2)
+            heard = np.frombuffer(file.readframes(rate_hz), "<i2")
+        assert len(heard) == rate_hz
+        assert 0.45 < np.abs(heard).max() / 32767 < 0.75
 
 
 def test_silence_and_units_of_their_own_are_columns_too() -> None:

@@ -23,12 +23,18 @@ export function machine(main, id) {
   const deciding = h("p", { class: "small faint" });
   const trend = h("canvas", { class: "chart", role: "img", "aria-label": "score over days with the levels of warning and alarm" });
   const days = h("select", { "aria-label": "how far back", onchange: () => past() }, DAYS.map(([n, text]) => h("option", { value: n }, text)));
+  const listen = h("button", { onclick: () => {
+    // Made anew each time: one that was paused would go on with old sound.
+    listen.replaceWith(h("audio", { controls: true, autoplay: true, "aria-label": "live sound, some seconds late",
+      src: `api/machines/${encodeURIComponent(id)}/listen` }));
+  } }, "Listen live");
   const facts = h("dl", { class: "facts" });
   const journal = h("div", {});
   const [bank, leaveBank] = bankBox(id);
   main.replaceChildren(
     h("p", {}, h("a", { href: "#/" }, "← all machines")),
     h("div", { class: "row" }, title, pill, since), reason, actions,
+    state.me.listen ? h("div", {}, listen) : "",
     h("div", { class: "split" },
       h("section", {}, h("h2", {}, "Score, last ten minutes"), now, live,
         h("p", { class: "small faint" }, "0 is the middle of the machine's normal sound; higher is stranger. Above the alarm " +

@@ -12,12 +12,14 @@ from typing import Any
 
 from echo_stream.cli import main
 from echo_stream.daemon import metrics, status
+from echo_stream.daemon.heard import HeardRecorder
 from echo_stream.daemon.monitor import Monitor
 from echo_stream.daemon.proposals import ProposalWriter
 from echo_stream.daemon.stations import StationRegistry
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.history import store
 from echo_stream.mqtt.session import Session
+from echo_stream.web.server import PageServer
 
 LOOPS: dict[str, tuple[type, str]] = {
     "pipeline": (StationRegistry, "apply_changes"),
@@ -25,6 +27,8 @@ LOOPS: dict[str, tuple[type, str]] = {
     "evidence": (Evidence, "_work"),
     "history": (store.HistoryStore, "_write_queue"),
     "proposals": (ProposalWriter, "_work"),
+    "heard": (HeardRecorder, "_work"),
+    "page": (PageServer, "_serve"),
     "metrics": (metrics._Server, "service_actions"),
     "status": (status._Server, "service_actions"),
     "supervision": (Monitor, "check"),

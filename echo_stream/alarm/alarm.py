@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from echo_stream.alarm.condition import Condition, TripCondition
 from echo_stream.core.errors import CommandRefused, EchoStreamError
-from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState
+from echo_stream.core.types import NEW_STEADY_STATE, AlarmEvent, AlarmLevel, AlarmState
 
 S = AlarmState
 ACKNOWLEDGED = {S.UNACK: S.ACKED, S.RTN_UNACK: S.NORMAL, S.LATCHED_UNACK: S.LATCHED_ACKED}
@@ -347,6 +347,15 @@ class Alarm:
                 cause = standing.follow(self.active)
         return self._announce(before, cause, end)
 
+    def tell_steady(self, at: int) -> list[AlarmEvent]:
+        """What it stands for has become a steady sound: perhaps a state of the machine and no fault."""
+        state = self.state
+        return (
+            self._announce(state, NEW_STEADY_STATE, at)
+            if self.active and state is self._standing.below
+            else []
+        )
+
     def ack(self, at: int) -> list[AlarmEvent]:
         """Somebody has seen it.
 
@@ -495,7 +504,7 @@ class Alarm:
     def _announce(self, before: AlarmState, cause: str, at: int) -> list[AlarmEvent]:
         after = self.state
         self._now = max(self._now, at)
-        if before is after and cause not in ("realarm", "changed_again"):
+        if before is after and cause not in ("realarm", "changed_again", NEW_STEADY_STATE):
             return []
         self._announced_at = at
         deciding = self._deciding

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState
+from echo_stream.core.types import NEW_STEADY_STATE, AlarmEvent, AlarmLevel, AlarmState
 
 FLOOD_LIMIT = 10
 WITHIN_S = 600.0
@@ -127,7 +127,7 @@ class ChatterCounter:
 
     def take(self, event: AlarmEvent, at_s: float) -> bool:
         """Count a transition; True where an alarm begins to chatter by it."""
-        if not is_announcement(event) or event.cause in ("realarm", "changed_again"):
+        if not is_announcement(event) or event.cause in ("realarm", "changed_again", NEW_STEADY_STATE):
             return False
         key = event.machine, event.level
         count = self.count(*key, at_s) + 1

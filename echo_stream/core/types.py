@@ -20,6 +20,10 @@ OFF = "off"
 """The operating state of a machine at rest: silence is its normal sound, and it raises no alarm."""
 
 
+NEW_STEADY_STATE = "new_steady_state"
+"""Cause of an event: what the alarm stands for has become a steady sound."""
+
+
 @dataclass(frozen=True, slots=True)
 class AudioBlock:
     """What a source delivers at a time."""
@@ -174,7 +178,7 @@ class AlarmEvent:
     after: AlarmState
     cause: str
     """What moved it: condition, clear, ack, reset, shelve, unshelve, shelve_expired, out_of_service,
-    in_service, suppress, unsuppress, realarm, changed_again."""
+    in_service, suppress, unsuppress, realarm, changed_again, new_steady_state."""
     at: int
     """Absolute sample index: the end of the window that decided it."""
     onset: int | None

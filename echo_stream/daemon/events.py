@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -12,7 +13,14 @@ import structlog
 from echo_stream import __version__
 from echo_stream.alarm.flood import ChatterCounter, FloodGate, FloodReport
 from echo_stream.core.calibration import NormalSpectrum
-from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState, DriftEvent, SensorEvent
+from echo_stream.core.types import (
+    NEW_STEADY_STATE,
+    AlarmEvent,
+    AlarmLevel,
+    AlarmState,
+    DriftEvent,
+    SensorEvent,
+)
 from echo_stream.daemon.saved_state import Levels, restore_state, save_state
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.evidence.store import Kept
@@ -99,8 +107,14 @@ class EventPublisher:
         was = self._levels[machine][event.level]
         since = was.since if event.before == event.after else ts
         self._levels[machine][event.level] = LevelState(event.after, event.active, since, onset, event_id)
-        kept = self.evidence if event.level is AlarmLevel.ALARM and event.after is AlarmState.UNACK else None
+        steady = event.cause == NEW_STEADY_STATE
+        wanted = event.level is AlarmLevel.ALARM and (event.after is AlarmState.UNACK or steady)
+        kept = self.evidence if wanted else None
         clip, picture = kept.names(machine, ts, event_id) if kept else (None, None)
+        why = event.why
+        if steady:
+            sound = kept.clip_path(machine, ts, event_id) if kept else None
+            why += f"; if it is normal: {_learn_command(machine, sound)}"
         alone, report = self._flood.take(event, monotonic())
         payload = payloads.event(
             event,
@@ -118,7 +132,7 @@ class EventPublisher:
             merged=not alone,
             reason=reason or _reason(station, event),
             path=event.path and event.path.value,
-            why=event.why or None,
+            why=why or None,
         )
         if report is not None:
             self._publish_flood(report)
@@ -249,6 +263,12 @@ def _reason(station: Station, event: AlarmEvent) -> str | None:
         return station.sensor.fault.value
     held = station.surroundings if event.cause == "suppress" else None
     return held.why if held is not None and held.holds_warning else None
+
+
+def _learn_command(machine: str, sound: Path | None) -> str:
+    """What makes a new operating state of a sound; by listening anew where none of it is kept."""
+    source = f"--recordings {sound}" if sound else "--minutes 5"
+    return f"echo-stream fit-normal --machine {machine} --condition NAME --accept {source}"
 
 
 def _keep(evidence: Evidence, station: Station, event: AlarmEvent, payload: Mapping[str, Any]) -> None:

@@ -188,6 +188,10 @@ class Evidence:
         path = document_path(self._folder, machine, at, event_id)
         return path.with_suffix(".flac").name, path.with_suffix(".png").name
 
+    def clip_path(self, machine: str, at: datetime, event_id: str) -> Path:
+        """Where the sound of an event will be."""
+        return document_path(self._folder, machine, at, event_id).with_suffix(".flac")
+
     def start(self) -> None:
         """Begin to work."""
         self.thread.start()

@@ -51,6 +51,7 @@ Cause = Literal[
     "unsuppress",
     "realarm",
     "changed_again",
+    "new_steady_state",
 ]
 CommandName = Literal["ack", "shelve", "unshelve", "reset", "out_of_service", "in_service", "mark_normal"]
 

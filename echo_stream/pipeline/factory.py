@@ -31,6 +31,7 @@ from echo_stream.detect.bank_file import accepted_version
 from echo_stream.detect.known_sound_file import load_fitting
 from echo_stream.detect.rises import Rises
 from echo_stream.detect.scorer import Scorer
+from echo_stream.detect.steady import SteadyWatch
 from echo_stream.encode.encoder import Encoder, make_encoder
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.evidence.store import Kept
@@ -298,6 +299,7 @@ def build_station(config: Config, machine: Machine, source: AudioSource, encoder
         rest=Condition(0.5, 0.25, on_delay=round(REST_S * source.sample_rate_hz), off_delay=0),
         health=Health(machine.id, cut.hop_s, monotonic()),
         surroundings=build_surroundings(machine, cut.hop_s),
+        steady=SteadyWatch(cut.hop_s),
     )
 
 

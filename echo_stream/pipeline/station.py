@@ -16,9 +16,11 @@ from echo_stream.alarm.ways import Ways
 from echo_stream.capture.figures import hum_and_rumble, signal_figures
 from echo_stream.capture.source import AudioSource
 from echo_stream.capture.windows import Slicer
+from echo_stream.core.text import duration_text
 from echo_stream.core.types import OFF, AlarmEvent, DriftEvent, Score, SensorEvent, Window
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
+from echo_stream.detect.steady import STEADY_S, SteadyWatch
 from echo_stream.pipeline.elsewhere import ELSEWHERE, Places, Surroundings, louder_at
 from echo_stream.pipeline.gate import Gate
 from echo_stream.pipeline.health import Health
@@ -103,6 +105,8 @@ class Station:
     health: Health
     surroundings: Surroundings | None = None
     """What comes from elsewhere; None: nothing is known of that."""
+    steady: SteadyWatch = field(default_factory=lambda: SteadyWatch(1.0))
+    """Tells when a new sound has become steady."""
     gate: Gate = field(default_factory=Gate)
     """Known sounds, which do not count towards an alarm."""
     score: Score | None = None
@@ -140,9 +144,22 @@ class Station:
             own += alarm.step(score.value, window.start, window.end, score.condition, counts=not passes)
             events = own + events
         yield from (_with_gain(event, score.gain_db) for event in events)
+        alarm = self.alarms[1]
+        changed = alarm.active and not alarm.suppressed_by and not self.ways.renewed
+        if self.steady.step(score, changed=changed):
+            yield from (
+                replace(event, why=self._steady_text(event)) for event in alarm.tell_steady(window.end)
+            )
         if self.outlook is None or window.end - self.outlook_at >= OUTLOOK_S * window.sample_rate_hz:
             self.outlook, self.outlook_at = Outlook.of(self.ways), window.end
         yield from self._advisory(window.end)
+
+    def _steady_text(self, event: AlarmEvent) -> str:
+        ago_s = (event.at - (event.at if event.onset is None else event.onset)) / self.bank.sample_rate_hz
+        return (
+            f"new steady state: the machine sounds otherwise since {duration_text(ago_s)}, and the same for "
+            f"{duration_text(STEADY_S)}: a fault, or another load, speed or product"
+        )
 
     @property
     def _holds_warning(self) -> bool:

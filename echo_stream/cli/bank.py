@@ -202,4 +202,4 @@ def _require_fitting(config: Config, machine: Machine, bank_id: str) -> None:
     bank = NormalBank.load(BankVersions(machine.bank).path_of(bank_id))
     cut = config.encoder
     rate = machine.source.fixed_rate_hz or bank.sample_rate_hz
-    bank.require(build_encoder(config).identity, rate, cut.window_s, cut.hop_s)
+    bank.require(build_encoder(config, machine).identity, rate, cut.window_s, cut.hop_s)

@@ -61,7 +61,7 @@ def add(
         clip = clip_at(
             settings.state_dir / "evidence", machine, local_time(at or "", datetime.now().astimezone())
         )
-    known = learn_known_sound(settings, which, build_encoder(settings), clip, name)
+    known = learn_known_sound(settings, which, build_encoder(settings, which), clip, name)
     save(path, known)
     print(
         f"{name}: learned {known.length_s:.1f} s of sound up to {known.loudest_dbfs:.1f} dBFS from "

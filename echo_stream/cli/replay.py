@@ -58,7 +58,7 @@ def replay(
     settings = read_config(config)
     which = pick(settings, machine)
     files = find_recordings(recordings)
-    encoder = build_encoder(settings)
+    encoder = build_encoder(settings, which)
     show = print_json if as_json else _print_line
     explain = (lambda _: None) if as_json else _print_why
     replayed = []

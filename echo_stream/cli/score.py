@@ -41,7 +41,7 @@ def score_recordings(
             bank's.
     """
     failures = Failures(strict)
-    encoder, bank = build_encoder(config), load_bank(machine)
+    encoder, bank = build_encoder(config, machine), load_bank(machine)
     scorer = Scorer(bank)
     trip = trip_levels(machine, Calibration.of(bank.calibration))[AlarmLevel.ALARM].level
     for file in find_recordings(paths):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -137,6 +137,23 @@ class SourceSettings(Model):
     """Base of all sources: what can be asked of each, whatever its kind."""
 
     channel: Channel = Field(0, description="which channel of the source, counted from 0")
+    sensor: Literal["microphone", "vibration"] = Field(
+        "microphone", description="vibration: an accelerometer on the machine"
+    )
+    steady_speed: bool = Field(
+        False, description="true: the machine's speed is fixed; with sensor vibration lines from 5 Hz on join"
+    )
+
+    @model_validator(mode="after")
+    def _steady_speed_needs_vibration(self) -> Self:
+        if self.steady_speed and self.sensor != "vibration":
+            raise ValueError("steady_speed needs sensor: vibration; a microphone does not hear 5 Hz")
+        return self
+
+    @property
+    def low_lines(self) -> bool:
+        """Fine low lines join the features of the spectral encoder."""
+        return self.sensor == "vibration" and self.steady_speed
 
     @property
     def realtime(self) -> bool:

@@ -130,7 +130,7 @@ class Daemon:
             self._proposals.start()
             stack.callback(self._proposals.stop)
             self._threads.append(self._proposals.thread)
-            self._heard = self._start_heard(stack, encoder)
+            self._heard = self._start_heard(stack)
             self._monitor = Monitor(
                 self.overview,
                 lambda: degraded(self._registry.stations, self._registry.failed, self._parts()),
@@ -268,8 +268,8 @@ class Daemon:
         self._threads.append(store.thread)
         return history
 
-    def _start_heard(self, stack: ExitStack, encoder: Encoder) -> HeardRecorder:
-        heard = HeardRecorder(self._config.state_dir, encoder.identity)
+    def _start_heard(self, stack: ExitStack) -> HeardRecorder:
+        heard = HeardRecorder(self._config.state_dir)
         heard.start()
         stack.callback(heard.stop)
         self._threads.append(heard.thread)

@@ -17,7 +17,7 @@ import structlog
 
 from echo_stream.core.files import read_regular, write_whole
 from echo_stream.core.guard import GuardedThread
-from echo_stream.core.types import EncoderIdentity, Features, Score, Window
+from echo_stream.core.types import Features, Score, Window
 from echo_stream.history.heard import FOLDER, About, HeardSample, Probation
 from echo_stream.pipeline.station import Station
 
@@ -33,12 +33,10 @@ class HeardRecorder:
 
     Args:
         state_dir: where the folder of samples is made.
-        encoder: what makes the features.
     """
 
-    def __init__(self, state_dir: Path, encoder: EncoderIdentity) -> None:
+    def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / FOLDER
-        self._encoder = encoder
         self._samples: dict[str, HeardSample] = {}
         self._queue: queue.Queue[tuple[str, HeardSample] | None] = queue.Queue()
         self._stop = Event()
@@ -68,7 +66,7 @@ class HeardRecorder:
     def add_station(self, station: Station) -> None:
         """A machine is listened to from now on: its sample goes on."""
         reader = station.reader
-        about = About(self._encoder, reader.source.sample_rate_hz, reader.window_s, reader.hop_s)
+        about = About(station.bank.encoder, reader.source.sample_rate_hz, reader.window_s, reader.hop_s)
         known = self._samples.get(reader.machine)
         if known is None or known.about != about:
             self._samples[reader.machine] = self._read(reader.machine, about)

@@ -5,7 +5,7 @@ An encoder of another kind is one more file and one more branch of `make_encoder
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,10 +38,42 @@ class Encoder(Protocol):
         """
 
 
+class EncoderByMachine:
+    """Encodes the windows of some machines in their own way, and all others alike.
+
+    Args:
+        shared: Of all machines that are not in `own`.
+        own: By machine id.
+    """
+
+    def __init__(self, shared: Encoder, own: Mapping[str, Encoder]) -> None:
+        self._shared, self._own = shared, own
+        self.identity, self.computed_by = shared.identity, shared.computed_by
+
+    def of(self, machine: str) -> Encoder:
+        """The encoder of one machine."""
+        return self._own.get(machine, self._shared)
+
+    def encode(self, windows: Sequence[Window]) -> list[Features]:
+        """Features of each window, in order, as its machine's encoder gives them."""
+        found: dict[int, Features] = {}
+        encoders = [self.of(window.machine) for window in windows]
+        for encoder in {id(each): each for each in encoders}.values():
+            mine = [i for i, each in enumerate(encoders) if each is encoder]
+            found.update(zip(mine, encoder.encode([windows[i] for i in mine]), strict=True))
+        return [found[i] for i in range(len(windows))]
+
+
+def encoder_of(encoder: Encoder, machine: str) -> Encoder:
+    """What encodes the windows of a machine."""
+    return encoder.of(machine) if isinstance(encoder, EncoderByMachine) else encoder
+
+
 def make_encoder(
     kind: str,
     *,
     window_s: float,
+    low_lines: bool = False,
     weights: Path | None = None,
     size: str | EchoDimensions = "tiny",
     runtime: str = "auto",
@@ -53,6 +85,7 @@ def make_encoder(
     Args:
         kind: `spectral` (needs no weights) or `echo`.
         window_s: Length of the windows that will be encoded, in seconds.
+        low_lines: Fine low lines join the features; the spectral encoder's alone.
         weights: safetensors file of ECHO; the rest is ECHO's alone, too.
         size: Published size, `tiny` or `small`, or dimensions of other weights.
         runtime: `auto` (the fastest here), `plain`, `torch` or `openvino`.
@@ -69,7 +102,7 @@ def make_encoder(
     if kind == "spectral":
         from echo_stream.encode.spectral import SpectralEncoder  # noqa: PLC0415
 
-        return SpectralEncoder(window_s)
+        return SpectralEncoder(window_s, low_lines=low_lines)
     if kind == "echo":
         if weights is None:
             raise EncoderError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from echo_stream.core.errors import EncoderError
 from echo_stream.core.level import check_window, level_dbfs
 from echo_stream.core.types import EncoderIdentity, Features, Float32, Window
+from echo_stream.encode import low_lines as low_lines_of
 
 PATCH_S = 0.160
 LONG_HOP_S = 0.032
@@ -40,14 +42,21 @@ class SpectralEncoder:
     Of each band, for the window as a whole (dim 6): mean level of the 64 ms frames in 3 sub-bands; then
     kurtosis, crest and deviation of the envelope of 8 ms frames. For each segment (dim 6): mean and largest
     level of its 64 ms frames in 3 sub-bands. All in dB.
+
+    Args:
+        window_s: Length of a window.
+        low_lines: Bands of fine low lines follow the others (low_lines.py): the same statistics, of the
+            window and of its half windows; in each segment those of the window.
     """
 
-    def __init__(self, window_s: float) -> None:
+    def __init__(self, window_s: float, *, low_lines: bool = False) -> None:
+        self._low_lines = low_lines
         self.computed_by = "numpy float32"
         self.identity = EncoderIdentity(
             kind="spectral",
             version=3,
-            dimensions={"window_s": window_s, "bands": BANDS, "sub_bands": SUB_BANDS},
+            dimensions={"window_s": window_s, "bands": BANDS, "sub_bands": SUB_BANDS}
+            | ({"low_lines_hz": low_lines_of.LINE_HZ} if low_lines else {}),
         )
 
     def encode(self, windows: Sequence[Window]) -> list[Features]:
@@ -66,7 +75,10 @@ class SpectralEncoder:
             for at in range(0, len(members), few):
                 part = members[at : at + few]
                 samples = np.stack([windows[i].samples for i in part], dtype=np.float32)
-                features.update(zip(part, _encode_batch(samples, sample_rate_hz), strict=True))
+                found = _encode_batch(samples, sample_rate_hz)
+                if self._low_lines:
+                    found = _with_low_lines(found, samples, sample_rate_hz)
+                features.update(zip(part, found, strict=True))
         return [features[i] for i in range(len(windows))]
 
 
@@ -83,6 +95,28 @@ def _encode_batch(samples: Float32, sample_rate_hz: int) -> list[Features]:
     return [
         Features(window=whole[i], segments=segments[i], bands_hz=edges_hz, level_dbfs=level_dbfs(samples[i]))
         for i in range(len(samples))
+    ]
+
+
+def _with_low_lines(features: Sequence[Features], samples: Float32, sample_rate_hz: int) -> list[Features]:
+    """The same features, and those of the low lines behind them."""
+    samples = samples - samples.mean(axis=1, keepdims=True)
+    lines, halves = low_lines_of.powers(samples, sample_rate_hz, SUB_BANDS)
+    levels = _levels_db(lines).reshape(len(lines), -1, SUB_BANDS)
+    whole = np.concatenate([levels, _impulsiveness(halves)], axis=-1)
+    in_segments = np.concatenate([levels, levels], axis=-1)
+    edges_hz = low_lines_of.band_edges_hz(samples.shape[1] / sample_rate_hz, SUB_BANDS)
+    return [
+        replace(
+            each,
+            window=np.concatenate([each.window, whole[i]]),
+            segments=np.concatenate(
+                [each.segments, np.broadcast_to(in_segments[i], (len(each.segments), *in_segments[i].shape))],
+                axis=1,
+            ),
+            bands_hz=np.concatenate([each.bands_hz, edges_hz]),
+        )
+        for i, each in enumerate(features)
     ]
 
 

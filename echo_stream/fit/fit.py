@@ -103,7 +103,7 @@ def fit(
         BankMismatch: what was learnt before was encoded in another way.
     """
     BankVersions(machine.bank).require_writable()
-    encoder = build_encoder(config)
+    encoder = build_encoder(config, machine)
     kept, notes = ([], []) if fresh else _other_conditions(config, machine, encoder, condition)
     found = acquire(encoder=encoder, condition=condition, others=[e.session for e in kept], progress=progress)
     learnt = learn(config, machine, encoder, found, kept, condition=condition, trimmed=trimmed)
@@ -138,7 +138,7 @@ def extend(
     """
     versions = BankVersions(machine.bank)
     versions.require_writable()
-    encoder = build_encoder(config)
+    encoder = build_encoder(config, machine)
     base_id = versions.accepted
     if base_id is None:
         raise BankError(

@@ -156,7 +156,7 @@ def propose(
             f"machine {machine.id}: there is no bank {machine.bank}",
             f"let it learn what is normal first: echo-stream fit-normal --machine {machine.id}",
         )
-    bank, encoder = NormalBank.load(machine.bank), build_encoder(config)
+    bank, encoder = NormalBank.load(machine.bank), build_encoder(config, machine)
     require_same_features(config, bank, encoder)
     heard = _read(config, machine, About(encoder.identity, bank.sample_rate_hz, bank.window_s, bank.hop_s))
     unknown = set(faults) - {each.event_id for each in heard.events}

@@ -32,7 +32,7 @@ from echo_stream.detect.known_sound_file import load_fitting
 from echo_stream.detect.rises import Rises
 from echo_stream.detect.scorer import Scorer
 from echo_stream.detect.steady import SteadyWatch
-from echo_stream.encode.encoder import Encoder, make_encoder
+from echo_stream.encode.encoder import Encoder, EncoderByMachine, encoder_of, make_encoder
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.evidence.store import Kept
 from echo_stream.history.store import HISTORY_FILE, HistoryStore
@@ -54,15 +54,26 @@ LONGEST_DELAY_S = 60.0  # of the sound between onset and alarm no more than this
 REST_S = 2.0  # a machine must sound at rest for so long; less than the on-delay of its alarms
 
 
-def build_encoder(config: Config) -> Encoder:
-    """The one encoder that all machines share.
+def build_encoder(config: Config, machine: Machine | None = None) -> Encoder:
+    """The one encoder that all machines share, or that of one machine alone.
+
+    Low lines are a machine's own: where some have them, the shared encoder asks each window whose it is.
 
     Raises:
         CheckpointError: its weights are missing, damaged or of another size.
     """
     settings = config.encoder
     if not isinstance(settings, EchoEncoder):
-        return make_encoder(settings.kind, window_s=settings.window_s)
+        kind, window_s = settings.kind, settings.window_s
+        if machine is not None:
+            return make_encoder(kind, window_s=window_s, low_lines=machine.source.low_lines)
+        shared = make_encoder(kind, window_s=window_s)
+        with_lines = [each.id for each in config.machines if each.source.low_lines]
+        if not with_lines:
+            return shared
+        return EncoderByMachine(
+            shared, dict.fromkeys(with_lines, make_encoder(kind, window_s=window_s, low_lines=True))
+        )
     size: str | EchoDimensions = settings.size
     if settings.dimensions is not None:
         from echo_stream.encode import echo  # noqa: PLC0415 - of ECHO alone
@@ -168,7 +179,8 @@ def load_bank(machine: Machine) -> NormalBank:
 def load_fitting_bank(config: Config, machine: Machine, encoder: Encoder, sample_rate_hz: int) -> NormalBank:
     """The same, where it fits encoder, rate and window; otherwise a BankMismatch."""
     bank = load_bank(machine)
-    bank.require(encoder.identity, sample_rate_hz, config.encoder.window_s, config.encoder.hop_s)
+    own = encoder_of(encoder, machine.id)
+    bank.require(own.identity, sample_rate_hz, config.encoder.window_s, config.encoder.hop_s)
     return bank
 
 

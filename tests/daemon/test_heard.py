@@ -96,7 +96,7 @@ def test_a_sample_survives_a_restart_and_a_damaged_one_is_set_aside(tmp_path: Pa
     folder = tmp_path / "heard-state"
 
     def listen(windows: int) -> float:
-        recorder = HeardRecorder(folder, encoder.identity)
+        recorder = HeardRecorder(folder)
         recorder.start()
         recorder.add_station(station)
         for _ in range(windows):

@@ -102,17 +102,29 @@ class Answers:
         """
         if kept.clip is None:
             raise CommandRefused("the sound of this alarm is gone")
+        running = models.Proposal(state="running", event_id=kept.event_id, by=by, said="it is being learnt")
+        self._begin(kept.machine, running, lambda: self._learn(kept, by, condition))
+        self._note(kept.machine, "normal", by, reason, kept.event_id)
+        return "it is being learnt; the proposal is ready within minutes"
+
+    def heard(self, machine: str, by: str) -> str:
+        """Begins to make a proposal of what the daemon heard since, and says so.
+
+        Raises:
+            CommandRefused: something is being learnt already.
+        """
+        running = models.Proposal(state="running", by=by, said="it is being learnt")
+        self._begin(machine, running, lambda: self._learn_heard(machine, by))
+        self._note(machine, "propose", by, "", None)
+        return "what was heard is being learnt; the proposal is ready within minutes"
+
+    def _begin(self, machine: str, running: models.Proposal, work: Callable[[], None]) -> None:
         with self._lock:
             if self._learning is not None and self._learning.alive:
                 raise CommandRefused("another sound is being learnt; try again when that is done")
-            self._proposals[kept.machine] = models.Proposal(
-                state="running", event_id=kept.event_id, by=by, said="it is being learnt"
-            )
-            work = lambda: self._learn(kept, by, condition)  # noqa: E731 - of this one alarm
+            self._proposals[machine] = running
             self._learning = GuardedThread("the learning of an answer", work, self._stop, name="answer")
             self._learning.start()
-        self._note(kept.machine, "normal", by, reason, kept.event_id)
-        return "it is being learnt; the proposal is ready within minutes"
 
     def accept(self, machine: str, bank_id: str, by: str) -> str:
         """Has a version used from now on; may wait.
@@ -136,26 +148,45 @@ class Answers:
 
     def _learn(self, kept: Kept, by: str, condition: str | None) -> None:
         """On a thread of its own."""
+
+        def fitted() -> models.Proposal:
+            words = [
+                "bank",
+                "extend",
+                "--machine",
+                kept.machine,
+                "--recordings",
+                str(self._cut(kept)),
+                "--no-trim",
+            ]
+            states = ["--condition", condition] if condition else []
+            found = json.loads(self._run(*words, "--json", *states, learning=True))
+            return to_proposal(found, kept.event_id, by)
+
+        self._conclude(kept.machine, fitted, kept.event_id, by)
+
+    def _learn_heard(self, machine: str, by: str) -> None:
+        """On a thread of its own."""
+
+        def proposed() -> models.Proposal:
+            found = self._run("bank", "propose", "--machine", machine, "--json", learning=True)
+            return to_heard_proposal(json.loads(found), by)
+
+        self._conclude(machine, proposed, None, by)
+
+    def _conclude(
+        self, machine: str, work: Callable[[], models.Proposal], event_id: str | None, by: str
+    ) -> None:
         try:
-            sound = self._cut(kept)
-            words = ["bank", "extend", "--machine", kept.machine, "--recordings", str(sound), "--no-trim"]
-            fitted = json.loads(
-                self._run(*words, "--json", *(["--condition", condition] if condition else []), learning=True)
-            )
-            proposal = to_proposal(fitted, kept.event_id, by)
-        except (
-            CommandRefused,
-            OSError,
-            RuntimeError,
-            ValueError,
-            KeyError,
-        ) as error:  # libsndfile's are RuntimeError
+            proposal = work()
+        # RuntimeError is libsndfile's.
+        except (CommandRefused, OSError, RuntimeError, ValueError, KeyError) as error:
             said = error.message if isinstance(error, CommandRefused) else f"{type(error).__name__}: {error}"
-            proposal = models.Proposal(state="failed", event_id=kept.event_id, by=by, said=said)
-            log.warning("an answer could not be learnt", machine=kept.machine, reason=said)
+            proposal = models.Proposal(state="failed", event_id=event_id, by=by, said=said)
+            log.warning("a sound could not be learnt", machine=machine, reason=said)
         else:
-            log.info("a proposal of a bank is ready", machine=kept.machine, bank=proposal.bank_id, by=by)
-        self._proposals[kept.machine] = proposal
+            log.info("a proposal of a bank is ready", machine=machine, bank=proposal.bank_id, by=by)
+        self._proposals[machine] = proposal
 
     def _cut(self, kept: Kept) -> Path:
         """The sound from the onset on, as a recording of its own."""
@@ -250,4 +281,37 @@ def to_proposal(fitted: Mapping[str, Any], event_id: str, by: str) -> models.Pro
         warning_before=change["levels"]["warning"],
         warning_after=levels["warning"]["trip"],
         score_before=sound["highest_score"],
+    )
+
+
+def to_heard_proposal(found: Mapping[str, Any], by: str) -> models.Proposal:
+    """What accepting would change, from what `bank propose --json` says: also what becomes of past events.
+
+    Raises:
+        KeyError: it says something else.
+    """
+    lost = [each for each in found["events"] if each["found_before"] and not each["found_after"]]
+    gone = [
+        f"{'CONFIRMED FAULT, no longer found' if each['confirmed'] else 'would not have been announced'}: "
+        f"{each['level']} of {each['at']}"
+        for each in lost
+    ]
+    learnt = ", ".join(f"{count} windows of {state}" for state, count in found["windows"].items())
+    return models.Proposal(
+        state="ready",
+        by=by,
+        said="ready",
+        bank_id=found["bank"]["id"],
+        base_id=found["bank"]["base"],
+        verdict="fail" if any(each["confirmed"] for each in lost) else "ok",
+        checks=[
+            f"learnt: {learnt}, of {found['heard_h']:.1f} h on {found['heard_days']} days",
+            f"left out: {found['windows_left_out']} windows during alarms and warnings",
+            f"past alarms and warnings that are still found: {len(found['events']) - len(lost)}",
+            *gone,
+        ],
+        alarm_before=found["levels"]["alarm"]["before"],
+        alarm_after=found["levels"]["alarm"]["after"],
+        warning_before=found["levels"]["warning"]["before"],
+        warning_after=found["levels"]["warning"]["after"],
     )

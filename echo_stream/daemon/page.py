@@ -329,6 +329,8 @@ class Page:
         Raises:
             CommandRefused: there is none such.
         """
+        if asked.do == "propose":
+            return self._answers.heard(machine, by)
         if asked.do == "rollback":
             return self._answers.rollback(machine, by)
         if asked.bank_id is None:

@@ -198,7 +198,7 @@ class Proposal(Model):
     """A version of a bank that was learnt from an answer, and what accepting it would change."""
 
     state: Literal["running", "ready", "failed"]
-    event_id: str
+    event_id: str | None = Field(None, description="of the alarm that is called normal; null: what was heard")
     by: str
     said: str = Field(description="for people")
     bank_id: str | None = None
@@ -228,9 +228,9 @@ class Bank(Model):
 
 
 class BankChange(Model):
-    """Which version is to be used."""
+    """Which version is to be used; `propose` makes one of what was heard."""
 
-    do: Literal["accept", "rollback"]
+    do: Literal["accept", "rollback", "propose"]
     bank_id: str | None = Field(None, pattern=r"^b[0-9]{1,9}$", description="of `accept`")
     by: str | None = Field(None, max_length=100, description="as of a command")
 

@@ -234,6 +234,17 @@ def test_health_log_and_bundle_hold_no_secret(page: RunningPage) -> None:
         assert json.loads(bundle.read("config.json"))["node"] == "pc7"
 
 
+def test_what_was_heard_is_too_little_to_learn_from_at_the_start(page: RunningPage) -> None:
+    assert page.json("/api/machines/fan1/bank", {"do": "propose", "by": "anna"})["ok"]
+    found = wait_for(
+        lambda: (p := page.json("/api/machines/fan1/bank")["proposal"]) and p["state"] != "running" and p,
+        90,
+        "the proposal",
+    )
+    assert found["state"] == "failed"
+    assert "heard" in found["said"]
+
+
 def test_openapi_names_every_operation(page: RunningPage) -> None:
     described = page.json("/api/openapi.json")
     assert "/api/machines/{machine}/command" in described["paths"]
@@ -316,7 +327,10 @@ def test_the_page_is_off_unless_asked_for(tmp_path: Path) -> None:
 
 
 def test_normal_learn_it_leads_to_a_bank_that_no_longer_raises_the_alarm(alarmed: RunningPage) -> None:
-    event_id = alarmed.json("/api/evidence?machine=pump3")["items"][0]["event_id"]
+    kept = wait_for(
+        lambda: alarmed.json("/api/evidence?machine=pump3")["items"], 20, "the sound of the alarm"
+    )
+    event_id = kept[0]["event_id"]
     wait_for(lambda: alarmed.json(f"/api/evidence/{event_id}")["complete"], 20, "the sound after the alarm")
     assert alarmed.ask(f"/api/evidence/{event_id}/answer", {"answer": "normal"})[0] == 400
     assert alarmed.ask(f"/api/evidence/{ABSENT}/answer", {"answer": "normal", "by": "anna"})[0] == 409
@@ -339,7 +353,8 @@ def test_normal_learn_it_leads_to_a_bank_that_no_longer_raises_the_alarm(alarmed
     wait_for(lambda: alarmed.machine()["bank"] == "b2", 10, "the new bank")
     wait_for(lambda: not alarmed.machine()["alarm"]["active"], 20, "the same sound raises no alarm any more")
     assert alarmed.machine()["score"] < alarmed.machine()["alarm"]["trip"]
-    answers = [item["event"] for item in alarmed.json("/api/journal")["items"] if item["kind"] == "answer"]
+    journal = alarmed.json("/api/journal?machine=pump3")["items"]
+    answers = [item["event"] for item in journal if item["kind"] == "answer"]
     assert [(a["answer"], a["by"]) for a in answers] == [("accept", "anna"), ("normal", "anna")]
     assert alarmed.json("/api/machines/pump3/bank", {"do": "rollback", "by": "bo"})["ok"]
     wait_for(lambda: alarmed.machine()["bank"] == "b1", 10, "the bank before")

@@ -25,7 +25,7 @@ export function describe({ kind, event }) {
   if (kind === "flood") return event.active ? "many alarms at once: warnings are announced as one" : "the flood of alarms is over";
   if (kind === "evidence") return "the recording is complete";
   if (kind === "answer") {
-    const said = { fault: "it was a fault", normal: "it was normal: learn it", accept: "another bank is in use", rollback: "the bank before is in use again" };
+    const said = { fault: "it was a fault", normal: "it was normal: learn it", propose: "learn what was heard", accept: "another bank is in use", rollback: "the bank before is in use again" };
     return [said[event.answer] ?? event.answer, `by ${event.by}`, event.reason].filter(Boolean).join("; ");
   }
   return kind;

@@ -65,13 +65,15 @@ function content(id, { versions, proposal }, again) {
   if (proposal?.state === "failed") found.push(h("p", {}, `The sound could not be learnt: ${proposal.said}`));
   if (proposal?.state === "ready" && !versions.find((v) => v.id === proposal.bank_id)?.accepted) {
     const worse = proposal.verdict === "fail" || proposal.alarm_after > 2 * proposal.alarm_before;
-    found.push(h("h3", {}, `Proposal ${proposal.bank_id}, from an alarm that ${proposal.by} calls normal`),
+    found.push(h("h3", {}, proposal.event_id
+        ? `Proposal ${proposal.bank_id}, from an alarm that ${proposal.by} calls normal`
+        : `Proposal ${proposal.bank_id}, from what was heard since, asked for by ${proposal.by}`),
       h("ul", {},
         h("li", {}, `An alarm would be raised above a score of ${number(proposal.alarm_after)}; now above ${number(proposal.alarm_before)}. A warning above ${number(proposal.warning_after)}; now ${number(proposal.warning_before)}.`),
-        h("li", {}, `Until now this sound scores up to ${number(proposal.score_before)}.`),
+        proposal.score_before === null ? "" : h("li", {}, `Until now this sound scores up to ${number(proposal.score_before)}.`),
         proposal.checks.map((check) => h("li", {}, check))),
       worse ? h("p", { role: "alert" }, h("strong", {}, "With this bank much less would be noticed. "),
-        "The sound is far from what the bank knows. Is it an operating state of its own? Then enrol it by itself: fit-normal --condition NAME.") : "",
+        !proposal.event_id ? "" : "The sound is far from what the bank knows. Is it an operating state of its own? Then enrol it by itself: fit-normal --condition NAME.") : "",
       operator ? h("button", { class: worse ? null : "main", onclick: () => accept(proposal.bank_id) }, `Use ${proposal.bank_id}`) : "");
   }
   found.push(h("div", { class: "scroll" }, h("table", {},
@@ -79,5 +81,8 @@ function content(id, { versions, proposal }, again) {
     h("tbody", {}, versions.toReversed().map((v) => h("tr", {},
       h("td", {}, v.id), h("td", {}, when(v.made)),
       h("td", {}, v.accepted ? "in use" : operator ? h("button", { onclick: () => accept(v.id) }, `Use ${v.id}`) : "")))))));
+  if (operator) found.push(h("p", {}, h("button", { disabled: proposal?.state === "running", onclick: () => confirm("Learn what was heard",
+    "The daemon makes a proposal of the normal sound that it heard since the last fit, without what was heard during alarms. " +
+    "Nothing changes before you accept it.", path, { do: "propose" }, again) }, "Learn what was heard")));
   return found;
 }

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.log_limit import LogLimit
 from echo_stream.core.types import AlarmState
 from echo_stream.daemon.status import Snapshot
 
@@ -76,6 +77,7 @@ _PARTS = {
 }
 """By part of the overview: the key in it, the metric's name, what it means."""
 
+_may_log_failure = LogLimit("failed metrics requests").admits
 _CONNECTIONS = 16
 _QUIET_S = 5.0
 """A client that sends or takes nothing for so long is dropped."""
@@ -278,7 +280,8 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
-        structlog.get_logger().warning("metrics request failed", exc_info=True)
+        if _may_log_failure():
+            structlog.get_logger().warning("metrics request failed", exc_info=True)
 
 
 def _hang_up(request: socket.socket) -> None:

@@ -29,10 +29,12 @@ import structlog
 
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.log_limit import LogLimit
 
 Snapshot = Callable[[], Mapping[str, Any]]
 """Gives the daemon's state as plain JSON values; called from several threads, answers at once."""
 
+_may_log_failure = LogLimit("unanswered questions for the status").admits
 _FILE = "status.sock"
 _RUNTIME = Path("/run/echo-stream")
 _PATIENCE_S = 3.0
@@ -191,4 +193,5 @@ class _Server(socketserver.UnixStreamServer):
         super().server_activate()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
-        structlog.get_logger().warning("status not answered", exc_info=True)
+        if _may_log_failure():
+            structlog.get_logger().warning("status not answered", exc_info=True)

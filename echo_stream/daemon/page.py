@@ -445,7 +445,7 @@ def _evidence(kept: Kept) -> tuple[models.Evidence, Files]:
         clip, changes = document.get("clip") or {}, document.get("changes") or []
     except (OSError, ValueError):  # removed or rewritten meanwhile
         pass
-    files = Files(clip=kept.clip, picture=kept.picture, normal=None)
+    files = Files(clip=kept.clip, picture=kept.picture)
     return (
         models.Evidence(
             event_id=kept.event_id,
@@ -455,7 +455,6 @@ def _evidence(kept: Kept) -> tuple[models.Evidence, Files]:
             complete=kept.complete,
             clip=files.clip is not None,
             picture=files.picture is not None,
-            normal=files.normal is not None,
             alarm_s=clip.get("alarm_s"),
             onset_s=clip.get("onset_s"),
             duration_s=clip.get("duration_s"),

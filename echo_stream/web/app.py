@@ -44,7 +44,7 @@ TREND_STEP_S: Final = 900
 DAY_S: Final = 86_400
 MINUTE_S: Final = 60
 MOST_DAYS: Final = 400.0
-SORTS: Final = {"clip": "audio/flac", "picture": "image/png", "normal": "audio/flac"}
+SORTS: Final = {"clip": "audio/flac", "picture": "image/png"}
 
 log = structlog.get_logger()
 
@@ -152,7 +152,6 @@ class Api:
             Operation("GET", event, "What was kept of an alarm", m.Evidence, self.evidence),
             Operation("GET", event + "/clip", "Its sound; answers Range", flac, self.file),
             Operation("GET", event + "/picture", "Its picture", "image/png", self.file),
-            Operation("GET", event + "/normal", "Normal sound to compare with", flac, self.file),
             Operation("GET", "/health", "How the daemon is", m.Health, self.health),
             Operation("GET", "/log", "The last lines of the log", m.Log, self.log),
             Operation(
@@ -299,8 +298,9 @@ class Api:
         path = getattr(found[1], which) if found else None
         if path is None:
             raise Problem(404, "it was not kept, or is gone")
-        name = path.name if which != "normal" else f"normal_{path.name}"
-        return FileResponse(path, media_type=SORTS[which], filename=name, content_disposition_type="inline")
+        return FileResponse(
+            path, media_type=SORTS[which], filename=path.name, content_disposition_type="inline"
+        )
 
     async def health(self, _request: Request) -> Response:
         """How the daemon is."""

@@ -30,7 +30,6 @@ class Files:
 
     clip: Path | None
     picture: Path | None
-    normal: Path | None
 
 
 class Backend(Protocol):

@@ -170,7 +170,6 @@ class Evidence(Model):
     complete: bool = Field(description="the sound after the alarm is in it")
     clip: bool
     picture: bool
-    normal: bool = Field(description="normal sound to compare with is there")
     alarm_s: float | None = Field(None, description="seconds from the clip's start to the alarm")
     onset_s: float | None = None
     duration_s: float | None = None

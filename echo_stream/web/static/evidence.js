@@ -1,4 +1,4 @@
-// What was kept of an alarm: its sound beside normal sound, the picture, the bands.
+// What was kept of an alarm: its sound, the picture, what changed, what it was.
 
 import { h, hertz, number, percent, when } from "./dom.js";
 import { get, state, stream } from "./api.js";
@@ -50,7 +50,6 @@ function show(main, found) {
   const machine = state.machines.get(found.machine) ?? { id: found.machine, name: found.machine };
   const url = (what) => `api/evidence/${found.event_id}/${what}`;
   const alarm = h("audio", { controls: true, preload: "metadata", src: url("clip"), "aria-label": "sound of the alarm" });
-  const normal = found.normal ? h("audio", { controls: true, preload: "metadata", src: url("normal"), "aria-label": "normal sound" }) : null;
   const facts = {
     "why": event.why || "the score stayed over the level",
     "score": `${number(event.score)} (level ${number(event.threshold)})`,
@@ -70,10 +69,9 @@ function show(main, found) {
           `${found.onset_s === null ? "at an unknown time" : `at ${number(found.onset_s)} s`}.` +
           (found.complete ? "" : " The sound after it is still being recorded.")), alarm,
         h("p", { class: "row" },
-          h("button", { onclick: () => { alarm.currentTime = Math.max(0, (found.onset_s ?? found.alarm_s) - 1); alarm.play(); normal?.pause(); } }, "Play from the change"),
-          normal ? h("button", { class: "main", onclick: () => toggle(alarm, normal) }, "A/B: switch between alarm and normal") : null,
+          h("button", { onclick: () => { alarm.currentTime = Math.max(0, (found.onset_s ?? found.alarm_s) - 1); alarm.play(); } }, "Play from the change"),
           h("a", { class: "button", href: url("clip"), download: true }, "Download"))] : h("p", {}, "The sound is gone or was not kept."),
-        normal ? [h("h2", {}, "Normal sound nearest to it"), normal] : null),
+      ),
       h("section", { class: "box" },
         h("h2", {}, "What changed"),
         found.bands.length ? h("ul", {}, found.bands.map((band) => h("li", {}, louder(band))))
@@ -83,10 +81,4 @@ function show(main, found) {
     found.picture ? h("p", {}, h("img", { class: "picture", src: url("picture"),
       alt: `Spectrogram of the alarm beside normal sound. ${found.bands.map(louder).join("; ")}` }))
       : h("p", { class: "faint" }, "The picture is being drawn."));
-}
-
-function toggle(alarm, normal) {
-  const [from, to] = alarm.paused ? [normal, alarm] : [alarm, normal];
-  from.pause();
-  to.play();
 }

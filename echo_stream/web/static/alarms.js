@@ -67,6 +67,7 @@ export function alarms(main) {
           h("td", {}, buttons(machine)))))))
       : h("p", {}, "Nothing: every machine sounds normal."));
     load(false);
+    setTimeout(() => load(false), 1000);  // the journal is on the disk a moment after the change is told
   }
 
   async function load(older) {

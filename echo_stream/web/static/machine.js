@@ -49,6 +49,7 @@ export function machine(main, id) {
         h("h2", {}, "Normal sound that it knows"), bank)));
   const spectrogram = new Spectrogram(image);
   const recording = h("a", { class: "button", hidden: true }, "Hear and see the last alarm");
+  let late = null;
   let points = [];
   let minutes = null;
   let labelled = false;
@@ -78,6 +79,8 @@ export function machine(main, id) {
     reason.textContent = found.reason;
     actions.replaceChildren(buttons(found), recording);
     refresh();
+    clearTimeout(late);  // the journal is on the disk a moment after the change is told
+    late = setTimeout(refresh, 1000);
   }
 
   function columns(frame) {
@@ -138,5 +141,5 @@ export function machine(main, id) {
   stream(id, columns);
   past();
   const timers = [setInterval(past, 60_000), setInterval(refresh, 10_000)];
-  return () => { state.listeners.delete(update); timers.forEach(clearInterval); leaveBank(); };
+  return () => { state.listeners.delete(update); timers.forEach(clearInterval); clearTimeout(late); leaveBank(); };
 }

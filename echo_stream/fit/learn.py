@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 import echo_stream
 from echo_stream.alarm.calibration import GOOD_ENOUGH, Calibration, TripLevel
-from echo_stream.config.schema import Config, Machine
+from echo_stream.alarm.condition import hops_in
+from echo_stream.config.schema import AlarmSettings, Config, Machine
 from echo_stream.core.calibration import BankCalibration, NormalSpectrum, SensorLimits
 from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.errors import SourceError
@@ -27,7 +28,7 @@ from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.announced import announced
 from echo_stream.fit.checks import check_enrolment
-from echo_stream.fit.recorded import Recordings, held_out_places, joined_clips, minutes_of
+from echo_stream.fit.recorded import Joined, Recordings, held_out_places, joined_clips, minutes_of
 from echo_stream.fit.session import MICROPHONE, PROVENANCE, Enrolment, LeftOut, Session, to_provenance
 from echo_stream.fit.smallest_fault import sensitivity_of
 from echo_stream.fit.summary import LATER, number, sensitivity_text
@@ -35,6 +36,8 @@ from echo_stream.fit.trimming import Outlier, Trimming, keep_all, trim
 from echo_stream.pipeline.factory import build_alarms, trip_levels
 
 Float64 = NDArray[np.float64]
+ON_DELAY_S = AlarmSettings().on_delay_s
+"""Of an alarm, by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class _Fit:
     """Which of them each held-out score belongs to."""
     calibration: Calibration
     levels: Mapping[AlarmLevel, TripLevel]
+    by_name_alone: int
+    """Clips that were joined though nobody knows whether they follow each other."""
 
 
 def learn(
@@ -109,6 +114,7 @@ def learn(
         *checked(trimming),
         *check_devices(recordings, kept),
         *check_levels(fit.levels[AlarmLevel.ALARM]),
+        *check_continuity(fit.by_name_alone),
     ]
     sensitivity = _measured_sensitivity(machine, encoder, fit, recordings, trimming)
     figures: dict[str, Any] = {"sensor": limits.to_json(), "spectrum": recordings.spectrum.to_json()}
@@ -154,8 +160,10 @@ def _fit(
         provenance={"machine": machine.id, "by": person(), "on": platform.node()},
     )
     places = held_out_places(everything, window_s=window_s, hop_s=hop_s)
-    calibration = calibrated(bank, everything, places)
-    return _Fit(bank, everything, places, calibration, trip_levels(machine, calibration))
+    on_delay_s = machine.alarm.on_delay_s
+    calibration = calibrated(bank, everything, places, on_delay_s)
+    by_name_alone = _joined(bank, everything, places, on_delay_s).by_name_alone
+    return _Fit(bank, everything, places, calibration, trip_levels(machine, calibration), by_name_alone)
 
 
 def _false_outliers(fit: _Fit, enrolled: Sequence[Enrolled], trimming: Trimming) -> list[Outlier]:
@@ -221,20 +229,33 @@ def now() -> str:
 
 
 def calibrated(
-    bank: NormalBank, enrolled: Sequence[Enrolled], places: Sequence[NDArray[np.intp]]
+    bank: NormalBank,
+    enrolled: Sequence[Enrolled],
+    places: Sequence[NDArray[np.intp]],
+    on_delay_s: float = ON_DELAY_S,
 ) -> Calibration:
+    """Of held-out scores, clips of one series joined, as the daemon reads them."""
+    rounded = [run.round(4) for run in _joined(bank, enrolled, places, on_delay_s).runs]
+    return Calibration.fit(rounded, bank.hop_s)
+
+
+def _joined(
+    bank: NormalBank,
+    enrolled: Sequence[Enrolled],
+    places: Sequence[NDArray[np.intp]],
+    on_delay_s: float,
+) -> Joined:
     """Trip levels rest on the states in which there can be an alarm: not on a machine that is off."""
     mine = [i for i, members in enumerate(places) if enrolled[members[0]].condition != OFF]
     mine = mine or list(range(len(places)))
-    runs = joined_clips(
+    return joined_clips(
         [bank.held_out[i] for i in mine],
         [places[i] for i in mine],
         enrolled,
         window_s=bank.window_s,
         hop_s=bank.hop_s,
+        held_hops=hops_in(on_delay_s, bank.hop_s) + 1,
     )
-    rounded = [run.round(4) for run in runs]  # as the daemon reads it
-    return Calibration.fit(rounded, bank.hop_s)
 
 
 def _spectra(enrolments: Sequence[Enrolment]) -> dict[str, NormalSpectrum]:
@@ -337,6 +358,22 @@ def check_devices(recordings: Recordings, kept: Sequence[Enrolment]) -> list[Che
             f"condition {other.condition!r} was learnt from {other.device}, "
             f"this one from {recordings.device}",
             "make sure that it is the same microphone in the same place with the same gain",
+        )
+    ]
+
+
+def check_continuity(by_name_alone: int) -> list[Check]:
+    """Short clips show odd moments, and not for how long they last."""
+    if not by_name_alone:
+        return []
+    return [
+        Check(
+            "Continuity",
+            Verdict.WARN,
+            f"{by_name_alone + 1} short clips were put in the order of their names; whether they follow "
+            f"each other is not known, {CONTINUOUS_MIN:.0f} min of continuous sound are missing to see how "
+            "soon an odd moment passes",
+            "learn from recordings of half a minute or more, or let it listen by itself (--minutes)",
         )
     ]
 

@@ -25,7 +25,7 @@ COLUMN_S = 0.25
 FRAME_HOP_S = 0.064
 PROBES = 16
 """Windows of an enrolment whose samples are kept while a bank is fitted."""
-LAST_NUMBER = re.compile(r"(.*?)(\d{1,9})(\D*)")
+NUMBERS = re.compile(r"\d+")
 MOST_JUMP_DB = 3.0
 """Between the end of a clip and the next: a steady machine stays well within it."""
 _METER_LOWEST_DBFS, _METER_CELLS = -80.0, 12
@@ -189,6 +189,15 @@ def held_out_places(enrolled: Sequence[Enrolled], *, window_s: float, hop_s: flo
     return places
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Held-out scores of clips, put together."""
+
+    runs: tuple[Float64, ...]
+    by_name_alone: int
+    """Clips that are too short to stand alone, and of which nobody knows whether they follow each other."""
+
+
 def joined_clips(
     runs: Sequence[Float64],
     places: Sequence[NDArray[np.intp]],
@@ -196,13 +205,15 @@ def joined_clips(
     *,
     window_s: float,
     hop_s: float,
-) -> list[Float64]:
-    """Held-out scores of clips that follow each other, as one run.
+    held_hops: int,
+) -> Joined:
+    """Held-out scores of clips of one series, as one run.
 
-    A clip of one window shows an odd moment, and not how soon it passes; the clip after it does. Clips follow
-    each other where their names differ by a number that is one higher (`pump_007.wav`, `pump_008.wav`) and
-    their level goes on: in a series it jumps by no more than `MOST_JUMP_DB` from most clips to the next. The
-    windows that would straddle two clips are taken to be as strange as the stranger of their neighbours.
+    A clip of one window shows an odd moment, and not how soon it passes; the clip after it does. Clips are a
+    series where their names differ by numbers only, and their level goes on: it jumps by no more than
+    `MOST_JUMP_DB` from most of them to the next. Those that are long enough by themselves are joined where
+    the last number is one higher (`pump_007.wav`, `pump_008.wav`); shorter ones in the order of all numbers.
+    Windows that would straddle two clips are taken to be as strange as the stranger of their neighbours.
 
     Args:
         runs: Contiguous scores.
@@ -210,45 +221,55 @@ def joined_clips(
         enrolled: All windows.
         window_s: Length of a window; at the end of a clip less than a hop is taken to be left over.
         hop_s: Between the starts of two windows.
+        held_hops: Windows in a row that an alarm takes.
     """
 
-    def in_order(i: int) -> tuple[str, str, str, int, float]:
+    def in_order(i: int) -> tuple[str, str, tuple[int, ...], float]:
         first = enrolled[places[i][0]]
-        name, number, ending = numbered(first.recording)
-        return (first.condition, name, ending, number, first.start_s)
+        return (first.condition, *numbered(first.recording), first.start_s)
 
     order = sorted(range(len(runs)), key=in_order)
-    follows = [
-        in_order(a)[:3] == in_order(b)[:3]
-        and in_order(b)[3] == in_order(a)[3] + 1 > 0
-        and enrolled[places[b][0]].start_s < hop_s
+    pairs: list[bool | None] = [
+        _follows(in_order(a)[:3], in_order(b)[:3], short=2 * min(len(runs[a]), len(runs[b])) < held_hops)
+        if enrolled[places[b][0]].start_s < hop_s
+        else None
         for a, b in pairwise(order)
     ]
-    jumps_db = [
-        abs(enrolled[places[b][0]].features.level_dbfs - enrolled[places[a][-1]].features.level_dbfs)
-        for a, b in pairwise(order)
-    ]
-    series: dict[tuple[str, str, str], list[float]] = {}
-    for after, does, jump_db in zip(order[1:], follows, jumps_db, strict=True):
-        if does:
-            series.setdefault(in_order(after)[:3], []).append(jump_db)
+    jumps_db: dict[tuple[str, str], list[float]] = {}
+    for pair, (a, b) in zip(pairs, pairwise(order), strict=True):
+        if pair is not None:
+            before, after = enrolled[places[a][-1]].features, enrolled[places[b][0]].features
+            jumps_db.setdefault(in_order(b)[:2], []).append(abs(after.level_dbfs - before.level_dbfs))
     straddling = max(0, round(window_s / hop_s) - 1)
-    joined = [np.asarray(runs[order[0]], np.float64)] if order else []
-    for after, does in zip(order[1:], follows, strict=True):
+    joined = [np.asarray(runs[i], np.float64) for i in order[:1]]
+    by_name_alone = 0
+    for pair, after in zip(pairs, order[1:], strict=True):
         run = np.asarray(runs[after], np.float64)
-        if does and np.median(series[in_order(after)[:3]]) <= MOST_JUMP_DB:
-            between = np.full(straddling, max(joined[-1][-1], run[0]))
-            joined[-1] = np.concatenate([joined[-1], between, run])
-        else:
+        if pair is None or np.median(jumps_db[in_order(after)[:2]]) > MOST_JUMP_DB:
             joined.append(run)
-    return joined
+            continue
+        between = np.full(straddling, max(joined[-1][-1], run[0]))
+        joined[-1] = np.concatenate([joined[-1], between, run])
+        by_name_alone += not pair
+    return Joined(tuple(joined), by_name_alone)
 
 
-def numbered(recording: str) -> tuple[str, int, str]:
-    """A name, parted by the last number in it, without its ending; -1 where there is none."""
+def numbered(recording: str) -> tuple[str, tuple[int, ...]]:
+    """A name without its numbers, and these; the ending keeps its own."""
     path = PurePath(recording)
-    found = LAST_NUMBER.fullmatch(str(path.with_suffix("")))
-    return (found[1], int(found[2]), found[3] + path.suffix) if found else (recording, -1, "")
+    name = str(path.with_suffix(""))
+    return NUMBERS.sub("#", name) + path.suffix, tuple(int(each) for each in NUMBERS.findall(name))
+
+
+def _follows(
+    before: tuple[str, str, tuple[int, ...]], after: tuple[str, str, tuple[int, ...]], *, short: bool
+) -> bool | None:
+    """The number says so; False: not known, of short clips of one series; None: it does not."""
+    if before[:2] != after[:2] or not after[2] or before[2] == after[2]:
+        return None
+    if (*before[2][:-1], before[2][-1] + 1) == after[2]:
+        return True
+    return False if short else None
 
 
 def in_runs(enrolled: Sequence[Enrolled], values: Float64, hop_s: float) -> list[Float64]:

@@ -277,6 +277,21 @@ def test_time_without_an_alarm_is_counted(life: Life) -> None:
     assert life.ways.raised == {AlarmPath.STRONG: 0, AlarmPath.STEP: 1, AlarmPath.SLOW: 0}
 
 
+@pytest.mark.parametrize("middle", [0.4, -1.0])
+def test_a_sudden_shift_within_the_bounds_of_the_bank_is_an_alarm_in_minutes(middle: float) -> None:
+    life = Life()
+    life.hear(normal(HOUR, 1, 0.1))
+    found = life.hear(normal(5 * MINUTE, 2, 0.1, middle))
+    assert [path for _, path in found] == ([AlarmPath.SLOW] if middle > 0 else [])
+
+
+def test_a_shift_that_is_hardly_one_is_an_advisory() -> None:
+    life = Life()
+    life.hear(normal(HOUR, 1, 0.1))
+    assert life.hear(normal(20 * MINUTE, 2, 0.1, 0.2)) == []
+    assert life.ways.creeping is not None
+
+
 def slowly_shifted() -> Life:
     """Two hours of two states, then a shift of the loaded one that only the slow way finds."""
     life = Life()

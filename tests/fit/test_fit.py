@@ -26,7 +26,7 @@ from echo_stream.encode.spectral import SpectralEncoder
 from echo_stream.fit import archive
 from echo_stream.fit.fit import extend, fit, own_source, recordings
 from echo_stream.fit.listen import record_source
-from echo_stream.fit.recorded import held_out_places, in_runs, joined_clips, minutes_of, numbered
+from echo_stream.fit.recorded import Joined, held_out_places, in_runs, joined_clips, minutes_of, numbered
 from echo_stream.fit.session import MICROPHONE, Enrolment, Session
 from echo_stream.fit.summary import Fitted, number
 from echo_stream.fit.versions import BankVersions
@@ -437,33 +437,44 @@ def clip(number: int, level_dbfs: float = -20.0, name: str = "take_{:03d}.wav") 
     return Enrolled(heard, name.format(number), 0.0, "normal")
 
 
-def joined_lengths(clips: Sequence[Enrolled]) -> list[int]:
+def joined(clips: Sequence[Enrolled], held_hops: int = 8) -> Joined:
     runs = [np.array([float(i)]) for i in range(len(clips))]
     places = [np.array([i], np.intp) for i in range(len(clips))]
-    return [len(run) for run in joined_clips(runs, places, clips, window_s=2.0, hop_s=1.0)]
+    return joined_clips(runs, places, clips, window_s=2.0, hop_s=1.0, held_hops=held_hops)
+
+
+def joined_lengths(clips: Sequence[Enrolled]) -> list[int]:
+    return [len(run) for run in joined(clips).runs]
 
 
 def test_clips_that_follow_each_other_are_one_run() -> None:
     assert joined_lengths([clip(i) for i in (3, 1, 2)]) == [5]  # and two windows that straddle
     assert joined_lengths([clip(i) for i in (8, 9, 11, 10)]) == [7]
-    assert joined_lengths([clip(1), clip(3)]) == [1, 1]
     assert joined_lengths([clip(i, level_dbfs=-20.0 + 9.0 * (i == 2)) for i in range(1, 7)]) == [11]
     assert joined_lengths([clip(i, level_dbfs=-9.0 * (i % 2)) for i in range(3)]) == [1, 1, 1]
     assert joined_lengths([clip(1, name="fan{}.wav"), clip(2, name="pump{}.wav")]) == [1, 1]
     assert joined_lengths([clip(1, name="knock.wav"), clip(2, name="voice.wav")]) == [1, 1]
 
 
+def test_short_clips_of_one_series_are_joined_and_counted_longer_ones_are_not() -> None:
+    apart = [clip(1), clip(3), clip(20260327)]
+    assert [len(run) for run in joined(apart).runs] == [5]
+    assert joined(apart).by_name_alone == 2
+    assert joined([clip(1), clip(2)]).by_name_alone == 0
+    assert [len(run) for run in joined(apart, held_hops=2).runs] == [1, 1, 1]
+
+
 def test_a_straddling_window_is_as_strange_as_its_stranger_neighbour() -> None:
     places = [np.array([0], np.intp), np.array([1], np.intp)]
     (run,) = joined_clips(
-        [np.array([5.0]), np.array([1.0])], places, [clip(7), clip(8)], window_s=2.0, hop_s=1.0
-    )
+        [np.array([5.0]), np.array([1.0])], places, [clip(7), clip(8)], window_s=2.0, hop_s=1.0, held_hops=8
+    ).runs
     assert run.tolist() == [5.0, 5.0, 1.0]
 
 
-def test_the_number_of_a_clip_is_the_last_one_before_the_ending() -> None:
-    assert numbered("a1/take_007.mp3") == ("a1/take_", 7, ".mp3")
-    assert numbered("fan.m4a") == ("fan.m4a", -1, "")
+def test_the_numbers_of_a_clip_are_those_before_the_ending() -> None:
+    assert numbered("a1/take_007.mp3") == ("a#/take_#.mp3", (1, 7))
+    assert numbered("fan.m4a") == ("fan.m4a", ())
 
 
 def test_clips_of_two_seconds_give_about_the_level_of_the_same_sound_in_one_piece(tmp_path: Path) -> None:
@@ -488,5 +499,6 @@ def test_clips_that_do_not_follow_say_how_much_continuous_sound_is_missing(tmp_p
     parts = np.split(PUMP.sound(60.0), 30)
     names = np.random.default_rng(0).permutation(10_000)[:30]
     fitted = Project(tmp_path).fit(*[write(tmp_path, f"n{n}", p) for n, p in zip(names, parts, strict=True)])
-    (check,) = [check for check in fitted.checks if check.name == "Sensitivity"]
+    (check,) = [check for check in fitted.checks if check.name == "Continuity"]
+    assert "30 short clips" in check.finding
     assert "2 min of continuous sound are missing" in check.finding

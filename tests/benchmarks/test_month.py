@@ -1,0 +1,54 @@
+"""The month in the plant: what its machines go through, and how what was raised is sorted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.month import DAY_S, EVERY_S, FAULTS, HOUR_S, ON_S, SEVERITIES, Machine, judged, summary
+from echo_stream.core.types import OFF
+from echo_stream.encode.spectral import SpectralEncoder
+
+
+def machine(kind: str, seed: int = 2) -> Machine:
+    return Machine(seed, kind, SpectralEncoder(2.0))
+
+
+def test_states_come_by_shift_and_day() -> None:
+    plant = machine("sudden")
+    states = [plant.condition(at_s)[0] for at_s in np.arange(0, 7 * DAY_S, HOUR_S).tolist()]
+    assert set(states) == {"load", "idle", OFF}
+    assert states[0] == "load", "the first minutes are enrolled"
+    assert set(states[6 * 24 :]) == {OFF}, "Sunday"
+    gains = [plant.condition(at_s)[1] for at_s in np.arange(0, 10 * DAY_S, 600).tolist()]
+    assert -3 <= min(gains) < -1.5 < 1.5 < max(gains) <= 3
+
+
+def test_faults_come_as_their_kind_says() -> None:
+    for kind in FAULTS:
+        plant = machine(kind)
+        assert plant.severity(plant.begins_s - 1) == 0
+        assert plant.severity(plant.ends_s) == 0
+        assert plant.condition(plant.begins_s)[0] != OFF
+    creeping, intermittent = machine("creeping"), machine("intermittent")
+    severities = [creeping.severity(creeping.begins_s + day * DAY_S) for day in range(10)]
+    assert severities == sorted(severities)
+    assert severities[-1] > SEVERITIES[-3]
+    on = [intermittent.severity(intermittent.begins_s + at_s) for at_s in np.arange(0, EVERY_S, 10).tolist()]
+    assert sum(on) * 10 == ON_S
+
+
+def test_what_was_raised_is_sorted() -> None:
+    plant = machine("sudden")
+    raised = [
+        (DAY_S / 2.0, "alarm", "step"),
+        (DAY_S / 2.0, "warning", ""),
+        (plant.begins_s + 60.0, "alarm", "strong"),
+        (plant.moved_s + 60.0, "alarm", "step"),
+        (25.0 * DAY_S, "alarm", "slow"),
+    ]
+    found = judged(plant, raised, 30)
+    assert (found["first"], found["later"], found["microphone"], found["warnings"]) == (1, 1, 1, 1)
+    assert (found["found_s"], found["path"]) == (60.0, "strong")
+    line = summary([{"kind": "sudden", "ways": found}], "ways", 30)
+    assert "sudden 1 of 1 (60 s)" in line
+    assert judged(plant, raised[:1], 30)["found_s"] is None

@@ -269,7 +269,7 @@ class AlarmSettings(Model):
         7.0, ge=0, le=3600, description="an alarm comes when the sound has stayed strange so long"
     )
     warning_on_delay_s: Number = Field(
-        3.0, ge=0, le=3600, description="a warning after so long already; never later than the alarm"
+        7.0, ge=0, le=3600, description="a warning after so long; never later than the alarm"
     )
     off_delay_s: Number = Field(
         6.0, ge=0, le=3600, description="both go when it has sounded normal again so long"

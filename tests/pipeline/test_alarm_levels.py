@@ -41,7 +41,7 @@ def active(values: list[float], trip: TripLevel, alarm: AlarmSettings, level: Al
 
 
 def test_a_warning_never_waits_longer_than_the_alarm() -> None:
-    both = {AlarmLevel.WARNING: 3.0, AlarmLevel.ALARM: 7.0}
+    both = {AlarmLevel.WARNING: 7.0, AlarmLevel.ALARM: 7.0}
     assert DEFAULT.on_delays_s == both
     assert AlarmSettings(on_delay_s=1.0).on_delays_s == dict.fromkeys(AlarmLevel, 1.0)
 

@@ -132,7 +132,7 @@ class Machine:
             sound[1:] -= 0.3 * (sound[1:] - sound[:-1])
         sound = sound * np.float32(10 ** (gain_db / 20))
         if noisy:
-            sound = sound + 2 * float(np.std(sound)) * self._rumble
+            sound = sound + np.float32(2 * float(np.std(sound))) * self._rumble
         return _cut(sound.astype(np.float32))
 
     def _sound(self, state: str, severity: float) -> Float32:

@@ -28,9 +28,9 @@ STEP_DELAY_S = 10.0
 """A sound of 5 s touches windows of 2 s whose ends span less than 7 s."""
 STEP_AFTER_S = 3.0
 """A step waits at least so much longer than the strong way."""
-UNHEARD_S = 600.0
-"""So long over `UNHEARD` times the strong level is an alarm without a change that was heard."""
-UNHEARD = 2.0
+WITHOUT_CHANGE_S = 600.0
+"""So long over `WITHOUT_CHANGE` times the strong level is an alarm without a change that was heard."""
+WITHOUT_CHANGE = 2.0
 """Another day, a warm-up, a draught: minutes of normal sound come to lie over a level that rests on a minute
 of enrolment, and a warning stands then. Four cars held 7 to 17 in another take, with 5 as strong level."""
 WAYS = 3
@@ -102,8 +102,10 @@ class Ways:
         """Nothing was heard yet."""
         levels, timing = self.levels, self.timing
         self._strong = self._over(levels.strong, timing.on_delay_s)
-        self._unheard = self._over(self._unheard_level, max(UNHEARD_S, timing.on_delay_s))
-        self._heard = False
+        self._without_change = self._over(
+            self._without_change_level, max(WITHOUT_CHANGE_S, timing.on_delay_s)
+        )
+        self._with_change = False
         """The strong way stands: what is over its level came as a change."""
         self._fits = False
         """One window at least sounded as the held-out sound of the bank did."""
@@ -209,7 +211,7 @@ class Ways:
         if not (self._strong.active or self.step_way.changing):
             self._set_strong(self._reached.level)
         self._strong.step(value, start, end)  # raises before anything is changed
-        self._unheard.step(value, start, end)
+        self._without_change.step(value, start, end)
         follows = self._end is None or start <= self._end
         if state != self._state or not follows:
             self._slow.interrupt()
@@ -222,7 +224,7 @@ class Ways:
         for quiet in self.step_way.step(value, start, end, base=self._base, quiet=not was_active):
             self._everything.add(quiet)
             self._recent.add(quiet)
-        self._heard = self._strong.active and (self._heard or self._changed(end))
+        self._with_change = self._strong.active and (self._with_change or self._changed(end))
         slow = self._slow
         if slow.found is Found.SHIFT or not (was_active or self.step_way.changing):
             slow.add(value, start)
@@ -241,7 +243,7 @@ class Ways:
         more often than that must not hold it back for ever.
         """
         self._strong.skip(end)
-        self._unheard.pause(end)
+        self._without_change.pause(end)
         self.step_way.skip(end)
         if self._again is not None:
             self._again.skip(end)
@@ -249,13 +251,13 @@ class Ways:
 
     def forget(self) -> None:
         """As if nothing was wrong: not active, nothing pending. The past stays."""
-        for way in (self._strong, self._unheard, self.step_way):
+        for way in (self._strong, self._without_change, self.step_way):
             way.forget()
         for slow in self._slows.values():
             if slow.found is not Found.CREEP:
                 slow.forget()
             slow.interrupt()
-        self._heard, self._news, self._end = False, None, None
+        self._with_change, self._news, self._end = False, None, None
         self._lower()
 
     def _decide(self, end: int) -> None:
@@ -265,7 +267,7 @@ class Ways:
         elif self._path is None:
             self._path, self._active_since = standing, end
             self.raised[standing] += 1
-            if self._unheard.active:  # then what led here was not quiet
+            if self._without_change.active:  # then what led here was not quiet
                 self.step_way.ceiling.forget_above(self.levels.strong)
         elif self._path is not standing and not self._stands(self._path):
             self._path = standing
@@ -275,7 +277,7 @@ class Ways:
 
     def _stands(self, path: AlarmPath) -> bool:
         if path is AlarmPath.STRONG:
-            return self._heard or self._unheard.active
+            return self._with_change or self._without_change.active
         if path is AlarmPath.STEP:
             return self.step_way.active
         return self._shifted is not None
@@ -318,11 +320,11 @@ class Ways:
                 f"instead of {slow.before:.1f}, and stays"
             )
         step = self._stepping
-        if path is AlarmPath.STRONG and not self._heard:
+        if path is AlarmPath.STRONG and not self._with_change:
             return (
-                f"over {self._unheard_level:.1f}, which is {UNHEARD:g} times the strong level, for "
-                f"{duration_text(UNHEARD_S)}, without a change that was heard: the machine, the microphone "
-                "or the day is not what was learnt"
+                f"over {self._without_change_level:.1f}, which is {WITHOUT_CHANGE:g} times the strong level, "
+                f"for {duration_text(WITHOUT_CHANGE_S)}, without a change that was heard: the machine, the "
+                "microphone or the day is not what was learnt"
             )
         again = " again, while the alarm stood," if self.renewed else ""
         level = self._strong.trip if path is AlarmPath.STRONG else step.level
@@ -336,7 +338,7 @@ class Ways:
         """Plain JSON, without times and without what is pending."""
         return {
             "path": self._path and self._path.value,
-            "strong": [self._heard, self._strong.active, self._unheard.active],
+            "strong": [self._with_change, self._strong.active, self._without_change.active],
             "fits": self._fits,
             "settled": self._settled,
             "step": self.step_way.to_json(),
@@ -367,8 +369,8 @@ class Ways:
         else:
             self._fits = bool(saved["fits"])
             heard, strong, unheard = (bool(each) for each in saved["strong"])
-            self._heard = heard and active
-            for condition, stood in ((self._strong, strong), (self._unheard, unheard)):
+            self._with_change = heard and active
+            for condition, stood in ((self._strong, strong), (self._without_change, unheard)):
                 condition.active, condition.onset = stood and active, onset if stood and active else None
             self.step_way.ceiling.restore(saved["ceiling"])
             self.step_way.restore(saved["step"], onset)
@@ -390,9 +392,9 @@ class Ways:
     # Parts.
 
     @property
-    def _unheard_level(self) -> float:
+    def _without_change_level(self) -> float:
         """Never below the strong level; scores are 0 in the middle of normal sound."""
-        return max(UNHEARD * self.levels.strong, self.levels.strong)
+        return max(WITHOUT_CHANGE * self.levels.strong, self.levels.strong)
 
     def _over(self, level: float, delay_s: float) -> Condition:
         rate = self.timing.sample_rate_hz
@@ -442,7 +444,7 @@ class Ways:
     @property
     def _over_level(self) -> Condition:
         """Of the strong way: what stands, or would come first."""
-        return self._unheard if self._unheard.active and not self._heard else self._strong
+        return self._without_change if self._without_change.active and not self._with_change else self._strong
 
     def _onset_of(self, path: AlarmPath) -> int | None:
         if path is AlarmPath.STRONG:

@@ -107,14 +107,14 @@ class Answers:
         self._note(kept.machine, "normal", by, reason, kept.event_id)
         return "it is being learnt; the proposal is ready within minutes"
 
-    def heard(self, machine: str, by: str) -> str:
+    def propose(self, machine: str, by: str) -> str:
         """Begins to make a proposal of what the daemon heard since, and says so.
 
         Raises:
             CommandRefused: something is being learnt already.
         """
         running = models.Proposal(state="running", by=by, said="it is being learnt")
-        self._begin(machine, running, lambda: self._learn_heard(machine, by))
+        self._begin(machine, running, lambda: self._propose(machine, by))
         self._note(machine, "propose", by, "", None)
         return "what was heard is being learnt; the proposal is ready within minutes"
 
@@ -165,12 +165,12 @@ class Answers:
 
         self._conclude(kept.machine, fitted, kept.event_id, by)
 
-    def _learn_heard(self, machine: str, by: str) -> None:
+    def _propose(self, machine: str, by: str) -> None:
         """On a thread of its own."""
 
         def proposed() -> models.Proposal:
             found = self._run("bank", "propose", "--machine", machine, "--json", learning=True)
-            return to_heard_proposal(json.loads(found), by)
+            return to_sample_proposal(json.loads(found), by)
 
         self._conclude(machine, proposed, None, by)
 
@@ -284,7 +284,7 @@ def to_proposal(fitted: Mapping[str, Any], event_id: str, by: str) -> models.Pro
     )
 
 
-def to_heard_proposal(found: Mapping[str, Any], by: str) -> models.Proposal:
+def to_sample_proposal(found: Mapping[str, Any], by: str) -> models.Proposal:
     """What accepting would change, from what `bank propose --json` says: also what becomes of past events.
 
     Raises:

@@ -31,13 +31,13 @@ from echo_stream.core.errors import EchoStreamError
 from echo_stream.core.guard import Guard, GuardedThread
 from echo_stream.core.types import Window
 from echo_stream.daemon.events import EventPublisher
-from echo_stream.daemon.heard import HeardRecorder
 from echo_stream.daemon.history import HistoryRecorder
 from echo_stream.daemon.logs import configure, keep_recent
 from echo_stream.daemon.monitor import Monitor
 from echo_stream.daemon.operator_commands import execute
 from echo_stream.daemon.overview import Parts, degraded, overview
 from echo_stream.daemon.proposals import build_proposals
+from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.daemon.state_directory import StateDirectory
 from echo_stream.daemon.stations import StationRegistry
 from echo_stream.daemon.status import StatusServer, daemon_socket
@@ -130,7 +130,7 @@ class Daemon:
             self._proposals.start()
             stack.callback(self._proposals.stop)
             self._threads.append(self._proposals.thread)
-            self._heard = self._start_heard(stack)
+            self._sampler = self._start_sampler(stack)
             self._monitor = Monitor(
                 self.overview,
                 lambda: degraded(self._registry.stations, self._registry.failed, self._parts()),
@@ -175,7 +175,7 @@ class Daemon:
             alive=self._alive(monotonic()),
         )
         for machine in found["machines"]:
-            machine["probation"] = self._heard.probation(machine["machine"]).to_json()
+            machine["probation"] = self._sampler.probation(machine["machine"]).to_json()
         return found
 
     def _parts(self) -> Parts:
@@ -214,7 +214,7 @@ class Daemon:
         self._page = page
 
     def _on_event(self, kind: str, payload: Payload) -> None:
-        self._heard.on_event(kind, payload, self._registry.stations)
+        self._sampler.on_event(kind, payload, self._registry.stations)
         if self._history:
             self._history.put_event(kind, payload)
         if self._page:
@@ -268,12 +268,12 @@ class Daemon:
         self._threads.append(store.thread)
         return history
 
-    def _start_heard(self, stack: ExitStack) -> HeardRecorder:
-        heard = HeardRecorder(self._config.state_dir)
-        heard.start()
-        stack.callback(heard.stop)
-        self._threads.append(heard.thread)
-        return heard
+    def _start_sampler(self, stack: ExitStack) -> FeatureSampler:
+        sampler = FeatureSampler(self._config.state_dir)
+        sampler.start()
+        stack.callback(sampler.stop)
+        self._threads.append(sampler.thread)
+        return sampler
 
     def _alive(self, now_s: float) -> bool:
         """Pipeline and publisher make progress, or wait by design for a microphone or a broker."""
@@ -296,7 +296,7 @@ class Daemon:
             stop=self._stop,
             on_failure=self._registry.fail,
             expecting=lambda: bool(self._registry.failed),
-            heard=self._heard.add,
+            sampled=self._sampler.add,
         )
         self._events.save_states(self._registry.stations.values())
         self._stop.set()
@@ -337,7 +337,7 @@ class Daemon:
         if now_s >= self._losses_at_s:
             self._losses_at_s = now_s + LOSSES_EVERY_S
             _take_losses(stations.values())
-        self._heard.tick(now_s - self._since_s)
+        self._sampler.tick(now_s - self._since_s)
         if now_s >= self._states_at_s:
             self._states_at_s = now_s + STATES_EVERY_S
             self._events.save_states(stations.values())
@@ -345,7 +345,7 @@ class Daemon:
     def _on_added(self, station: Station, machine: Machine) -> None:
         self._publisher.add_machine(machine.id, machine.title)
         self._events.add_station(station, machine.title)
-        self._heard.add_station(station)
+        self._sampler.add_station(station)
 
     def _on_removed(self, machine_id: str) -> None:
         self._publisher.remove_machine(machine_id)

@@ -330,7 +330,7 @@ class Page:
             CommandRefused: there is none such.
         """
         if asked.do == "propose":
-            return self._answers.heard(machine, by)
+            return self._answers.propose(machine, by)
         if asked.do == "rollback":
             return self._answers.rollback(machine, by)
         if asked.bank_id is None:

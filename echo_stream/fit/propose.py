@@ -1,6 +1,6 @@
 """bank propose makes a bank version of what the daemon heard, and shows what accepting it would change.
 
-The daemon keeps features of a spread sample (history/heard.py), no sound. What was heard while an alarm or a
+The daemon keeps features of a spread sample (history/sample.py), no sound. What was heard while an alarm or a
 warning stood is left out, unless a person says that it was normal. Nothing is learnt until `bank accept`.
 """
 
@@ -31,7 +31,7 @@ from echo_stream.fit.learn import calibrated, latest_sensitivity, person
 from echo_stream.fit.recorded import held_out_places
 from echo_stream.fit.session import PROVENANCE, Enrolment, Session, to_provenance
 from echo_stream.fit.versions import BankVersions
-from echo_stream.history.heard import FOLDER, About, HeardSample, Stretch
+from echo_stream.history.sample import FOLDER, About, FeatureSample, Stretch
 from echo_stream.pipeline.factory import build_alarms, build_encoder, trip_levels
 
 MOST_BYTES = 1 << 28
@@ -207,11 +207,11 @@ def _name(stretch: Stretch) -> str:
     return f"heard {stretch.at}"
 
 
-def _read(config: Config, machine: Machine, about: About) -> HeardSample:
+def _read(config: Config, machine: Machine, about: About) -> FeatureSample:
     path = config.state_dir / FOLDER / f"{machine.id}.safetensors"
     hint = "let the daemon listen for some hours: it writes what it heard every five minutes"
     try:
-        found = HeardSample.from_bytes(read_regular(path, MOST_BYTES), about)
+        found = FeatureSample.from_bytes(read_regular(path, MOST_BYTES), about)
     except OSError as error:
         raise BankError(f"{path} cannot be read: {error.strerror}", hint) from error
     except ValueError as error:
@@ -238,7 +238,7 @@ def _enrolments(bank: NormalBank, stretches: Sequence[Stretch]) -> list[Enrolmen
             own = replace(own, most_hum=limits.most_hum, most_rumble=limits.most_rumble)
         session = Session(
             condition=condition,
-            source="heard",
+            source="sample",
             device="the daemon's sample of what it heard",
             sample_rate_hz=bank.sample_rate_hz,
             heard_at=mine[0].at,

@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 
 from echo_stream.alarm.calibration import GOOD_ENOUGH, Calibration, TripLevel, poisson_upper
 from echo_stream.alarm.step import DEVIATIONS, SMALLEST
-from echo_stream.alarm.ways import LEAST_PAST_S, UNHEARD, UNHEARD_S, WAYS, Timing
+from echo_stream.alarm.ways import LEAST_PAST_S, WAYS, WITHOUT_CHANGE, WITHOUT_CHANGE_S, Timing
 from echo_stream.config.schema import AlarmSettings
 from echo_stream.core.checks import Check, Verdict, worst
 from echo_stream.core.sensitivity import BLIND_DB
@@ -36,7 +36,7 @@ from echo_stream.fit.report_charts import (
 )
 from echo_stream.fit.session import Session
 from echo_stream.fit.summary import Fitted, change_text, hertz, names, number
-from echo_stream.history.heard import NEEDED_DAYS, NEEDED_H
+from echo_stream.history.sample import NEEDED_DAYS, NEEDED_H
 
 A_DAY_PROVES = poisson_upper(0) * DAYS_A_MONTH
 
@@ -254,8 +254,8 @@ def announcements(
             f"after {duration_text(LEAST_PAST_S)} of listening, better after a day",
         ),
         (
-            f"A machine that was never heard like this, with a score over {UNHEARD * strong:.1f}",
-            f"after {duration_text(UNHEARD_S)}",
+            f"A machine that was never heard like this, with a score over {WITHOUT_CHANGE * strong:.1f}",
+            f"after {duration_text(WITHOUT_CHANGE_S)}",
             "from the first minute on",
         ),
         (

@@ -22,7 +22,7 @@ WAIT_S = 0.05  # PortAudio delivers in bursts of up to 0.1 s
 BATCH = 16
 """Windows that are encoded together: more are no faster, only later, and take more memory."""
 OnFailure = Callable[[str, Exception], None]
-Heard = Callable[[Station, Window, Features, Score], None]
+Sampled = Callable[[Station, Window, Features, Score], None]
 
 
 def listen(
@@ -34,7 +34,7 @@ def listen(
     stop: threading.Event,
     on_failure: OnFailure | None = None,
     expecting: Callable[[], bool] = lambda: False,
-    heard: Heard = lambda *_: None,
+    sampled: Sampled = lambda *_: None,
 ) -> None:
     """Walks the corridor until every source has ended or `stop` is set.
 
@@ -47,7 +47,7 @@ def listen(
         on_failure: gets a machine's id and the exception that its part raised; it must take the machine out
             of `stations`, and the others go on. Without it the exception is raised.
         expecting: whether more machines will come although all present sources have ended.
-        heard: gets each window with its features and score, before its alarms do.
+        sampled: gets each window with its features and score, before its alarms do.
 
     Raises:
         EncoderError: a window cannot be encoded, and there is no `on_failure`.
@@ -65,7 +65,7 @@ def listen(
                 station = present[window.machine]
                 try:
                     scored.append((window, station.scorer.score_one(features)))
-                    heard(station, window, features, scored[-1][1])
+                    sampled(station, window, features, scored[-1][1])
                     for event in station.judge(scored[-1], places):
                         on_event(station, event)
                 except Exception as error:  # noqa: BLE001 - one machine must not silence the others

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from echo_stream.alarm.ways import SETTLED_S, STATE_S, UNHEARD_S, Levels, Timing, Ways
+from echo_stream.alarm.ways import SETTLED_S, STATE_S, WITHOUT_CHANGE_S, Levels, Timing, Ways
 from echo_stream.core.types import AlarmPath
 
 RATE, HOP_S, WINDOW_S = 100, 1.0, 2.0
@@ -96,7 +96,7 @@ def test_a_ramp_is_no_step_and_an_alarm_after_ten_minutes_over_twice_the_strong_
     assert life.hear(ramp) == []
     ((at_s, path),) = life.hear([60.0] * 10 * MINUTE)
     assert path is AlarmPath.STRONG
-    assert at_s < UNHEARD_S
+    assert at_s < WITHOUT_CHANGE_S
     assert "without a change" in life.ways.why()
 
 
@@ -118,7 +118,7 @@ def test_a_bank_of_another_day_is_an_alarm_after_ten_minutes_and_a_change_on_top
 def test_a_machine_that_was_broken_from_the_start_does_not_blind_the_step_after_its_repair() -> None:
     life = Life()
     broken = life.hear(normal(11 * MINUTE, spread=3.0, middle=60.0))
-    assert broken == [(UNHEARD_S, AlarmPath.STRONG)]
+    assert broken == [(WITHOUT_CHANGE_S, AlarmPath.STRONG)]
     life.hear(normal(3 * MINUTE))
     assert not life.ways.active
     assert life.hear([30.0] * 30) == [(7.0, AlarmPath.STRONG)]

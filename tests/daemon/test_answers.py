@@ -6,7 +6,7 @@ from pathlib import Path
 
 from echo_stream.alarm.calibration import TripLevel
 from echo_stream.core.types import AlarmLevel
-from echo_stream.daemon.answers import bank_versions, to_heard_proposal
+from echo_stream.daemon.answers import bank_versions, to_sample_proposal
 from echo_stream.fit.propose import Judged, Proposal
 
 
@@ -38,7 +38,7 @@ def test_a_proposal_of_what_was_heard_says_what_becomes_of_past_alarms() -> None
     found = Judged("A", at, "alarm", confirmed=False, before=True, after=True)
     vanishes = Judged("B", at, "warning", confirmed=False, before=True, after=False)
     never = Judged("C", at, "alarm", confirmed=True, before=False, after=False)
-    shown = to_heard_proposal(heard(found, vanishes, never).to_json(), "anna")
+    shown = to_sample_proposal(heard(found, vanishes, never).to_json(), "anna")
     assert (shown.state, shown.bank_id, shown.base_id, shown.by) == ("ready", "b8", "b7", "anna")
     assert (shown.alarm_before, shown.alarm_after, shown.warning_after) == (3.0, 3.5, 2.5)
     assert shown.verdict == "ok"
@@ -47,7 +47,7 @@ def test_a_proposal_of_what_was_heard_says_what_becomes_of_past_alarms() -> None
         f"would not have been announced: warning of {at}"
     ]
     missed = Judged("D", at, "alarm", confirmed=True, before=True, after=False)
-    shown = to_heard_proposal(heard(missed).to_json(), "anna")
+    shown = to_sample_proposal(heard(missed).to_json(), "anna")
     assert shown.verdict == "fail"
     assert any("CONFIRMED FAULT" in check for check in shown.checks)
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from echo_stream.cli import main
 from echo_stream.daemon import metrics, status
-from echo_stream.daemon.heard import HeardRecorder
 from echo_stream.daemon.monitor import Monitor
 from echo_stream.daemon.proposals import ProposalWriter
+from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.daemon.stations import StationRegistry
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.history import store
@@ -27,7 +27,7 @@ LOOPS: dict[str, tuple[type, str]] = {
     "evidence": (Evidence, "_work"),
     "history": (store.HistoryStore, "_write_queue"),
     "proposals": (ProposalWriter, "_work"),
-    "heard": (HeardRecorder, "_work"),
+    "sampler": (FeatureSampler, "_work"),
     "page": (PageServer, "_serve"),
     "metrics": (metrics._Server, "service_actions"),
     "status": (status._Server, "service_actions"),

@@ -1,4 +1,4 @@
-"""HeardRecorder keeps a sample of what each machine is heard, for `bank propose`, in the state directory.
+"""FeatureSampler keeps a sample of what each machine is heard, for `bank propose`, in the state directory.
 
 The pipeline's thread only adds to it; a thread of its own writes it, anew, synced and renamed, every five
 minutes and at the end. A file that is damaged is set aside, and the sample begins anew.
@@ -18,7 +18,7 @@ import structlog
 from echo_stream.core.files import read_regular, write_whole
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.types import Features, Score, Window
-from echo_stream.history.heard import FOLDER, About, HeardSample, Probation
+from echo_stream.history.sample import FOLDER, About, FeatureSample, Probation
 from echo_stream.pipeline.station import Station
 
 EVERY_S = 300.0
@@ -28,7 +28,7 @@ STOP_S = 5.0
 log = structlog.get_logger()
 
 
-class HeardRecorder:
+class FeatureSampler:
     """The samples of all machines.
 
     Args:
@@ -37,12 +37,12 @@ class HeardRecorder:
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / FOLDER
-        self._samples: dict[str, HeardSample] = {}
-        self._queue: queue.Queue[tuple[str, HeardSample] | None] = queue.Queue()
+        self._samples: dict[str, FeatureSample] = {}
+        self._queue: queue.Queue[tuple[str, FeatureSample] | None] = queue.Queue()
         self._stop = Event()
         self._trouble = ""
         self._due_s = EVERY_S
-        self.thread = GuardedThread("the writer of heard samples", self._work, self._stop)
+        self.thread = GuardedThread("the writer of feature samples", self._work, self._stop)
 
     def start(self) -> None:
         """Begins to write."""
@@ -96,12 +96,12 @@ class HeardRecorder:
                 for machine, sample in self._samples.items():
                     self._queue.put((machine, sample.copy()))
 
-    def _read(self, machine: str, about: About) -> HeardSample:
+    def _read(self, machine: str, about: About) -> FeatureSample:
         path = path_of(self._folder, machine)
         try:
-            found = HeardSample.from_bytes(read_regular(path, MOST_BYTES), about)
+            found = FeatureSample.from_bytes(read_regular(path, MOST_BYTES), about)
         except FileNotFoundError:
-            return HeardSample(about)
+            return FeatureSample(about)
         except (OSError, ValueError) as error:
             aside = path.with_suffix(".damaged")
             with contextlib.suppress(OSError):
@@ -112,10 +112,10 @@ class HeardRecorder:
                 aside=str(aside),
                 reason=str(error),
             )
-            return HeardSample(about)
+            return FeatureSample(about)
         if found is None:
             log.info("the sample of what was heard begins anew: the features are others", machine=machine)
-        return found or HeardSample(about)
+        return found or FeatureSample(about)
 
     # The writer's thread.
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from echo_stream.core.types import EncoderIdentity, Features
-from echo_stream.history import heard
-from echo_stream.history.heard import MOST_EVENTS, MOST_STRETCHES, STRETCH, About, HeardSample, Probation
+from echo_stream.history import sample
+from echo_stream.history.sample import MOST_EVENTS, MOST_STRETCHES, STRETCH, About, FeatureSample, Probation
 
 ABOUT = About(EncoderIdentity("spectral", 3, dimensions={"window_s": 2.0}), 100, 2.0, 1.0)
 BEGAN = datetime(2026, 1, 5, 6, tzinfo=UTC)
@@ -23,8 +23,8 @@ def window(number: int) -> Features:
     )
 
 
-def listened(hours: float, alarmed: range = range(0)) -> HeardSample:
-    sample = HeardSample(ABOUT)
+def listened(hours: float, alarmed: range = range(0)) -> FeatureSample:
+    sample = FeatureSample(ABOUT)
     for i in range(round(hours * 3600)):
         at = BEGAN + timedelta(seconds=i)
         sample.add(
@@ -61,7 +61,7 @@ def test_what_was_heard_under_alarm_is_marked() -> None:
 
 
 def test_a_stretch_has_no_hole() -> None:
-    sample = HeardSample(ABOUT)
+    sample = FeatureSample(ABOUT)
     for i in range(40):
         start = 100 * i + (10_000 if i >= 10 else 0)
         sample.add(window(i), "load", BEGAN, start, start + 200, alarmed=False)
@@ -81,7 +81,7 @@ def test_of_events_the_newest_are_kept_with_what_led_to_them() -> None:
 def test_a_file_gives_it_back_and_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     sample = listened(0.5, range(300))
     sample.event("E1", "warning", "load", BEGAN)
-    found = HeardSample.from_bytes(sample.copy().to_bytes(), ABOUT)
+    found = FeatureSample.from_bytes(sample.copy().to_bytes(), ABOUT)
     assert found is not None
     assert found.probation == sample.probation
     for mine, theirs in zip(
@@ -99,7 +99,7 @@ def test_a_file_gives_it_back_and_it_goes_on(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_of_other_features_nothing_is_taken() -> None:
     data = listened(0.1).to_bytes()
-    assert HeardSample.from_bytes(data, replace(ABOUT, hop_s=0.5)) is None
+    assert FeatureSample.from_bytes(data, replace(ABOUT, hop_s=0.5)) is None
 
 
 @pytest.mark.parametrize("at", [0, 5, 200, -5])
@@ -107,11 +107,11 @@ def test_damage_is_noticed(at: int) -> None:
     data = bytearray(listened(0.1).to_bytes())
     data[at] ^= 0xFF
     with pytest.raises(ValueError):  # noqa: PT011 - the reasons are as many as the places
-        HeardSample.from_bytes(bytes(data), ABOUT)
+        FeatureSample.from_bytes(bytes(data), ABOUT)
     with pytest.raises(ValueError):  # noqa: PT011
-        HeardSample.from_bytes(b"", ABOUT)
+        FeatureSample.from_bytes(b"", ABOUT)
 
 
 def test_large_features_keep_fewer_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heard, "MOST_BYTES", 10 * STRETCH * (6 + 72) * 4)
+    monkeypatch.setattr(sample, "MOST_BYTES", 10 * STRETCH * (6 + 72) * 4)
     assert len(listened(2).stretches) <= 10

@@ -9,9 +9,9 @@ import pytest
 
 from echo_stream.config.load import load
 from echo_stream.core.errors import BankError
-from echo_stream.daemon.heard import HeardRecorder, path_of
+from echo_stream.daemon.sampler import FeatureSampler, path_of
 from echo_stream.fit.propose import propose
-from echo_stream.history.heard import FOLDER
+from echo_stream.history.sample import FOLDER
 from tests.support.broker import MosquittoBroker
 from tests.support.daemon import daemon, run, wait_for
 from tests.support.stations import build_stations, fit_bank, write_config
@@ -66,7 +66,7 @@ def test_what_a_daemon_heard_is_proposed_and_accepted(
     run(tmp_path, "bank", "accept", "--machine", "pump3", "b3")
     shown = json.loads(run(tmp_path, "bank", "show", "--machine", "pump3", "--json"))
     assert shown["id"] == "b3"
-    assert [session["source"] for session in shown["sessions"]] == ["simulated", "heard"]
+    assert [session["source"] for session in shown["sessions"]] == ["simulated", "sample"]
     assert shown["minutes"] > 2
     settings = load(config)
     with monkeypatch.context() as there:
@@ -96,7 +96,7 @@ def test_a_sample_survives_a_restart_and_a_damaged_one_is_set_aside(tmp_path: Pa
     folder = tmp_path / "heard-state"
 
     def listen(windows: int) -> float:
-        recorder = HeardRecorder(folder)
+        recorder = FeatureSampler(folder)
         recorder.start()
         recorder.add_station(station)
         for _ in range(windows):

@@ -1,4 +1,4 @@
-"""A heard sample keeps features, no sound, of stretches spread over all that a machine was heard.
+"""A feature sample keeps features, no sound, of stretches spread over all that a machine was heard.
 
 A bank that was fitted on minutes does not know a machine's days. From this sample `bank propose` makes a
 version that does, when a person asks for it. The sample is bounded: when it is full, every second stretch
@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from echo_stream.core.types import EncoderIdentity, Features
 
 FORMAT = 1
-HEADER_KEY = "echo_stream_heard"
-FOLDER = "heard"
+HEADER_KEY = "echo_stream_sample"
+FOLDER = "samples"
 """Below the state directory."""
 STRETCH = 16
 """Windows in a row: a calibration needs to see what follows what."""
@@ -107,7 +107,7 @@ class Probation:
         }
 
 
-class HeardSample:
+class FeatureSample:
     """The sample of one machine. One thread feeds it; `to_bytes` of a `copy` may run on another.
 
     Args:
@@ -182,9 +182,9 @@ class HeardSample:
             self.stretches = self.stretches[::2]
             self._every_s *= 2
 
-    def copy(self) -> HeardSample:
+    def copy(self) -> FeatureSample:
         """What `to_bytes` needs, for another thread; stretches are never changed."""
-        other = HeardSample(self.about)
+        other = FeatureSample(self.about)
         other.stretches, other.events = list(self.stretches), list(self.events)
         other.seconds_a_day, other._every_s = dict(self.seconds_a_day), self._every_s
         return other
@@ -236,7 +236,7 @@ class HeardSample:
             found = cls(about)
             found._restore(metadata, tensors)
         except (SafetensorError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-            raise ValueError(f"no heard sample: {error!r}") from error
+            raise ValueError(f"no feature sample: {error!r}") from error
         return found
 
     def _restore(self, metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:

@@ -94,7 +94,8 @@ class Machine:
         samples = round(WINDOW_S * STRETCH) * RATE_HZ
         self._noise = rng.normal(0, 1, (TO_LEARN + TO_HEAR) * samples).astype(np.float32)
         self._starts = np.sort(rng.integers(900, 2 * DAY_S, TO_LEARN + TO_HEAR)) * RATE_HZ
-        self._rumble = np.convolve(self._noise, np.ones(40, np.float32) / np.sqrt(40), "same")
+        rumble = np.convolve(self._noise, np.ones(40, np.float32) / np.sqrt(40), "same")
+        self._rumble: Float32 = rumble.astype(np.float32)
 
     def learnt(self, key: Key) -> list[Enrolled]:
         """Windows of one combination that a bank may learn; other levels lie beside it."""

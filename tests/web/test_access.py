@@ -130,6 +130,7 @@ def test_a_password_is_stored_so_that_it_cannot_be_read(file: Path) -> None:
         ("a:viewer:scrypt$1048576$8$1$AAAA$" + "A" * 43 + "=\n", ":1: expected"),
         ("\n".join(["a:viewer:" + hash_password("x")] * 2), ":2: a stands twice"),
     ],
+    ids=["nobody", "no hash", "no such role", "short hash", "too dear", "twice"],  # hashes are salted
 )
 def test_a_wrong_password_file_is_told_with_its_line(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "passwords"

@@ -91,7 +91,7 @@ def test_a_knob_that_was_turned_is_said(recorded: Path) -> None:
     soundfile.write(recorded / "turned.wav", sound, 16_000, subtype="FLOAT")
     said = run(recorded, "replay", "-m", "pump3", "turned.wav")
     assert re.search(
-        r"everything louder by (8\.[5-9]|9\.\d) dB, spectrum unchanged: gain or distance\?", said
+        r"everything louder by ([78]\.[5-9]|[89]\.\d) dB, spectrum unchanged: gain or distance\?", said
     )
 
 

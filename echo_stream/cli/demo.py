@@ -7,7 +7,6 @@ subscriber and the evidence are real; only the machine is simulated.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import shutil
 import signal
@@ -31,6 +30,7 @@ from echo_stream.config.schema import AlarmSettings
 from echo_stream.core.errors import DeliveryError, EchoStreamError
 from echo_stream.evidence.store import list_events
 from echo_stream.mqtt.connection import Broker, Connection
+from echo_stream.web import installed as web_installed
 
 SEED: Final = 5
 RATE_HZ: Final = 16000
@@ -146,7 +146,7 @@ def run_demo(into: Path, verbose: bool = False, keep: bool = False) -> None:
 
 def _page_port() -> int | None:
     """A port for the page; None where its libraries are not installed."""
-    if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
+    if not web_installed():
         return None
     for port in (PAGE_PORT, 0):
         with socket.socket() as probe, contextlib.suppress(OSError):

@@ -135,6 +135,12 @@ class Score:
     gain_db: float | None = None
     """Everything is louder by so much, or quieter, and the spectrum is unchanged; None where it is not so."""
 
+    @property
+    def deciding_band_hz(self) -> tuple[float, float] | None:
+        """The band that raises the score most; None where none does."""
+        band = max(self.bands, key=lambda each: each.contribution, default=None)
+        return (band.low_hz, band.high_hz) if band is not None and band.contribution > 0 else None
+
 
 class AlarmState(StrEnum):
     """States of an alarm, named after ISA-18.2."""

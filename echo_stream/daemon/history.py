@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 
-from echo_stream.core.types import Score
 from echo_stream.history.minutes import MinuteSummary, WindowFigures
 from echo_stream.history.store import HistoryCounters, HistoryStore
 from echo_stream.mqtt.payloads import Payload
@@ -47,7 +46,7 @@ class HistoryRecorder:
             score.value,
             score.level_dbfs,
             score.condition,
-            _deciding_band_hz(score),
+            score.deciding_band_hz,
         )
         row = self._summaries[machine].add(figures, {a.level.value: a.trip for a in station.alarms})
         if row is not None:
@@ -72,8 +71,3 @@ class HistoryRecorder:
     def counters(self) -> HistoryCounters:
         """What was written and lost; any thread."""
         return self._store.counters
-
-
-def _deciding_band_hz(score: Score) -> tuple[float, float] | None:
-    band = max(score.bands, key=lambda each: each.contribution, default=None)
-    return (band.low_hz, band.high_hz) if band is not None and band.contribution > 0 else None

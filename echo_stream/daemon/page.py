@@ -6,7 +6,6 @@ the page's own threads, and reads what those parts give to any thread.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import platform
@@ -42,6 +41,7 @@ from echo_stream.history.store import HISTORY_FILE, read_highest, read_history, 
 from echo_stream.mqtt.commands import Command, ReplyTo, parse
 from echo_stream.mqtt.payloads import LevelState, Payload
 from echo_stream.pipeline.station import Scored, Station
+from echo_stream.web import installed as web_installed
 from echo_stream.web import models
 from echo_stream.web.backend import Files, Live
 from echo_stream.web.server import PageServer
@@ -65,7 +65,7 @@ def require_page(web: WebSettings) -> None:
         MissingExtra: its libraries are not installed.
         ConfigError: the password file cannot be used.
     """
-    if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
+    if not web_installed():
         raise MissingExtra("the page (web.enabled)", "web")
     if web.password_file is not None:
         from echo_stream.web.passwords import read_passwords  # noqa: PLC0415 - only who wants it pays
@@ -179,7 +179,6 @@ class Page:
             sensor_fault=fault,
             at_rest=station.rest.active,
         )
-        band = max(score.bands, key=lambda each: each.contribution, default=None) if score else None
         coverage = station.health.coverage(monotonic())
         reason = f"the sensor is {fault}" if fault else ""
         if capture != "running" and source.last_error:
@@ -195,7 +194,7 @@ class Page:
             score=score and round(score.value, 4),
             level_dbfs=score and round(score.level_dbfs, 2),
             operating_state=score.condition if score else "",
-            band_hz=(band.low_hz, band.high_hz) if band is not None and band.contribution > 0 else None,
+            band_hz=score and score.deciding_band_hz,
             coverage_10m=coverage and round(coverage, 4),
             warning=_level(warning, trips[AlarmLevel.WARNING]),
             alarm=_level(alarm, trips[AlarmLevel.ALARM]),

@@ -18,7 +18,7 @@ import numpy as np
 import structlog
 from safetensors import SafetensorError, deserialize, safe_open
 
-from echo_stream.core.errors import CheckpointError, MissingExtra
+from echo_stream.core.errors import CheckpointError, of_extra
 from echo_stream.core.files import sync_folder
 from echo_stream.core.types import Float32
 
@@ -202,11 +202,9 @@ def _download(repository: str, revision: str | None, endpoint: str, scratch: Pat
     # A file of 22 MB needs no second protocol, and plain HTTPS is what a plant's proxy lets through.
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     # Slow to import, and nothing but this command needs it; it reads its environment when it is imported.
-    try:
+    with of_extra("fetch-model", "echo"):
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url  # noqa: PLC0415
         from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MissingExtra("fetch-model", "echo") from error
 
     try:
         url = hf_hub_url(repository, FILE, revision=revision, endpoint=endpoint)

@@ -178,7 +178,6 @@ def to_columns(live: Live) -> models.LiveColumns:
     """The spectrogram of a window's last hop, with what the page writes beside it."""
     window, score = live.window, live.score
     columns = live_columns(window, live.hop_s)
-    band = max(score.bands, key=lambda each: each.contribution, default=None)
     return models.LiveColumns(
         at_s=round(window.captured_at.timestamp(), 3),
         step_s=1 / A_SECOND,
@@ -189,7 +188,7 @@ def to_columns(live: Live) -> models.LiveColumns:
         score=round(score.value, 4),
         level_dbfs=round(score.level_dbfs, 2),
         operating_state=score.condition,
-        band_hz=(band.low_hz, band.high_hz) if band is not None and band.contribution > 0 else None,
+        band_hz=score.deciding_band_hz,
     )
 
 

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_stream.alarm.condition import hops_in, rises
-from echo_stream.core.calibration import FIT_AGAIN, BankCalibration
-from echo_stream.core.errors import BankError
+from echo_stream.core.calibration import BankCalibration
+from echo_stream.core.errors import FIT_AGAIN, BankError
 from echo_stream.core.text import MONTH_H
 
 Float64 = NDArray[np.float64]

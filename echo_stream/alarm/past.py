@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean, median, stdev
 from typing import Any, NamedTuple
 
+from echo_stream.core.spread import spread
 from echo_stream.core.text import MONTH_H
 
 SHORT_S, LONG_S = 30.0, 120.0
@@ -20,8 +21,6 @@ LAG_S = 12.0
 """The newest scores are left out: they may belong to the change already."""
 FEWEST = 20
 """Scores that say what the last minutes were like."""
-SPREAD_OF_DEVIATION = 1.4826
-"""Of a normal distribution: its spread through the median of its absolute deviations."""
 BLOCK_S = 600.0
 BLOCKS = 1008
 """A week: what a shift, a night and a Sunday sound like is in it."""
@@ -65,8 +64,7 @@ class Recent:
         scores = scores[: max(FEWEST, len(scores) - self._lag)]
         last, before = scores[-self._short :], scores[-self._long :]
         middle = median(before)
-        spread = SPREAD_OF_DEVIATION * median(abs(score - middle) for score in before)
-        return Base(max(median(last), middle), spread)
+        return Base(max(median(last), middle), spread(before, middle))
 
     def to_json(self) -> list[float]:
         """Plain JSON."""

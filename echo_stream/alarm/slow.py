@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from echo_stream.alarm.past import SPREAD_OF_DEVIATION, numbers
+from echo_stream.alarm.past import numbers
+from echo_stream.core.spread import spread
 from echo_stream.core.text import MONTH_H
 
 MINUTE_S = 60.0
@@ -172,10 +173,9 @@ class SlowWay:
     def _trip(self) -> bool:
         past, standing = self._ranked, self.found
         middle = median(past)
-        spread = SPREAD_OF_DEVIATION * median(abs(each - middle) for each in past)
         now = median(self._waiting)
         shift = now - median(list(self._latest)[-BEFORE:])
-        least = max(LEAST_SHIFT, DEVIATIONS * spread)
+        least = max(LEAST_SHIFT, DEVIATIONS * spread(past, middle))
         sudden = shift >= (now - middle) / 2 and now - middle >= least
         found = Found.SHIFT if sudden else Found.CREEP
         if standing is None or sudden:

@@ -14,12 +14,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_stream.core.errors import BankError
+from echo_stream.core.errors import FIT_AGAIN, BankError
 from echo_stream.core.sensitivity import Sensitivity
 
 Float64 = NDArray[np.float64]
 VERSION = 1
-FIT_AGAIN = "Fit the bank again."
 
 
 @dataclass(frozen=True, slots=True)

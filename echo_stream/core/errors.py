@@ -17,6 +17,9 @@ EchoStreamError                 exit code 1
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+FIT_AGAIN = "Fit the bank again."
+"""The hint where a part of a bank is damaged, or of another version."""
+
 
 class EchoStreamError(Exception):
     """What went wrong and what to do about it, in words for the person who runs the program."""

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from echo_stream.core.errors import BankError
+from echo_stream.core.errors import FIT_AGAIN, BankError
 from echo_stream.core.types import AlarmPath
 
-FIT_AGAIN = "Fit the bank again."
 BLIND_DB = 12.0
 """A bank that announces nothing under this is said to be blind."""
 

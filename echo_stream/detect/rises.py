@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from echo_stream.core.spread import SPREAD_OF_DEVIATION
 from echo_stream.core.types import Float32, Float64, Window
 
 LOWEST_HZ = 50.0
@@ -30,7 +31,6 @@ LEAST_DB, DEVIATIONS = 1.5, 3.0
 """A band has changed that is louder by so much, and by so many spreads of its own."""
 MORE_DB = 1.0
 """Over the bands that changed at the machine, a change elsewhere is larger by so much, on average."""
-SPREAD_OF_DEVIATION = 1.4826
 
 
 @dataclass(frozen=True, slots=True)

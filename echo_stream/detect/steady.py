@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
+from echo_stream.core.spread import spread
 from echo_stream.core.types import Score
 
 STEADY_S = 60.0
@@ -19,7 +20,6 @@ DRIFT_SHARE = 0.05
 """Between the middles of its two halves."""
 SPREAD_DB = 2.0
 """Of the level: its spread is at most so much."""
-SPREAD_OF_DEVIATION = 1.4826
 
 
 class SteadyWatch:
@@ -57,13 +57,10 @@ class SteadyWatch:
     def _is_steady(self) -> bool:
         values, half = list(self._values), self._needed // 2
         middle = median(values)
-        if middle <= 0 or spread(values) > SPREAD_SHARE * middle:
+        if middle <= 0 or spread(values, middle) > SPREAD_SHARE * middle:
             return False
         drift = abs(median(values[:half]) - median(values[half:]))
-        return drift <= DRIFT_SHARE * middle and spread(self._levels_dbfs) <= SPREAD_DB
-
-
-def spread(values: list[float] | deque[float]) -> float:
-    """Robust: through the median of the absolute deviations."""
-    middle = median(values)
-    return SPREAD_OF_DEVIATION * median(abs(value - middle) for value in values)
+        return (
+            drift <= DRIFT_SHARE * middle
+            and spread(self._levels_dbfs, median(self._levels_dbfs)) <= SPREAD_DB
+        )

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from echo_stream.core.types import Float32
+from echo_stream.encode.taper import taper
 
 LOWEST_HZ, HIGHEST_HZ = 5.0, 101.0
 LINE_HZ = 2.0
@@ -58,18 +59,11 @@ def powers(samples: Float32, sample_rate_hz: int, sub_bands: int) -> tuple[Float
 
 
 def _means(frames: Float32, sample_rate_hz: int, edges_hz: tuple[float, ...]) -> Float32:
-    taper, matrix = _taper(frames.shape[1]), _averaging(frames.shape[1], sample_rate_hz, edges_hz)
-    spectra = np.fft.rfft(frames * taper)[:, : len(matrix)]
+    length = frames.shape[1]
+    matrix = _averaging(length, sample_rate_hz, edges_hz)
+    spectra = np.fft.rfft(frames * taper(length))[:, : len(matrix)]
     found: Float32 = (np.square(np.abs(spectra)) @ matrix).astype(np.float32)
     return found
-
-
-@lru_cache(maxsize=16)
-def _taper(length: int) -> Float32:
-    """Periodic Hann of unit power."""
-    taper = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
-    scaled: Float32 = (taper / np.sqrt(length * np.sum(taper**2) / 2)).astype(np.float32)
-    return scaled
 
 
 @lru_cache(maxsize=16)

@@ -18,6 +18,7 @@ from echo_stream.core.errors import EncoderError
 from echo_stream.core.level import check_window, level_dbfs
 from echo_stream.core.types import EncoderIdentity, Features, Float32, Window
 from echo_stream.encode import low_lines as low_lines_of
+from echo_stream.encode.taper import taper
 
 PATCH_S = 0.160
 LONG_HOP_S = 0.032
@@ -166,19 +167,11 @@ def _band_powers(samples: Float32, sample_rate_hz: int, hop_s: float, of_bands: 
 
 def _powers(frames: Float32) -> Float32:
     """Power of each bin of tapered frames (n, length), which are overwritten: (n, bins)."""
-    frames *= _taper(frames.shape[1])
+    frames *= taper(frames.shape[1])
     spectra = np.fft.rfft(frames, out=np.empty((len(frames), frames.shape[1] // 2 + 1), np.complex64))
     powers: Float32 = np.square(spectra.real)
     powers += np.square(spectra.imag)
     return powers
-
-
-@lru_cache(maxsize=64)
-def _taper(length: int) -> Float32:
-    """Periodic Hann of unit power, so that white noise has one level at every rate and frame length."""
-    taper = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
-    scaled: Float32 = (taper / np.sqrt(length * np.sum(taper**2) / 2)).astype(np.float32)
-    return scaled
 
 
 @lru_cache(maxsize=64)

@@ -25,7 +25,7 @@ import structlog
 
 from echo_stream import __version__
 from echo_stream.config.load import load
-from echo_stream.config.schema import Config, WebSettings
+from echo_stream.config.schema import Config, Machine, WebSettings
 from echo_stream.core.errors import CommandRefused, EchoStreamError, MissingExtra
 from echo_stream.core.text import utc_text
 from echo_stream.core.types import AlarmLevel
@@ -156,16 +156,22 @@ class Page:
 
     def machines(self) -> list[models.Machine]:
         """All machines, in the order of the configuration."""
-        stations, failed = self._registry.stations, self._registry.failed
-        found = []
-        for machine in self._registry.config.machines:
-            if machine.id in stations:
-                found.append(self._machine(stations[machine.id], machine.title))
-            elif machine.id in failed:
-                found.append(_failed(failed[machine.id]))
-        return found
+        found = (self._card(machine) for machine in self._registry.config.machines)
+        return [each for each in found if each is not None]
 
-    def _machine(self, station: Station, name: str) -> models.Machine:
+    def machine(self, machine: str) -> models.Machine | None:
+        """One machine; None where there is none of this id."""
+        configured = self._registry.config.machine(machine)
+        return self._card(configured) if configured else None
+
+    def _card(self, machine: Machine) -> models.Machine | None:
+        station = self._registry.stations.get(machine.id)
+        if station is not None:
+            return self._listening(station, machine.title)
+        failed = self._registry.failed.get(machine.id)
+        return _failed(failed) if failed is not None else None
+
+    def _listening(self, station: Station, name: str) -> models.Machine:
         machine, source, score = station.reader.machine, station.reader.source, station.score
         levels = self._events.levels(machine)
         warning, alarm = (levels.get(level, _NO_STATE) for level in (AlarmLevel.WARNING, AlarmLevel.ALARM))
@@ -206,7 +212,7 @@ class Page:
 
     def detail(self, machine: str) -> models.MachineDetail | None:
         """One machine; None where there is none of this id."""
-        found = next((each for each in self.machines() if each.id == machine), None)
+        found = self.machine(machine)
         if found is None:
             return None
         recent = self._history.recent(machine) if self._history else []

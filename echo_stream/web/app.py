@@ -270,7 +270,7 @@ class Api:
     async def journal(self, request: Request) -> Response:
         """What happened."""
         machine = request.query_params.get("machine")
-        if machine is not None and self._backend.detail(machine) is None:
+        if machine is not None and self._backend.machine(machine) is None:
             raise Problem(404, "no such machine")
         before = _number(request, "before", 0, least=0, most=2**53)
         limit = int(_number(request, "limit", 100, least=1, most=500))
@@ -330,8 +330,8 @@ class Api:
         if not self._backend.listen:
             raise Problem(403, "live listening is not allowed here: web.listen")
         machine = self._known(request)
-        detail = self._backend.detail(machine)
-        rate = detail.machine.sample_rate_hz if detail else None
+        known = self._backend.machine(machine)
+        rate = known.sample_rate_hz if known else None
         if rate is None:
             raise Problem(503, "it is not heard now")
         if self._feed.listeners >= MOST_LISTENERS:
@@ -348,7 +348,7 @@ class Api:
             Problem: there is none.
         """
         machine = request.path_params.get("machine") or request.query_params.get("machine", "")
-        if not any(each.id == machine for each in self._backend.machines()):
+        if self._backend.machine(machine) is None:
             raise Problem(404, "no such machine")
         return str(machine)
 

@@ -41,6 +41,9 @@ class Backend(Protocol):
     def machines(self) -> list[models.Machine]:
         """All machines, in the order of the configuration."""
 
+    def machine(self, machine: str) -> models.Machine | None:
+        """One machine; None where there is none of this id."""
+
     def detail(self, machine: str) -> models.MachineDetail | None:
         """One machine; None where there is none of this id."""
 

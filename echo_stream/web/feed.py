@@ -43,6 +43,14 @@ class _Viewer:
         self.frames.append(frame)
         self.news.set()
 
+    async def take(self) -> bytes:
+        """What has come since the last time, as soon as there is anything."""
+        await self.news.wait()
+        self.news.clear()
+        waiting = b"".join(self.frames)
+        self.frames.clear()
+        return waiting
+
 
 class Feed:
     """All viewers. Everything but `touch` runs on the page's event loop."""
@@ -130,13 +138,9 @@ class Feed:
             yield b"retry: 2000\n\n" + self._all_machines()
             while True:
                 try:
-                    await asyncio.wait_for(viewer.news.wait(), ALIVE_S)
+                    waiting = await asyncio.wait_for(viewer.take(), ALIVE_S)
                 except TimeoutError:
-                    yield b": nothing new\n\n"
-                    continue
-                viewer.news.clear()
-                waiting = b"".join(viewer.frames)
-                viewer.frames.clear()
+                    waiting = b": nothing new\n\n"
                 yield waiting
         finally:
             self._viewers.discard(viewer)
@@ -155,11 +159,7 @@ class Feed:
         try:
             yield wav_header(sample_rate_hz)
             while True:
-                await listener.news.wait()
-                listener.news.clear()
-                waiting = b"".join(listener.frames)
-                listener.frames.clear()
-                yield waiting
+                yield await listener.take()
         finally:
             self._listeners.discard(listener)
             self._watch()

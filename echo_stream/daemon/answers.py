@@ -193,10 +193,9 @@ class Answers:
         import soundfile  # noqa: PLC0415 - only who answers pays
 
         assert kept.clip is not None  # noqa: S101 - `normal` looked
-        clip = json.loads(kept.document.read_text(encoding="utf-8")).get("clip") or {}
         samples, rate = soundfile.read(kept.clip, dtype="float32")
-        onset_s = clip.get("onset_s")
-        first = round((clip.get("alarm_s", 0.0) if onset_s is None else onset_s) * rate)
+        begins_s = kept.alarm_s or 0.0 if kept.onset_s is None else kept.onset_s
+        first = round(begins_s * rate)
         path = self._state_dir / "proposals" / kept.document.parent.name / f"{kept.event_id}.flac"
         write_whole(path, flac(samples[min(first, len(samples) // 2) :], rate))
         return path.absolute()

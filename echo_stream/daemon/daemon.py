@@ -50,6 +50,7 @@ from echo_stream.pipeline.loop import listen
 from echo_stream.pipeline.station import Scored, Station
 
 if TYPE_CHECKING:
+    from echo_stream.daemon.metrics import MetricsServer
     from echo_stream.daemon.page import Page
 
 DRAIN_S = 4.0
@@ -59,8 +60,6 @@ PAGE_LOG_LINES = 200
 LOSSES_EVERY_S = 1.0  # what thousands of machines lost need not be asked twenty times a second
 STUCK_S = 20.0  # a round that takes longer is no progress; under systemd half of WatchdogSec
 
-if TYPE_CHECKING:
-    from echo_stream.daemon.metrics import MetricsServer
 
 FIXED = tuple(set(Config.model_fields) - {"machines"})
 

@@ -443,13 +443,6 @@ def _joined(at_s: float, step_s: float, rows: Sequence[MinuteRow]) -> models.Min
 
 
 def _evidence(kept: Kept) -> tuple[models.Evidence, Files]:
-    clip: dict[str, Any] = {}
-    changes: list[dict[str, Any]] = []
-    try:
-        document = json.loads(kept.document.read_text(encoding="utf-8"))
-        clip, changes = document.get("clip") or {}, document.get("changes") or []
-    except (OSError, ValueError):  # removed or rewritten meanwhile
-        pass
     files = Files(clip=kept.clip, picture=kept.picture)
     return (
         models.Evidence(
@@ -460,10 +453,10 @@ def _evidence(kept: Kept) -> tuple[models.Evidence, Files]:
             complete=kept.complete,
             clip=files.clip is not None,
             picture=files.picture is not None,
-            alarm_s=clip.get("alarm_s"),
-            onset_s=clip.get("onset_s"),
-            duration_s=clip.get("duration_s"),
-            bands=[models.Band.model_validate(change) for change in changes],
+            alarm_s=kept.alarm_s,
+            onset_s=kept.onset_s,
+            duration_s=kept.duration_s,
+            bands=[models.Band.model_validate(change) for change in kept.changes],
         ),
         files,
     )

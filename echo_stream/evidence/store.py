@@ -7,8 +7,9 @@ picture (PNG). The worker of evidence.py writes; anybody may read at any time.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,6 +38,14 @@ class Kept:
     """The payload of the event, as it was sent."""
     complete: bool
     """The sound after the alarm is in it."""
+    onset_s: float | None = None
+    """Where in the sound the change begins; None: not known."""
+    alarm_s: float | None = None
+    """Where in the sound the alarm comes."""
+    duration_s: float | None = None
+    """Of the sound."""
+    changes: tuple[Mapping[str, Any], ...] = ()
+    """Bands that are louder or quieter than normal; known once the picture is drawn."""
 
     @property
     def event_id(self) -> str:
@@ -212,7 +221,18 @@ def _checked(path: Path, document: Any) -> Kept:
         raise ValueError(f"event.ts is {event['ts']!r:.60}, expected is a time with its zone")
     if not isinstance(document.get("complete"), bool):
         raise TypeError(f"complete is {document.get('complete')!r:.60}, expected is true or false")
-    return Kept(path, event, document["complete"])
+    clip, changes = document.get("clip"), document.get("changes")
+    times = {name: _seconds(clip, name) for name in ("onset_s", "alarm_s", "duration_s")}
+    bands = changes if isinstance(changes, list) else []
+    return Kept(
+        path, event, document["complete"], **times, changes=tuple(b for b in bands if isinstance(b, dict))
+    )
+
+
+def _seconds(clip: Any, name: str) -> float | None:
+    """A time in the sound; None where it is not known, or damaged."""
+    value = clip.get(name) if isinstance(clip, dict) else None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _if_there(path: Path) -> Path | None:

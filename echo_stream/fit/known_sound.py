@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -71,8 +70,7 @@ def clip_at(folder: Path, machine: str, at: datetime) -> Clip:
             f"machine {machine}: the sound of event {nearest.event_id} is not there any more",
             "name another event, or teach it from a recording: ignore add --recording FILE",
         )
-    onset_s = json.loads(nearest.document.read_text(encoding="utf-8"))["clip"]["onset_s"]
-    return Clip(nearest.clip, onset_s, f"event {nearest.event_id} of {nearest.event['ts']}")
+    return Clip(nearest.clip, nearest.onset_s, f"event {nearest.event_id} of {nearest.event['ts']}")
 
 
 def _away(kept: Kept, at: datetime) -> timedelta:

@@ -26,8 +26,7 @@ from echo_stream.alarm.condition import hops_in, rises
 from echo_stream.core.calibration import BankCalibration
 from echo_stream.core.errors import FIT_AGAIN, BankError
 from echo_stream.core.text import MONTH_H
-
-Float64 = NDArray[np.float64]
+from echo_stream.core.types import Float64
 
 WEEKS_PER_MONTH = 30 / 7
 MIN_WINDOWS = 10

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_stream.core.errors import EchoStreamError
-from echo_stream.core.types import AlarmPath
+from echo_stream.core.types import AlarmPath, Float64
 
 
 class TripCondition(Protocol):
@@ -202,8 +202,6 @@ class Condition:
 # `rises` gives exactly what `Condition.step` gives window by window. `margins` turns a run of scores into one
 # number a window, above the trip level where, and only where, an alarm that was not active becomes so: what
 # calibration needs the tail of. Pure; fit-time only.
-
-Float64 = NDArray[np.float64]
 
 
 def hops_in(delay_s: float, hop_s: float) -> int:

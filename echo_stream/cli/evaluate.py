@@ -14,7 +14,6 @@ from statistics import harmonic_mean
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +24,7 @@ from echo_stream.config.schema import Machine, StdinSource
 from echo_stream.core.calibration import BankCalibration
 from echo_stream.core.errors import BankError, Failures, SourceError
 from echo_stream.core.text import Progress, path_text
-from echo_stream.core.types import AlarmPath, Enrolled
+from echo_stream.core.types import AlarmPath, Enrolled, Float64
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
@@ -35,8 +34,6 @@ from echo_stream.fit.archive_jobs import Encoded, encode_parts
 from echo_stream.pipeline.factory import build_alarms, build_encoder
 
 MAX_FPR = 0.1
-
-Float64 = NDArray[np.float64]
 
 
 def rates(normal: Float64, anomalous: Float64) -> dict[str, float | None]:

@@ -12,12 +12,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from echo_stream.core.errors import FIT_AGAIN, BankError
 from echo_stream.core.sensitivity import Sensitivity
+from echo_stream.core.types import Float64
 
-Float64 = NDArray[np.float64]
 VERSION = 1
 
 

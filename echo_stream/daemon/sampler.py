@@ -18,7 +18,7 @@ import structlog
 from echo_stream.core.files import read_regular, write_whole
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.types import Features, Score, Window
-from echo_stream.history.sample import FOLDER, About, FeatureSample, Probation
+from echo_stream.history.sample import About, FeatureSample, Probation, path_of
 from echo_stream.pipeline.station import Station
 
 EVERY_S = 300.0
@@ -36,7 +36,7 @@ class FeatureSampler:
     """
 
     def __init__(self, state_dir: Path) -> None:
-        self._folder = state_dir / FOLDER
+        self._state_dir = state_dir
         self._samples: dict[str, FeatureSample] = {}
         self._queue: queue.Queue[tuple[str, FeatureSample] | None] = queue.Queue()
         self._stop = Event()
@@ -97,7 +97,7 @@ class FeatureSampler:
                     self._queue.put((machine, sample.copy()))
 
     def _read(self, machine: str, about: About) -> FeatureSample:
-        path = path_of(self._folder, machine)
+        path = path_of(self._state_dir, machine)
         try:
             found = FeatureSample.from_bytes(read_regular(path, MOST_BYTES), about)
         except FileNotFoundError:
@@ -123,15 +123,10 @@ class FeatureSampler:
         while (item := self._queue.get()) is not None:
             machine, sample = item
             try:
-                write_whole(path_of(self._folder, machine), sample.to_bytes())
+                write_whole(path_of(self._state_dir, machine), sample.to_bytes())
             except OSError as error:
                 if not self._trouble:
                     log.warning("the sample of what was heard cannot be written", reason=str(error))
                 self._trouble = str(error)
             else:
                 self._trouble = ""
-
-
-def path_of(folder: Path, machine: str) -> Path:
-    """Where the sample of a machine lies."""
-    return folder / f"{machine}.safetensors"

@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 import echo_stream
 from echo_stream.core.calibration import BankCalibration
 from echo_stream.core.errors import BankError, BankMismatch
-from echo_stream.core.types import EncoderIdentity, Enrolled, Float32
+from echo_stream.core.types import EncoderIdentity, Enrolled, Float32, Float64
 from echo_stream.detect import bank_file as bankfile
 from echo_stream.detect.bankcheck import faults_in, faults_in_encoder
 from echo_stream.detect.folds import Fold, folds_of, runs_of
 from echo_stream.detect.reference import Reference, Sound, fit_reference
 
-Float64 = NDArray[np.float64]
 PLAIN = (
     "sample_rate_hz",
     "window_s",

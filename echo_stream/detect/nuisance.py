@@ -13,11 +13,9 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from echo_stream.core.types import Float32
+from echo_stream.core.types import Float32, Float64
 
-Float64 = NDArray[np.float64]
 Nuisances = Callable[[Float32], Float64]
 """From the mean of normal features (bands, dim) to directions (k, bands, dim), each one deviation long."""
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_stream.core.types import Enrolled, Features, Float32
+from echo_stream.core.types import Enrolled, Features, Float32, Float64
 from echo_stream.detect.folds import Fold
 from echo_stream.detect.metric import Metric
 from echo_stream.detect.nuisance import Nuisances, none, of_views
@@ -52,7 +52,6 @@ def k_centres(points: Float32, count: int) -> NDArray[np.intp]:
 #
 # Pure numpy, no clock. fit-normal makes it, the pipeline thread reads it.
 
-Float64 = NDArray[np.float64]
 MOST_ROWS = 20_000
 """For fitting a metric; evenly spread over the enrolment."""
 BATCH = 512

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from echo_stream.core.files import write_whole
+from echo_stream.core.types import Float64
 from echo_stream.evidence.spectrum import (
     AlarmSpectrum,
-    Float64,
     change_text,
     changes,
     deciding_bands,

@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from echo_stream.core.calibration import NormalSpectrum
-from echo_stream.core.types import Float32
-
-Float64 = NDArray[np.float64]
+from echo_stream.core.types import Float32, Float64
 
 FRAME_S: Final = 0.128
 """Long enough to tell 20 Hz from 30 Hz, short enough to show a knock."""

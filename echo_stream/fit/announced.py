@@ -13,12 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from echo_stream.alarm.ways import Levels, Timing, Ways
-from echo_stream.core.types import AlarmPath
+from echo_stream.core.types import AlarmPath, Float64
 
-Float64 = NDArray[np.float64]
 PAST_S = 3600.0
 LONGEST_S = 1800.0
 """Within that time the slow way must announce it."""

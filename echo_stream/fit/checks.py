@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.text import clock, duration_text
-from echo_stream.core.types import OFF
+from echo_stream.core.types import OFF, Float64
 from echo_stream.fit.trimming import Trimming
-
-Float64 = NDArray[np.float64]
 
 SILENCE_DBFS = -120.0
 """Under the noise of any converter: the last bit of 24 is at -144, of 16 at -96."""

@@ -22,7 +22,7 @@ from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.errors import SourceError
 from echo_stream.core.sensitivity import Sensitivity
 from echo_stream.core.text import duration_text
-from echo_stream.core.types import OFF, AlarmLevel, Enrolled
+from echo_stream.core.types import OFF, AlarmLevel, Enrolled, Float64
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
@@ -35,7 +35,6 @@ from echo_stream.fit.summary import LATER, number, sensitivity_text
 from echo_stream.fit.trimming import Outlier, Trimming, keep_all, trim
 from echo_stream.pipeline.factory import build_alarms, trip_levels
 
-Float64 = NDArray[np.float64]
 ON_DELAY_S = AlarmSettings().on_delay_s
 """Of an alarm, by default."""
 
@@ -161,9 +160,10 @@ def _fit(
     )
     places = held_out_places(everything, window_s=window_s, hop_s=hop_s)
     on_delay_s = machine.alarm.on_delay_s
-    calibration = calibrated(bank, everything, places, on_delay_s)
-    by_name_alone = _joined(bank, everything, places, on_delay_s).by_name_alone
-    return _Fit(bank, everything, places, calibration, trip_levels(machine, calibration), by_name_alone)
+    joined = joined_held_out(bank, everything, places, on_delay_s)
+    calibration = calibrated(joined, bank.hop_s)
+    levels = trip_levels(machine, calibration)
+    return _Fit(bank, everything, places, calibration, levels, joined.by_name_alone)
 
 
 def _false_outliers(fit: _Fit, enrolled: Sequence[Enrolled], trimming: Trimming) -> list[Outlier]:
@@ -228,24 +228,21 @@ def now() -> str:
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def calibrated(
+def calibrated(joined: Joined, hop_s: float) -> Calibration:
+    """Of held-out scores, as the daemon reads them."""
+    return Calibration.fit([run.round(4) for run in joined.runs], hop_s)
+
+
+def joined_held_out(
     bank: NormalBank,
     enrolled: Sequence[Enrolled],
     places: Sequence[NDArray[np.intp]],
     on_delay_s: float = ON_DELAY_S,
-) -> Calibration:
-    """Of held-out scores, clips of one series joined, as the daemon reads them."""
-    rounded = [run.round(4) for run in _joined(bank, enrolled, places, on_delay_s).runs]
-    return Calibration.fit(rounded, bank.hop_s)
-
-
-def _joined(
-    bank: NormalBank,
-    enrolled: Sequence[Enrolled],
-    places: Sequence[NDArray[np.intp]],
-    on_delay_s: float,
 ) -> Joined:
-    """Trip levels rest on the states in which there can be an alarm: not on a machine that is off."""
+    """Held-out scores, clips of one series joined.
+
+    Trip levels rest on the states in which there can be an alarm: not on a machine that is off.
+    """
     mine = [i for i, members in enumerate(places) if enrolled[members[0]].condition != OFF]
     mine = mine or list(range(len(places)))
     return joined_clips(

@@ -27,11 +27,11 @@ from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.fit.announced import Announced, announced
 from echo_stream.fit.fit import enrolments_of, require_same_features
-from echo_stream.fit.learn import calibrated, latest_sensitivity, person
+from echo_stream.fit.learn import calibrated, joined_held_out, latest_sensitivity, person
 from echo_stream.fit.recorded import held_out_places
 from echo_stream.fit.session import PROVENANCE, Enrolment, Session, to_provenance
 from echo_stream.fit.versions import BankVersions
-from echo_stream.history.sample import FOLDER, About, FeatureSample, Stretch
+from echo_stream.history.sample import About, FeatureSample, Stretch, path_of
 from echo_stream.pipeline.factory import build_alarms, build_encoder, trip_levels
 
 MOST_BYTES = 1 << 28
@@ -208,7 +208,7 @@ def _name(stretch: Stretch) -> str:
 
 
 def _read(config: Config, machine: Machine, about: About) -> FeatureSample:
-    path = config.state_dir / FOLDER / f"{machine.id}.safetensors"
+    path = path_of(config.state_dir, machine.id)
     hint = "let the daemon listen for some hours: it writes what it heard every five minutes"
     try:
         found = FeatureSample.from_bytes(read_regular(path, MOST_BYTES), about)
@@ -266,7 +266,7 @@ def _fit(bank: NormalBank, enrolments: Sequence[Enrolment], kept: Sequence[Enrol
     places = held_out_places(everything, window_s=bank.window_s, hop_s=bank.hop_s)
     calibration = BankCalibration(
         hop_s=bank.hop_s,
-        runs=calibrated(fitted, everything, places).runs,
+        runs=calibrated(joined_held_out(fitted, everything, places), bank.hop_s).runs,
         sensor=SensorLimits.widest([SensorLimits.from_json(each.figures["sensor"]) for each in enrolments]),
         spectra=bank.calibration.spectra if bank.calibration else {},
         sensitivity=latest_sensitivity(list(reversed(kept))),

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from echo_stream.alarm.sensor import CLIPPED_SHARE, SensorFigures
 from echo_stream.core.calibration import NormalSpectrum, SensorLimits
 from echo_stream.core.checks import Check
-from echo_stream.core.types import Enrolled, Float32, Window
+from echo_stream.core.types import Enrolled, Float32, Float64, Window
 from echo_stream.detect.folds import folds_of, runs_of
-from echo_stream.evidence.spectrum import Float64, band_levels_over_time_db
+from echo_stream.evidence.spectrum import band_levels_over_time_db
 from echo_stream.fit.checks import Signal
 
 COLUMN_S = 0.25

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from echo_stream.alarm.calibration import TripLevel
 from echo_stream.core.calibration import NormalSpectrum
 from echo_stream.core.sensitivity import BLIND_DB, Sensitivity
 from echo_stream.core.text import MONTH_H, clock, duration_text
-from echo_stream.core.types import AlarmLevel, AlarmPath
+from echo_stream.core.types import AlarmLevel, AlarmPath, Float64
 from echo_stream.evidence.picture import DECIDING, INK, NORMAL, PRESENT, frequency_axis
 from echo_stream.evidence.spectrum import band_edges_hz
 from echo_stream.fit.recorded import Recordings
@@ -67,7 +66,6 @@ def word_over(axes: Axes, x: float, word: str) -> None:
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Float64 = NDArray[np.float64]
 
 CONDITION_COLOURS: Final = (NORMAL, DECIDING, "#CC79A7", "#E69F00", "#7F7F7F")
 RATES: Final = np.geomspace(0.01, 3000, 12)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_stream.core.types import Enrolled, Float32
+from echo_stream.core.types import Enrolled, Float32, Float64
 
-Float64 = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 MOMENT_S = 10.0

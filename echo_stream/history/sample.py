@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -264,3 +265,8 @@ def _checksum(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) 
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
         digest.update(tensor.tobytes())
     return digest.hexdigest()
+
+
+def path_of(state_dir: Path, machine: str) -> Path:
+    """Where the sample of a machine lies."""
+    return state_dir / FOLDER / f"{machine}.safetensors"

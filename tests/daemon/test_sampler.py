@@ -9,9 +9,9 @@ import pytest
 
 from echo_stream.config.load import load
 from echo_stream.core.errors import BankError
-from echo_stream.daemon.sampler import FeatureSampler, path_of
+from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.fit.propose import propose
-from echo_stream.history.sample import FOLDER
+from echo_stream.history.sample import FOLDER, path_of
 from tests.support.broker import MosquittoBroker
 from tests.support.daemon import daemon, run, wait_for
 from tests.support.stations import build_stations, fit_bank, write_config
@@ -108,7 +108,7 @@ def test_a_sample_survives_a_restart_and_a_damaged_one_is_set_aside(tmp_path: Pa
 
     assert listen(20) == pytest.approx(20)
     assert listen(2) == pytest.approx(22)
-    path = path_of(folder / FOLDER, station.reader.machine)
+    path = path_of(folder, station.reader.machine)
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(data)

@@ -77,8 +77,8 @@ def test_metrics(metrics: MetricsServer, data: bytes, hang_up: bool) -> None:
 
 
 def hung_up(line: MutableMapping[str, Any]) -> bool:
-    """Told in the log that a client did not wait for its answer: allowed."""
-    return bool(line["event"] == "metrics request failed")
+    """Told in the log that a client did not wait for its answer, or how many more did not: allowed."""
+    return line["event"] in ("metrics request failed", "further failed metrics requests were not logged")
 
 
 @fuzz(30)

@@ -1,8 +1,9 @@
-"""A supervised source waits for a microphone, notices its loss and reopens it, and never raises for it.
+"""A supervised source waits for a device, notices its loss and reopens it, and never raises for it.
 
-The steps: an open in the background, a check that callbacks come, a check that they come at the right rate,
-and after a loss the next open with backoff. Opening and closing may hang with the sound server, therefore
-each runs on a thread of its own that nobody waits for; all else runs on the pipeline thread.
+A device is a microphone, a program that prints sound, or a sensor in the network. The steps: an open in the
+background, a check that sound comes, a check that it comes at the right rate, and after a loss the next open
+with backoff. Opening and closing may hang with the sound server, therefore each runs on a thread of its own
+that nobody waits for; all else runs on the pipeline thread.
 """
 
 from __future__ import annotations
@@ -83,16 +84,11 @@ class RateCheck:
 
 
 class DeviceSource(AudioSource, Protocol):
-    """A source that can be supervised: it tells when its last callback came."""
+    """A source that can be supervised: it tells when its last samples came."""
 
     @property
     def last_callback(self) -> tuple[float, int]:
         """When the last samples came, on the supervisor's clock, and the index after them."""
-        ...
-
-    @property
-    def failure(self) -> str | None:
-        """Why nothing will come any more."""
         ...
 
 
@@ -124,7 +120,7 @@ class BackgroundOpen:
         except SourceError as error:
             self.error = error.with_traceback(None)  # whose frames would hold the device and its ring
         except Exception as error:
-            log.exception("opening a microphone failed unexpectedly; it is tried again")
+            log.exception("opening a source failed unexpectedly; it is tried again")
             self.error = SourceError(f"opening failed: {error!r}", "Its traceback is in the log.")
         finally:
             with self._lock:
@@ -141,7 +137,7 @@ def in_background(work: Callable[[], None]) -> threading.Thread:
         try:
             work()
         except Exception:
-            log.exception("opening or closing a microphone failed unexpectedly")
+            log.exception("opening or closing a source failed unexpectedly")
 
     thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
@@ -158,11 +154,10 @@ class SupervisedSource:
 
     The absolute index runs on over a loss by the time that passed, on a clock that counts suspend too; the
     first block afterwards says gap. Lost means: the device stopped; it was connected to another source by the
-    sound server; no callback for 2 s (3 s at first); or a rate more than 1 % off over 30 s.
+    sound server; no sound for `silent_s` (`grace_s` at first); or a rate more than 1 % off over 30 s.
     """
 
     ended = False
-    full_scale = 1.0
 
     def __init__(
         self,
@@ -171,6 +166,8 @@ class SupervisedSource:
         sample_rate_hz: int,
         channels: int,
         description: str,
+        silent_s: float = SILENT_S,
+        grace_s: float = GRACE_S,
         clock: Callable[[], float] = boot_clock,
         utc_now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -181,12 +178,15 @@ class SupervisedSource:
             sample_rate_hz: the rate that it is opened with.
             channels: the channels that it is opened with.
             description: what it is, for people.
+            silent_s: seconds without sound after which it is lost.
+            grace_s: the same, for the first sound.
             clock: seconds; the same that the opened source uses.
             utc_now: the time of day.
         """
         self.sample_rate_hz = sample_rate_hz
         self.channels = channels
         self.description = description
+        self.full_scale = 1.0
         self.state: SourceState = "waiting"
         """`waiting` until its first sound, then `running` or `lost`."""
         self.last_error: SourceError | None = None
@@ -196,6 +196,7 @@ class SupervisedSource:
         self.losses = 0
         """How often it was lost; `state` alone would hide a loss and return between two polls."""
         self._open_source = open_source
+        self._silent_s, self._grace_s = silent_s, grace_s
         self._clock = clock
         self._utc_now = utc_now
         self._device: DeviceSource | None = None
@@ -236,6 +237,7 @@ class SupervisedSource:
         came_s, index = device.last_callback  # after the block, so that it is never the older of the two
         if block is not None:
             self._quiet_s = 0.0
+            self.full_scale = device.full_scale
             return self._deliver(block, came_s, index)
         self._quiet_s += passed_s
         if problem := self._problem(index):
@@ -289,7 +291,7 @@ class SupervisedSource:
             self._anchor = Anchor(self._end, utc, self.sample_rate_hz)
 
     def _problem(self, index: int) -> str | None:
-        limit_s = SILENT_S if index else GRACE_S
+        limit_s = self._silent_s if index else self._grace_s
         if self._quiet_s > limit_s:
             return f"no sound came for {limit_s:.0f} s"
         error = self._rate_check.rate_error

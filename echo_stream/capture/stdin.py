@@ -1,4 +1,4 @@
-"""The standard input source reads PCM from a pipe, as in `arecord -t raw | echo-stream run`.
+"""Raw PCM is read from a pipe: standard input, as in `arecord | echo-stream run`, or what a command prints.
 
 A pipe holds its writer up until it is read, therefore nothing is lost here, however fast the sound comes: a
 block is short, and the next one waits in the pipe. What announces itself as WAV is believed; every other
@@ -62,7 +62,12 @@ class RawPcm(UnsupervisedSource):
     """
 
     def __init__(
-        self, sample_rate_hz: int, sample_format: str = "s16le", channels: int = 1, fd: int = 0
+        self,
+        sample_rate_hz: int,
+        sample_format: str = "s16le",
+        channels: int = 1,
+        fd: int = 0,
+        description: str = "standard input",
     ) -> None:
         """Take a descriptor over; it is not closed by close().
 
@@ -73,7 +78,7 @@ class RawPcm(UnsupervisedSource):
             raise SourceError(f"raw PCM format {sample_format!r}", f"Expected {', '.join(SAMPLE_BYTES)}.")
         self.sample_rate_hz = sample_rate_hz
         self.channels = channels
-        self.description = "standard input" if fd == 0 else f"file descriptor {fd}"
+        self.description = description
         self.ended = False
         self.lost_samples = 0
         self._format = sample_format
@@ -181,7 +186,7 @@ class RawPcm(UnsupervisedSource):
                 )
         if header.sample_format != self._format:
             log.warning(
-                "standard input announces another format by its WAV header, which is taken",
+                f"{self.description} announces another format by its WAV header, which is taken",
                 announced=header.sample_format,
                 configured=self._format,
             )
@@ -203,7 +208,7 @@ class RawPcm(UnsupervisedSource):
         end, limit = self._index + len(samples), round(UNUSED_BITS_S * self.sample_rate_hz)
         if self._format == "s32le" and self._index < limit <= end and 0 < max(before, self._peak) < 1 / 256:
             log.warning(
-                "standard input uses the lower 24 of 32 bits only: all levels are 48 dB too low",
+                f"{self.description} uses the lower 24 of 32 bits only: all levels are 48 dB too low",
                 hint="is it sent by arecord -f S24_LE? use S24_3LE with format: s24le, or S32_LE",
             )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from echo_stream.config.document import Key
 from echo_stream.config.load import dotted, find, load_with_lines, mistakes
-from echo_stream.config.schema import Config, EchoEncoder, Machine, RecordingSource
+from echo_stream.config.schema import CommandSource, Config, EchoEncoder, Machine, RecordingSource
 from echo_stream.core.errors import BankError, CheckpointError, EchoStreamError, MissingExtra
 from echo_stream.core.files import open_regular, read_regular
 
@@ -127,9 +127,13 @@ def _rate_hz(machine: Machine) -> int | None:
     """The rate that the machine's windows will have.
 
     Raises:
-        SourceError: its recording cannot be read, or has no such channel.
+        SourceError: its recording cannot be read, or has no such channel; or there is no such program.
     """
     source = machine.source
+    if isinstance(source, CommandSource):
+        from echo_stream.capture.command import find_program
+
+        find_program(source.argv[0])
     if source.fixed_rate_hz is not None or not isinstance(source, RecordingSource):
         return source.fixed_rate_hz
     from echo_stream.capture.recording import Recording

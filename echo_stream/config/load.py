@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from echo_stream.config.document import Document, Key, parse
-from echo_stream.config.schema import Config
+from echo_stream.config.schema import Config, Encoder, Source
 from echo_stream.core.errors import ConfigError
 from echo_stream.core.files import read_regular
 
@@ -170,9 +170,6 @@ def _without_tags(location: Key, document: Document) -> Key:
     return key
 
 
-_TAGS = {"spectral", "echo", "microphone", "recording", "stdin", "simulated"}
-
-
 def _models_at(location: Key) -> list[type[BaseModel]]:
     """The models that may stand at a location of pydantic's."""
     models: list[type[BaseModel]] = [Config]
@@ -192,6 +189,9 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 def _tag(model: type[BaseModel]) -> str:
     field = model.model_fields.get("kind")
     return str(get_args(field.annotation)[0]) if field else ""
+
+
+_TAGS = {_tag(model) for model in (*_models(Encoder), *_models(Source))}
 
 
 def _nearest(given: object, known: list[str]) -> str:

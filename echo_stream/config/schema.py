@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from echo_stream.config.values import (
+    Argument,
     Channel,
     ConfigPath,
     Device,
@@ -165,6 +166,11 @@ class SourceSettings(Model):
         """The sample rate that the configuration sets; None where the source itself says it."""
         return None
 
+    @property
+    def device_key(self) -> object:
+        """The same for machines that share a device, each with a channel of it; None: it is one machine's."""
+        return None
+
 
 class Microphone(SourceSettings):
     """A device that PortAudio knows."""
@@ -177,6 +183,11 @@ class Microphone(SourceSettings):
     def fixed_rate_hz(self) -> int:
         """The rate with which the device is opened."""
         return self.sample_rate_hz
+
+    @property
+    def device_key(self) -> object:
+        """A device is opened once at each rate."""
+        return (self.device, self.sample_rate_hz)
 
 
 class RecordingSource(SourceSettings):
@@ -193,29 +204,60 @@ class RecordingSource(SourceSettings):
         return self.pace == "realtime"
 
 
-class StdinSource(SourceSettings):
-    """Raw PCM on standard input, as `arecord -t raw` writes it."""
+class PcmSettings(SourceSettings):
+    """Base of sources that are raw PCM, which says nothing about itself."""
 
-    kind: Literal["stdin"]
     sample_rate_hz: SampleRate
     format: Literal["s16le", "s24le", "s32le", "f32le"] = "s16le"
     channels: Whole = Field(1, ge=1, le=256)
 
     @model_validator(mode="after")
-    def _channel_exists(self) -> StdinSource:
+    def _channel_exists(self) -> Self:
         if self.channel >= self.channels:
             raise ValueError(f"channel {self.channel} of {self.channels}; channels are counted from 0")
         return self
+
+    @property
+    def fixed_rate_hz(self) -> int:
+        """The rate of the samples."""
+        return self.sample_rate_hz
+
+
+class StdinSource(PcmSettings):
+    """Raw PCM on standard input, as `arecord -t raw` writes it."""
+
+    kind: Literal["stdin"]
 
     @property
     def realtime(self) -> bool:
         """A pipe holds its writer up until it is read."""
         return False
 
+
+class CommandSource(PcmSettings):
+    """A program that prints PCM, raw or as WAV; started again whenever it ends."""
+
+    kind: Literal["command"]
+    argv: tuple[Argument, ...] = Field(
+        min_length=1, max_length=1000, description="the program and its arguments; no shell sees them"
+    )
+
+    @field_validator("argv")
+    @classmethod
+    def _program_can_be_found(cls, argv: tuple[str, ...]) -> tuple[str, ...]:
+        if not argv[0]:
+            raise ValueError("the program's name is empty")
+        if "/" in argv[0] and not argv[0].startswith("/"):
+            raise ValueError(
+                f"{argv[0]!r:.80} is a relative path; write the whole path, or the name alone to look it "
+                "up in PATH"
+            )
+        return argv
+
     @property
-    def fixed_rate_hz(self) -> int:
-        """The rate of the samples on standard input."""
-        return self.sample_rate_hz
+    def device_key(self) -> object:
+        """Machines with channels of the same command share one process."""
+        return (self.argv, self.sample_rate_hz, self.format, self.channels)
 
 
 class SimulatedFault(Model):
@@ -257,7 +299,9 @@ class SimulatedSource(SourceSettings):
         return self.sample_rate_hz
 
 
-Source = Annotated[Microphone | RecordingSource | StdinSource | SimulatedSource, Field(discriminator="kind")]
+Source = Annotated[
+    Microphone | CommandSource | RecordingSource | StdinSource | SimulatedSource, Field(discriminator="kind")
+]
 
 
 class AlarmSettings(Model):

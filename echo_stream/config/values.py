@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from echo_stream.core.text import DEVICE_NUMBER
 
 LONGEST_TEXT = 250
+LONGEST_ARGUMENT = 10_000
 LONGEST_PATH_BYTES = 4095
 LONGEST_NAME_BYTES = 255
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -101,6 +102,15 @@ def check_device(device: str) -> str:
     return device
 
 
+def check_argument(text: str) -> str:
+    """An argument of a program: any text that one can be given, as long as it can be read in a log."""
+    if not text.isprintable():
+        raise ValueError(f"{text!r:.60} contains a control character")
+    if len(text) > LONGEST_ARGUMENT:
+        raise ValueError(f"has {len(text)} characters, at most {LONGEST_ARGUMENT} are possible")
+    return text
+
+
 def expand_path(given: Any, info: ValidationInfo) -> Any:
     """A path with ~ and ${VARIABLE} expanded; a relative one counts from the configuration's folder."""
     if not isinstance(given, str):
@@ -147,6 +157,7 @@ Text = Annotated[str, AfterValidator(check_text)]
 TextOrEmpty = Annotated[str, AfterValidator(lambda text: check_text(text) if text else text)]
 Host = Annotated[Text, AfterValidator(check_host)]
 Topic = Annotated[Text, AfterValidator(check_topic)]
+Argument = Annotated[str, AfterValidator(check_argument)]
 Device = Annotated[Text, AfterValidator(check_device)]
 ConfigPath = Annotated[Path, BeforeValidator(expand_path)]
 

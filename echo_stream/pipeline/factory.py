@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,6 +15,7 @@ from echo_stream.alarm.sensor import SensorWatch
 from echo_stream.alarm.ways import WAYS, Levels, Timing, Ways
 from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.config.schema import (
+    CommandSource,
     Config,
     EchoEncoder,
     Machine,
@@ -24,6 +26,7 @@ from echo_stream.config.schema import (
 from echo_stream.core.calibration import SensorLimits
 from echo_stream.core.errors import NoBank
 from echo_stream.core.level import FLOOR_DBFS
+from echo_stream.core.log_limit import LogLimit
 from echo_stream.core.text import DAYS_A_MONTH
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect.bank import NormalBank
@@ -100,9 +103,8 @@ def by_device(machines: Iterable[Machine]) -> dict[object, list[Machine]]:
     """Machines with channels of one device stand together: it is opened once for all of them."""
     together: dict[object, list[Machine]] = {}
     for machine in machines:
-        source = machine.source
-        device = (source.device, source.sample_rate_hz) if isinstance(source, Microphone) else machine.id
-        together.setdefault(device, []).append(machine)
+        key = machine.source.device_key
+        together.setdefault(machine.id if key is None else (machine.source.kind, key), []).append(machine)
     return together
 
 
@@ -111,10 +113,10 @@ def open_sources(machines: Iterable[Machine], *, patient: bool = True) -> dict[s
 
     Args:
         machines: whose.
-        patient: a microphone that is not there, or goes, is waited for; otherwise that is an error.
+        patient: a microphone or a program that is not there, or goes, is waited for; otherwise an error.
 
     Raises:
-        SourceError: there is no such file or channel, or no such device and nobody is patient.
+        SourceError: there is no such file or channel, or no such device or program and nobody is patient.
     """
     views: dict[str, AudioSource] = {}
     for together in by_device(machines).values():
@@ -141,6 +143,8 @@ def _open(machine: Machine, channels: int, patient: bool) -> AudioSource:
             channels=channels,
             description=f"microphone {device!r}",
         )
+    if isinstance(source, CommandSource):
+        return _open_command(source, patient)
     if isinstance(source, RecordingSource):
         from echo_stream.capture.recording import Recording  # noqa: PLC0415
 
@@ -159,6 +163,31 @@ def _open(machine: Machine, channels: int, patient: bool) -> AudioSource:
     from echo_stream.capture.stdin import RawPcm  # noqa: PLC0415
 
     return RawPcm(source.sample_rate_hz, source.format, source.channels)
+
+
+def _open_command(source: CommandSource, patient: bool) -> AudioSource:
+    from echo_stream.capture import command  # noqa: PLC0415
+    from echo_stream.capture.reconnect import SupervisedSource  # noqa: PLC0415
+
+    description = command.description_of(source.argv)
+    open_command = partial(
+        command.Command,
+        source.argv,
+        source.sample_rate_hz,
+        source.format,
+        source.channels,
+        limit=LogLimit(f"messages of {description}"),
+    )
+    if not patient:
+        return open_command()
+    return SupervisedSource(
+        open_command,
+        sample_rate_hz=source.sample_rate_hz,
+        channels=source.channels,
+        description=description,
+        silent_s=command.SILENT_S,
+        grace_s=command.GRACE_S,
+    )
 
 
 def load_bank(machine: Machine) -> NormalBank:

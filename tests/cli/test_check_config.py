@@ -68,6 +68,17 @@ def test_every_missing_file_is_named_with_its_line(project: Path) -> None:
     ]
 
 
+def test_a_program_that_is_missing_is_refused(project: Path) -> None:
+    recording = "{kind: recording, path: normal.wav}"
+    change(project, recording, "{kind: command, argv: [/no/such/program], sample_rate_hz: 16000}")
+    assert refused(project) == (
+        "config.yaml:7: machines[0].source: the program '/no/such/program' is not there, or may not be "
+        "executed; Install it, or write its whole path."
+    )
+    change(project, recording, "{kind: command, argv: [cat, /dev/zero], sample_rate_hz: 16000}")
+    check_config(project / "config.yaml")
+
+
 def test_a_certificate_that_is_none_is_refused(project: Path) -> None:
     change(project, "tls: {}", "tls: {ca_file: ca.pem}")
     (project / "ca.pem").write_text("no certificate\n")

@@ -94,7 +94,8 @@ def test_echo_is_chosen_by_its_kind(tmp_path: Path) -> None:
             "kind: microphone, ",
             "",
             8,
-            "machines[0].source.kind: expected one of microphone, recording, stdin, simulated, found nothing",
+            "machines[0].source.kind: expected one of microphone, command, recording, stdin, simulated"
+            ", found nothing",
         ),
         ("    bank: banks/pump3.safetensors\n", "", 6, "machines[0].bank: is missing"),
         ("id: pump3", "id: pump 3", 6, "machines[0].id: expected"),

@@ -107,6 +107,28 @@ def changed(find: str, put: str) -> str:
             "{kind: stdin, sample_rate_hz: 16000, channels: 2, channel: 2}",
             "channel 2 of 2; channels are counted from 0",
         ),
+        (
+            "{kind: simulated}",
+            "{kind: command, argv: [./record], sample_rate_hz: 16000}",
+            "'./record' is a relative path; write the whole path, or the name alone",
+        ),
+        ("{kind: simulated}", "{kind: command, argv: [], sample_rate_hz: 16000}", "source.argv: expected"),
+        ("{kind: simulated}", "{kind: command, argv: [''], sample_rate_hz: 16000}", "name is empty"),
+        (
+            "{kind: simulated}",
+            "{kind: command, argv: ffmpeg, sample_rate_hz: 16000}",
+            "source.argv: expected",
+        ),
+        (
+            "{kind: simulated}",
+            "{kind: command, argv: [arecord, -r, 16000], sample_rate_hz: 16000}",
+            'source.argv[2]: expected text, found 16000; write it in quotes: "16000"',
+        ),
+        (
+            "{kind: simulated}",
+            "{kind: command, argv: [arecord], sample_rate_hz: 16000, format: s16be}",
+            "source.format: expected",
+        ),
         ("{kind: simulated}", "{kind: microphone, device: 'hw:1,0'}", "is a number, expected a name"),
         ("{kind: simulated}", "{kind: microphone, device: '3'}", "is a number, expected a name"),
     ],

@@ -44,6 +44,7 @@ def test_the_unit_allows_what_is_needed_and_nothing_else(computer: Container) ->
         "credential": "hunter2\n",
         "tensors": True,
         "callback": 42,
+        "program of a source": True,
         "audio group": True,
         "state": "",
         "runtime": "",

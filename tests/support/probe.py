@@ -15,6 +15,7 @@ sys.path.insert(0, "/opt/echo-stream/src")
 import cffi  # type: ignore[import-untyped]
 import torch
 
+from echo_stream.capture.command import Command
 from echo_stream.daemon.systemd import Notifier
 
 
@@ -36,12 +37,24 @@ def tensors() -> bool:
     return bool(spectrum.abs().isfinite().all())
 
 
+def program_of_a_source() -> bool:
+    """A program of the system is started, prints through its pipe, and is ended."""
+    source = Command(["head", "-c", "16000", "/dev/zero"], 16_000)
+    deadline_s = time.monotonic() + 20
+    block = None
+    while block is None and time.monotonic() < deadline_s:
+        block = source.read()
+    source.close()
+    return block is not None
+
+
 state, runtime = Path(os.environ["STATE_DIRECTORY"]), Path(os.environ["RUNTIME_DIRECTORY"])
 code = Path("/opt/echo-stream")
 found = {
     "credential": (Path(os.environ["CREDENTIALS_DIRECTORY"]) / "mqtt-password").read_text(),
     "tensors": tensors(),
     "callback": cffi.FFI().callback("int(int)", lambda n: n + 1)(41),  # PortAudio's way into Python
+    "program of a source": program_of_a_source(),
     "audio group": grp.getgrnam("audio").gr_gid in os.getgroups(),
     "state": refused((state / "kept").touch),
     "runtime": refused((runtime / "kept").touch),

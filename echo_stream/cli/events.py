@@ -11,6 +11,8 @@ from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet, 
 from echo_stream.core.errors import EchoStreamError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from echo_stream.evidence.store import Kept
 
 events_app = typer.Typer(help="The evidence of alarms on this PC's disk.", invoke_without_command=True)
@@ -53,18 +55,24 @@ def show(event_id: Annotated[str, typer.Argument(metavar="ID")], config: ConfigO
     from echo_stream.evidence.store import list_events
 
     quiet()
-    folder = read_config(config).state_dir / "evidence"
+    settings = read_config(config)
+    folder = settings.state_dir / "evidence"
     for kept in list_events(folder):
         if kept.event_id == event_id:
-            print_json(_event(kept))
+            machine = settings.machine(kept.machine)
+            print_json(_event(kept, machine.bank if machine else None))
             return
     raise EchoStreamError(
         f"no evidence of event {event_id} in {folder}", "echo-stream events lists what there is"
     )
 
 
-def _event(kept: Kept) -> dict[str, Any]:
+def _event(kept: Kept, bank: Path | None = None) -> dict[str, Any]:
+    from echo_stream.evidence.normal_sound import file_of
+
     files = {"document": kept.document, "clip": kept.clip, "picture": kept.picture}
+    if bank and (nearest := kept.nearest_normal):
+        files["nearest_normal"] = file_of(bank, str(nearest.get("version")), str(nearest.get("file")))
     paths = {name: str(path) if path else None for name, path in files.items()}
     return {**kept.event, "complete": kept.complete, "files": paths}
 

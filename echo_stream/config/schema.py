@@ -354,7 +354,7 @@ class Machine(Model):
 
 
 class EvidenceSettings(Model):
-    """What is kept of each alarm."""
+    """What is kept of each alarm, and to compare it with."""
 
     enabled: bool = Field(True, description="false: no sound is ever stored")
     pre_roll_s: Number = Field(10.0, ge=0, le=60, description="sound before the onset of the alarm")
@@ -362,6 +362,14 @@ class EvidenceSettings(Model):
     max_mb: Number = Field(1000, gt=0, description="oldest evidence goes beyond this size")
     max_days: Number = Field(90, gt=0, description="and beyond this age")
     min_free_mb: Number = Field(500, ge=0, description="nothing is written when the disk has less")
+    keep_normal_s: Number = Field(
+        120, ge=0, le=3600, description="normal sound that each enrolment keeps beside its bank; 0: none"
+    )
+
+    @property
+    def normal_s(self) -> float:
+        """The same, as far as sound may be stored at all."""
+        return self.keep_normal_s if self.enabled else 0.0
 
 
 class OutboxSettings(Model):

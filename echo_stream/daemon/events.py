@@ -19,6 +19,7 @@ from echo_stream.core.types import (
     AlarmLevel,
     AlarmState,
     DriftEvent,
+    Features,
     SensorEvent,
 )
 from echo_stream.daemon.saved_state import Levels, restore_state, save_state
@@ -27,6 +28,7 @@ from echo_stream.evidence.store import Kept
 from echo_stream.mqtt import payloads
 from echo_stream.mqtt.payloads import LevelState, Payload
 from echo_stream.mqtt.publisher import Kind, Publisher
+from echo_stream.pipeline.nearest_normal import nearest_normal
 from echo_stream.pipeline.station import Event, Scored, Station
 
 log = structlog.get_logger()
@@ -46,6 +48,8 @@ class EventPublisher:
         """Keeps the sound of each alarm; None where nothing is to be kept."""
         self.on_event: Callable[[Kind, Payload], None] = lambda _kind, _payload: None
         """Gets each event that is sent, for the journal and the page; must return at once."""
+        self.heard: Callable[[str], Sequence[Features]] = lambda _machine: ()
+        """Features of a machine's newest windows."""
         self._ids = payloads.EventIds()
         self._names: dict[str, str] = {}
         self._publisher = publisher
@@ -143,7 +147,7 @@ class EventPublisher:
                 "the alarm chatters: delays or dead-band are too small", machine=machine, level=event.level
             )
         if kept:
-            _keep(kept, station, event, payload)
+            _keep(kept, station, event, payload, self.heard(machine))
         say = log.warning if event.active else log.info
         say(
             f"{event.level} {event.before} -> {event.after}",
@@ -271,7 +275,22 @@ def _learn_command(machine: str, sound: Path | None) -> str:
     return f"echo-stream fit-normal --machine {machine} --condition NAME --accept {source}"
 
 
-def _keep(evidence: Evidence, station: Station, event: AlarmEvent, payload: Mapping[str, Any]) -> None:
+def _keep(
+    evidence: Evidence,
+    station: Station,
+    event: AlarmEvent,
+    payload: Mapping[str, Any],
+    heard: Sequence[Features],
+) -> None:
+    reader, bank, path = station.reader, station.bank, station.bank_path
+    since_onset = event.at - (event.at if event.onset is None else event.onset)
+    windows = max(1, round(since_onset / (reader.hop_s * reader.source.sample_rate_hz)))
+    condition = station.score.condition if station.score else ""
+
+    def nearest() -> dict[str, Any] | None:
+        found = path and nearest_normal(bank, path, heard[-windows:], condition)
+        return found.to_json() if found else None
+
     evidence.alarm(
         payload,
         at=event.at,
@@ -280,6 +299,7 @@ def _keep(evidence: Evidence, station: Station, event: AlarmEvent, payload: Mapp
         bands=station.score.bands if station.score else (),
         history=station.reader.slicer.history,
         normal=_normal_spectrum(station),
+        nearest=nearest,
     )
 
 

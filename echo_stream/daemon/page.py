@@ -8,35 +8,39 @@ from __future__ import annotations
 
 import io
 import json
-import platform
 import shutil
 import sqlite3
-import time
 import zipfile
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from statistics import median
 from time import monotonic
 from typing import Any, Final
 
 import structlog
 
-from echo_stream import __version__
 from echo_stream.config.load import load
-from echo_stream.config.schema import Config, Machine, WebSettings
+from echo_stream.config.schema import Machine, WebSettings
 from echo_stream.core.errors import CommandRefused, EchoStreamError, MissingExtra
-from echo_stream.core.text import utc_text
 from echo_stream.core.types import AlarmLevel
 from echo_stream.daemon import logs
 from echo_stream.daemon.answers import Answers, bank_versions
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.history import HistoryRecorder
-from echo_stream.daemon.stations import FailedMachine, StationRegistry
+from echo_stream.daemon.page_models import (
+    evidence_of,
+    facts_of,
+    failed_card,
+    joined_minutes,
+    level_of,
+    versions,
+    without_secrets,
+)
+from echo_stream.daemon.stations import StationRegistry
 from echo_stream.daemon.status import Snapshot
 from echo_stream.evidence.store import Kept, find_event, newest_events
-from echo_stream.history.minutes import MINUTE_S, MinuteRow
+from echo_stream.history.minutes import MinuteRow
 from echo_stream.history.store import HISTORY_FILE, read_highest, read_history, read_journal
 from echo_stream.mqtt.commands import Command, ReplyTo, parse
 from echo_stream.mqtt.payloads import LevelState, Payload
@@ -45,7 +49,7 @@ from echo_stream.web import installed as web_installed
 from echo_stream.web import models
 from echo_stream.web.backend import Files, Live
 from echo_stream.web.server import PageServer
-from echo_stream.web.status import URGENCY, WORDS, LevelFacts, status_of
+from echo_stream.web.status import URGENCY, WORDS, status_of
 
 EVIDENCE: Final = "evidence"
 MOST_COMMANDS: Final = 100
@@ -109,6 +113,7 @@ class Page:
         self._commands: deque[tuple[Command, Future[models.Outcome]]] = deque()
         self._watched: frozenset[str] = frozenset()
         self._live: deque[Live] = deque(maxlen=MOST_LIVE)
+        self._checked: tuple[tuple[int, int, int], str] = ((0, 0, 0), "")
         web = config.web
         self._server = PageServer(
             self, host=web.host, port=web.port, password_file=web.password_file, hosts=web.hosts
@@ -169,7 +174,7 @@ class Page:
         if station is not None:
             return self._listening(station, machine.title)
         failed = self._registry.failed.get(machine.id)
-        return _failed(failed) if failed is not None else None
+        return failed_card(failed) if failed is not None else None
 
     def _listening(self, station: Station, name: str) -> models.Machine:
         machine, source, score = station.reader.machine, station.reader.source, station.score
@@ -179,8 +184,8 @@ class Page:
         capture = source.state
         fault = station.sensor.fault and station.sensor.fault.value
         status, since = status_of(
-            _facts(alarm),
-            _facts(warning),
+            facts_of(alarm),
+            facts_of(warning),
             listening=capture == "running",
             sensor_fault=fault,
             at_rest=station.rest.active,
@@ -202,8 +207,8 @@ class Page:
             operating_state=score.condition if score else "",
             band_hz=score and score.deciding_band_hz,
             coverage_10m=coverage and round(coverage, 4),
-            warning=_level(warning, trips[AlarmLevel.WARNING]),
-            alarm=_level(alarm, trips[AlarmLevel.ALARM]),
+            warning=level_of(warning, trips[AlarmLevel.WARNING]),
+            alarm=level_of(alarm, trips[AlarmLevel.ALARM]),
             device=source.description,
             capture=capture,
             bank=station.bank_id,
@@ -246,7 +251,7 @@ class Page:
         pieces: dict[float, list[MinuteRow]] = {}
         for row in rows:
             pieces.setdefault(row.minute_s // step_s * step_s, []).append(row)
-        return [_joined(at_s, step_s, members) for at_s, members in pieces.items()]
+        return [joined_minutes(at_s, step_s, members) for at_s, members in pieces.items()]
 
     def trends(self, since_s: float, step_s: float) -> dict[str, list[tuple[float, float]]]:
         """Highest scores of every machine."""
@@ -303,11 +308,16 @@ class Page:
     def evidence(self, event_id: str) -> tuple[models.Evidence, Files] | None:
         """What was kept of an alarm."""
         kept = find_event(self._state_dir / EVIDENCE, event_id)
-        return None if kept is None else _evidence(kept)
+        return None if kept is None else evidence_of(kept, self._bank_of(kept))
 
     def evidence_list(self, machine: str | None, limit: int) -> list[models.Evidence]:
         """The newest alarms of which something was kept."""
-        return [_evidence(kept)[0] for kept in newest_events(self._state_dir / EVIDENCE, machine, limit)]
+        found = newest_events(self._state_dir / EVIDENCE, machine, limit)
+        return [evidence_of(kept, self._bank_of(kept))[0] for kept in found]
+
+    def _bank_of(self, kept: Kept) -> Path | None:
+        configured = self._registry.config.machine(kept.machine)
+        return configured.bank if configured else None
 
     def answer(self, event_id: str, asked: models.Answer, by: str) -> str:
         """Takes what a person says about an alarm.
@@ -355,15 +365,24 @@ class Page:
         except OSError as error:
             parts["disk"] = {"folder": str(self._state_dir), "error": error.strerror}
         return models.Health(
-            overview=dict(self._overview()), parts=parts, versions=_versions(), config=self._checked_config()
+            overview=dict(self._overview()), parts=parts, versions=versions(), config=self._checked_config()
         )
 
     def _checked_config(self) -> str:
+        """What reading the file says; read again only when it has changed."""
         try:
-            load(self._path)
-        except EchoStreamError as error:
-            return str(error)
-        return "ok"
+            file = self._path.stat()
+        except OSError as error:
+            return f"{self._path}: {error.strerror}"
+        stamp = file.st_mtime_ns, file.st_size, file.st_ino
+        if stamp != self._checked[0]:
+            try:
+                load(self._path)
+            except EchoStreamError as error:
+                self._checked = stamp, str(error)
+            else:
+                self._checked = stamp, "ok"
+        return self._checked[1]
 
     def log_lines(self) -> list[dict[str, Any]]:
         """The last lines of the log."""
@@ -376,7 +395,7 @@ class Page:
             "health.json": json.dumps(self.health().model_dump(), indent=1, default=str),
             "log.jsonl": "\n".join(json.dumps(line) for line in self.log_lines()),
             "journal.jsonl": "\n".join(json.dumps(item) for item in journal),
-            "config.json": json.dumps(_without_secrets(self._registry.config), indent=1, default=str),
+            "config.json": json.dumps(without_secrets(self._registry.config), indent=1, default=str),
         }
         data = io.BytesIO()
         with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as bundle:
@@ -398,86 +417,3 @@ class Page:
 
 def _replier(future: Future[models.Outcome]) -> Callable[[bool, str], None]:
     return lambda ok, outcome: future.set_result(models.Outcome(ok=ok, outcome=outcome))
-
-
-def _facts(level: LevelState) -> LevelFacts:
-    return LevelFacts(level.state.value, level.active, utc_text(level.since) if level.since else None)
-
-
-def _level(level: LevelState, trip: float) -> models.Level:
-    since = utc_text(level.since) if level.since else None
-    return models.Level(
-        state=level.state.value,
-        active=level.active,
-        since=since,
-        event_id=level.event_id,
-        trip=round(trip, 4),
-    )
-
-
-def _failed(failed: FailedMachine) -> models.Machine:
-    return models.Machine(
-        id=failed.machine.id,
-        name=failed.machine.title,
-        status="not-heard",
-        word=WORDS["not-heard"],
-        urgency=URGENCY["not-heard"],
-        reason=failed.reason,
-        device=failed.machine.source.kind,
-        capture="failed",
-    )
-
-
-def _joined(at_s: float, step_s: float, rows: Sequence[MinuteRow]) -> models.Minute:
-    states = [row.operating_state for row in rows]
-    windows = sum(row.windows for row in rows)
-    return models.Minute(
-        at_s=at_s,
-        score_median=round(median(row.score_median for row in rows), 3),
-        score_max=max(row.score_max for row in rows),
-        level_dbfs=round(median(row.level_dbfs for row in rows), 1),
-        operating_state=max(sorted(set(states)), key=states.count),
-        coverage=round(sum(row.coverage for row in rows) * MINUTE_S / step_s, 3),
-        over_alarm=round(sum(row.over_alarm * row.windows for row in rows) / max(1, windows), 4),
-    )
-
-
-def _evidence(kept: Kept) -> tuple[models.Evidence, Files]:
-    files = Files(clip=kept.clip, picture=kept.picture)
-    return (
-        models.Evidence(
-            event_id=kept.event_id,
-            machine=kept.machine,
-            at=utc_text(kept.at),
-            event=kept.event,
-            complete=kept.complete,
-            clip=files.clip is not None,
-            picture=files.picture is not None,
-            alarm_s=kept.alarm_s,
-            onset_s=kept.onset_s,
-            duration_s=kept.duration_s,
-            bands=[models.Band.model_validate(change) for change in kept.changes],
-        ),
-        files,
-    )
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow, and rarely asked
-
-    found = {"echo-stream": __version__, "python": platform.python_version(), "system": platform.platform()}
-    for name in ("numpy", "paho-mqtt", "pydantic", "starlette", "uvicorn", "openvino", "torch"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    found["clock"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return found
-
-
-def _without_secrets(config: Config) -> dict[str, Any]:
-    """The configuration as it was understood: files of secrets by name only, no user names, no comments."""
-    dumped = config.model_dump(mode="json")
-    if dumped["mqtt"].get("username"):
-        dumped["mqtt"]["username"] = "***"
-    return dumped

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -77,6 +77,11 @@ class FeatureSampler:
         self._samples[window.machine].add(
             features, score.condition, window.captured_at, window.start, window.end, alarmed=alarmed
         )
+
+    def recent(self, machine: str) -> Sequence[Features]:
+        """Features of its newest windows in a row, oldest first."""
+        sample = self._samples.get(machine)
+        return sample.recent if sample else ()
 
     def on_event(self, kind: str, payload: Mapping[str, Any], stations: Mapping[str, Station]) -> None:
         """What was published; of what was raised the windows that led to it are kept."""

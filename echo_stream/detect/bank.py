@@ -6,6 +6,7 @@ fit-normal fits and saves it; the pipeline thread loads it and scores against it
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ from echo_stream.detect.bankcheck import faults_in, faults_in_encoder
 from echo_stream.detect.folds import Fold, folds_of, runs_of
 from echo_stream.detect.reference import Reference, Sound, fit_reference
 
+SESSIONS = "sessions"
+"""Key in a bank's provenance: JSON text of the enrolments that it was fitted on."""
 PLAIN = (
     "sample_rate_hz",
     "window_s",
@@ -108,6 +111,14 @@ class NormalBank:
     def conditions(self) -> tuple[str, ...]:
         """Operating states that it knows."""
         return tuple(reference.condition for reference in self.references)
+
+    @property
+    def session_ids(self) -> tuple[str, ...]:
+        """Versions whose enrolment it was fitted on, oldest first; none where it does not say."""
+        try:
+            return tuple(str(each["id"]) for each in json.loads(self.provenance.get(SESSIONS, "[]")))
+        except (ValueError, TypeError, KeyError):
+            return ()
 
     @property
     def n_held_out(self) -> int:

@@ -36,6 +36,9 @@ from echo_stream.evidence.store import Kept, advance_clock, document_path, list_
 History = Callable[[int, int], Float32 | None]
 """Samples (n,) from one absolute index up to another, or None where they are not all there."""
 
+Nearest = Callable[[], Mapping[str, Any] | None]
+"""The kept normal sound that is most like the alarm, as plain JSON; asked on the worker's thread."""
+
 _GRAIN_S: Final = 0.05
 """How exactly the end of what is in memory is found."""
 
@@ -54,6 +57,7 @@ class Job:
     history: History
     before: Float32
     after: Float32 | None = None
+    nearest: Nearest = lambda: None
 
     @property
     def samples(self) -> Float32:
@@ -79,6 +83,7 @@ class Job:
             },
             "bands_hz": [[band.low_hz, band.high_hz, band.contribution] for band in self.bands],
             "normal": self.normal and self.normal.to_json(),
+            "nearest_normal": self.nearest(),
         }
 
 
@@ -206,6 +211,7 @@ class Evidence:
         bands: Sequence[BandScore],
         history: History,
         normal: NormalSpectrum | None = None,
+        nearest: Nearest = lambda: None,
     ) -> None:
         """Keep the evidence of an alarm. Pipeline thread; copies what is in memory and returns at once.
 
@@ -217,12 +223,13 @@ class Evidence:
             bands: all that the score is made of.
             history: gives the machine's sound; called from this thread only.
             normal: the normal spectrum; without it the picture compares with the sound before the onset.
+            nearest: finds the normal sound to hear beside it.
         """
         when = datetime.fromisoformat(event["ts"])
         path = document_path(self._folder, event["machine"], when, event["event_id"])
         first = (at if onset is None else min(onset, at)) - round(self._pre_roll_s * sample_rate_hz)
         before = longest(history, at, -min(at, at - first), sample_rate_hz)
-        job = Job(path, event, at, onset, sample_rate_hz, bands, normal, history, before)
+        job = Job(path, event, at, onset, sample_rate_hz, bands, normal, history, before, nearest=nearest)
         self._waiting.append(job)
         self._put(job)  # a power cut leaves at least this
 

@@ -46,6 +46,10 @@ class Kept:
     """Of the sound."""
     changes: tuple[Mapping[str, Any], ...] = ()
     """Bands that are louder or quieter than normal; known once the picture is drawn."""
+    full_scale: float = 1.0
+    """What 1 in the sound stands for."""
+    nearest_normal: Mapping[str, Any] | None = None
+    """The normal sound to hear beside it, as `pipeline.nearest_normal` gives it."""
 
     @property
     def event_id(self) -> str:
@@ -224,8 +228,15 @@ def _checked(path: Path, document: Any) -> Kept:
     clip, changes = document.get("clip"), document.get("changes")
     times = {name: _seconds(clip, name) for name in ("onset_s", "alarm_s", "duration_s")}
     bands = changes if isinstance(changes, list) else []
+    nearest = document.get("nearest_normal")
     return Kept(
-        path, event, document["complete"], **times, changes=tuple(b for b in bands if isinstance(b, dict))
+        path,
+        event,
+        document["complete"],
+        **times,
+        changes=tuple(b for b in bands if isinstance(b, dict)),
+        full_scale=_seconds(clip, "full_scale") or 1.0,
+        nearest_normal=nearest if isinstance(nearest, dict) else None,
     )
 
 

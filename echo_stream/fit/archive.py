@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
@@ -26,7 +27,10 @@ from echo_stream.capture.recording import Recording
 from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.core.errors import SourceError
 from echo_stream.core.files import write_whole
+from echo_stream.core.text import path_text
+from echo_stream.core.types import Float32
 from echo_stream.encode.encoder import Encoder
+from echo_stream.evidence.normal_sound import LEAST_S, ClipsOf, NormalClip, clip_lengths, evenly, touches
 from echo_stream.pipeline.loop import read_windows
 
 PART_S = 300.0
@@ -134,6 +138,50 @@ def source_of(part: Part) -> AudioSource:
     if part.first:
         recording.skip(part.first * part.hop_samples)
     return SharedSource(recording).view(min(part.channel, recording.channels - 1))
+
+
+def clips_of(parts: Sequence[Part], condition: str, keep_s: float) -> ClipsOf:
+    """Gives clips spread over parts of recordings, read again once it is known what was left out.
+
+    A recording that can only be decoded from its beginning is entered in its first `PART_S` seconds.
+
+    Args:
+        parts: What was learnt.
+        condition: Operating state of their sound.
+        keep_s: Seconds of sound in all; 0: none.
+    """
+    length_s, wanted = clip_lengths(keep_s)
+
+    def slots() -> Iterator[tuple[Part, float, float]]:
+        for part in parts:
+            begins_s = part.first * part.hop_samples / part.sample_rate_hz
+            ends_s = begins_s + min(part.seconds + part.window_s - part.hop_s, PART_S + length_s)
+            while ends_s - begins_s >= LEAST_S:
+                yield part, begins_s, min(begins_s + length_s, ends_s)
+                begins_s += length_s
+
+    def clips(left_out: Collection[tuple[str, float, float]]) -> Sequence[NormalClip]:
+        if keep_s <= 0:
+            return []
+        clean = [slot for slot in slots() if not touches(path_text(slot[0].path), *slot[1:], left_out)]
+        return [_read_clip(*slot, condition) for slot in evenly(clean, wanted)]
+
+    return clips
+
+
+def _read_clip(part: Part, start_s: float, end_s: float, condition: str) -> NormalClip:
+    """Raises SourceError where the recording can no longer be read."""
+    rate = part.sample_rate_hz
+    first, end = round(start_s * rate), round(end_s * rate)
+    recording = Recording(part.path, pace="fast")
+    if recording.exact:
+        recording.skip(first)
+    blocks: list[Float32] = []
+    with closing(SharedSource(recording).view(min(part.channel, recording.channels - 1))) as source:
+        while (block := source.read()) is not None and block.start < end:
+            blocks.append(block.samples[max(0, first - block.start) : end - block.start, 0])
+    samples = np.concatenate([np.zeros(0, np.float32), *blocks])
+    return NormalClip(path_text(part.path), start_s, condition, rate, samples)
 
 
 def too_short(path: Path, window_s: float) -> SourceError:

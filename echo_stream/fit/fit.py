@@ -15,11 +15,12 @@ from echo_stream.alarm.calibration import Calibration, TripLevel
 from echo_stream.alarm.condition import hops_in, rises
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.checks import Check, Verdict
-from echo_stream.core.errors import BankError, BankMismatch
+from echo_stream.core.errors import BankError, BankMismatch, SourceError
 from echo_stream.core.text import Progress
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
+from echo_stream.evidence.normal_sound import folder_of, write_clips
 from echo_stream.fit.learn import Learnt, learn, now, person
 from echo_stream.fit.listen import read_recordings, record_source
 from echo_stream.fit.recorded import Recordings, in_runs
@@ -169,6 +170,7 @@ def _save(
     versions = BankVersions(machine.bank)
     progress(1, 1, "saving")
     bank_id = versions.add(learnt.bank, learnt.enrolment)
+    checks = [*checks, *_keep_sound(versions, bank_id, learnt)]
     fitted = Fitted(
         machine=machine.id,
         title=machine.title,
@@ -196,6 +198,19 @@ def _save(
     if accept:
         versions.accept(bank_id, at=now(), by=person())
     return fitted
+
+
+def _keep_sound(versions: BankVersions, bank_id: str, learnt: Learnt) -> list[Check]:
+    """Some of what was learnt, to be heard beside an alarm; a bank without it is as good."""
+    left_out = [(each.recording, each.start_s, each.end_s) for each in learnt.enrolment.session.left_out]
+    try:
+        clips = learnt.recordings.clips(left_out)
+        if clips:
+            write_clips(folder_of(versions.path, bank_id), clips)
+    except (OSError, SourceError) as error:
+        finding = f"no normal sound could be kept to compare alarms with: {error}"
+        return [Check("Normal sound", Verdict.WARN, finding, "the bank is in order; make room and fit again")]
+    return []
 
 
 def _other_conditions(

@@ -23,13 +23,13 @@ from echo_stream.core.errors import SourceError
 from echo_stream.core.sensitivity import Sensitivity
 from echo_stream.core.text import duration_text
 from echo_stream.core.types import OFF, AlarmLevel, Enrolled, Float64
-from echo_stream.detect.bank import NormalBank
+from echo_stream.detect.bank import SESSIONS, NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.announced import announced
 from echo_stream.fit.checks import check_enrolment
 from echo_stream.fit.recorded import Joined, Recordings, held_out_places, joined_clips, minutes_of
-from echo_stream.fit.session import MICROPHONE, PROVENANCE, Enrolment, LeftOut, Session, to_provenance
+from echo_stream.fit.session import MICROPHONE, Enrolment, LeftOut, Session, to_provenance
 from echo_stream.fit.smallest_fault import sensitivity_of
 from echo_stream.fit.summary import LATER, number, sensitivity_text
 from echo_stream.fit.trimming import Outlier, Trimming, keep_all, trim
@@ -187,7 +187,7 @@ def _completed(fit: _Fit, limits: SensorLimits, new: Enrolment, kept: Sequence[E
         sensitivity=latest_sensitivity([new, *reversed(kept)]),
     )
     sessions = to_provenance([each.session for each in kept])
-    provenance = {**fit.bank.provenance, PROVENANCE: sessions}
+    provenance = {**fit.bank.provenance, SESSIONS: sessions}
     return replace(fit.bank, calibration=calibration, provenance=provenance)
 
 

@@ -19,7 +19,8 @@ from echo_stream.core.errors import Failures, SourceError
 from echo_stream.core.text import Progress, path_text
 from echo_stream.core.types import OFF, Enrolled, Window
 from echo_stream.encode.encoder import Encoder
-from echo_stream.fit.archive import PART_S, Part, most_windows, parts_of, source_of, spread
+from echo_stream.evidence.normal_sound import ClipCollector
+from echo_stream.fit.archive import PART_S, Part, clips_of, most_windows, parts_of, source_of, spread
 from echo_stream.fit.archive_jobs import Encoded, encode_parts
 from echo_stream.fit.checks import SILENCE_DBFS
 from echo_stream.fit.recorded import (
@@ -102,7 +103,10 @@ def read_recordings(
         *_left_out(failures.count, len(files)),
         *_unused_bits(segments, too_quiet),
     )
-    return Recordings("recordings", names, rate_hz, datetime.now(UTC), segments, notes, probes)
+    clips = clips_of(
+        [part for part in taken if path_text(part.path) in heard], condition, config.evidence.normal_s
+    )
+    return Recordings("recordings", names, rate_hz, datetime.now(UTC), segments, notes, probes, clips)
 
 
 def _probes(parts: Sequence[Part]) -> tuple[Probe, ...]:
@@ -223,9 +227,18 @@ def record_source(
         _check_device(machine, source, others)
         began = datetime.now(UTC)
         name = f"{source.description} {began:%Y-%m-%dT%H:%M:%SZ}"
+        collector = ClipCollector(name, condition, config.evidence.normal_s)
         segment, probes = _record(
-            config, machine, source, encoder=encoder, name=name, condition=condition, go_on=go_on
+            config,
+            machine,
+            source,
+            encoder=encoder,
+            name=name,
+            condition=condition,
+            go_on=go_on,
+            clips=collector,
         )
+        collector.finish(source.sample_rate_hz)
         return Recordings(
             machine.source.kind,
             source.description,
@@ -233,6 +246,7 @@ def record_source(
             began,
             (segment,),
             probes=probes,
+            clips=collector.clips,
         )
 
 
@@ -269,6 +283,7 @@ def _record(
     name: str,
     condition: str,
     go_on: Callable[[Window, str], bool],
+    clips: ClipCollector,
 ) -> tuple[Segment, tuple[Probe, ...]]:
     """All windows of one source, until it ends or `go_on` says no."""
     look_s = min(max(config.encoder.hop_s, COLUMN_S), config.encoder.window_s)
@@ -282,6 +297,7 @@ def _record(
             segment.figures.append(figures)
             look_at(window, segment.slices, look_s)
             collector.add(window)
+            clips.add(window)
             yield window
 
     for window, features in encode_windows(encoder, windows()):

@@ -23,13 +23,13 @@ from echo_stream.core.errors import BankError
 from echo_stream.core.files import read_regular
 from echo_stream.core.text import Progress, duration_text
 from echo_stream.core.types import OFF, AlarmLevel, Enrolled
-from echo_stream.detect.bank import NormalBank
+from echo_stream.detect.bank import SESSIONS, NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.fit.announced import Announced, announced
 from echo_stream.fit.fit import enrolments_of, require_same_features
 from echo_stream.fit.learn import calibrated, joined_held_out, latest_sensitivity, person
 from echo_stream.fit.recorded import held_out_places
-from echo_stream.fit.session import PROVENANCE, Enrolment, Session, to_provenance
+from echo_stream.fit.session import Enrolment, Session, to_provenance
 from echo_stream.fit.versions import BankVersions
 from echo_stream.history.sample import About, FeatureSample, Stretch, path_of
 from echo_stream.pipeline.factory import build_alarms, build_encoder, trip_levels
@@ -271,7 +271,7 @@ def _fit(bank: NormalBank, enrolments: Sequence[Enrolment], kept: Sequence[Enrol
         spectra=bank.calibration.spectra if bank.calibration else {},
         sensitivity=latest_sensitivity(list(reversed(kept))),
     )
-    provenance = {**fitted.provenance, PROVENANCE: to_provenance([each.session for each in kept])}
+    provenance = {**fitted.provenance, SESSIONS: to_provenance([each.session for each in kept])}
     return replace(fitted, calibration=calibration, provenance=provenance)
 
 

@@ -17,6 +17,7 @@ from echo_stream.core.calibration import NormalSpectrum, SensorLimits
 from echo_stream.core.checks import Check
 from echo_stream.core.types import Enrolled, Float32, Float64, Window
 from echo_stream.detect.folds import folds_of, runs_of
+from echo_stream.evidence.normal_sound import ClipsOf, no_clips
 from echo_stream.evidence.spectrum import band_levels_over_time_db
 from echo_stream.fit.checks import Signal
 
@@ -121,6 +122,8 @@ class Recordings:
     """What there is to say about how they came about."""
     probes: tuple[Probe, ...] = ()
     """Some of the windows with their samples."""
+    clips: ClipsOf = no_clips
+    """Sound that is kept beside the bank, to be heard."""
 
     @property
     def enrolled(self) -> list[Enrolled]:

@@ -2,7 +2,8 @@
 
 A bank keeps what it needs for scoring. To add another operating state, or another season, the features of
 what was learnt before are needed again: they lie beside the bank, never changed, `b7.enrolled.safetensors`.
-No sound is stored. Written by fit-normal, read by fit-normal and `bank`; no thread of its own.
+Sound is kept elsewhere, and only to be heard (evidence/normal_sound.py). Written by fit-normal, read by
+fit-normal and `bank`; no thread of its own.
 """
 
 from __future__ import annotations
@@ -22,14 +23,13 @@ from safetensors import SafetensorError
 from echo_stream.core.errors import BankError
 from echo_stream.core.types import Enrolled, Features
 from echo_stream.detect import bank_file as bankfile
+from echo_stream.detect.bank import SESSIONS
 
 FORMAT = 1
 """Of this file; a bank of another format can be fitted again from it."""
 HEADER_KEY = "echo_stream_enrolled"
 MICROPHONE = "microphone"
 """The kind of source whose device must stay the same."""
-PROVENANCE = "sessions"
-"""Key in a bank's provenance; JSON text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,4 +162,4 @@ def to_provenance(sessions: Sequence[Session]) -> str:
 
 def from_provenance(provenance: Mapping[str, str]) -> list[Session]:
     """The sessions that a bank was fitted on; none where it does not say."""
-    return [Session.from_json(plain) for plain in json.loads(provenance.get(PROVENANCE, "[]"))]
+    return [Session.from_json(plain) for plain in json.loads(provenance.get(SESSIONS, "[]"))]

@@ -15,6 +15,7 @@ from echo_stream.core.sensitivity import BLIND_DB, Sensitivity
 from echo_stream.core.text import DAYS_A_MONTH, clock, duration_text
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect.bank import NormalBank
+from echo_stream.evidence.normal_sound import folder_of, read_clips
 from echo_stream.fit.session import LeftOut, Session, from_provenance
 from echo_stream.fit.versions import BankVersions
 from echo_stream.pipeline.factory import trip_levels
@@ -250,7 +251,7 @@ def summaries(machine: Machine) -> list[dict[str, Any]]:
     for bank_id in versions.ids():
         line: dict[str, Any] = {"id": bank_id, "accepted": bank_id == versions.accepted}
         try:
-            line |= _summary(NormalBank.load(versions.path_of(bank_id)))
+            line |= _summary(NormalBank.load(versions.path_of(bank_id)), machine.bank)
         except BankError as error:
             line["error"] = error.message
         found.append(line)
@@ -278,7 +279,8 @@ def facts(machine: Machine, bank_id: str | None) -> dict[str, Any]:
         "path": str(path),
         "sha256": bank.sha256,
         "report": str(report) if report.exists() else None,
-        **_summary(bank),
+        **_summary(bank, machine.bank),
+        "normal_sound": _kept_sound_s(bank, machine.bank),
         "on": bank.provenance.get("on", ""),
         "software_version": bank.software_version,
         "encoder": asdict(bank.encoder),
@@ -292,7 +294,7 @@ def facts(machine: Machine, bank_id: str | None) -> dict[str, Any]:
     }
 
 
-def _summary(bank: NormalBank) -> dict[str, Any]:
+def _summary(bank: NormalBank, path: Path) -> dict[str, Any]:
     sessions = from_provenance(bank.provenance)
     minutes = sum(each.minutes for each in sessions) if sessions else bank.n_held_out * bank.hop_s / 60
     return {
@@ -300,8 +302,18 @@ def _summary(bank: NormalBank) -> dict[str, Any]:
         "windows": bank.n_held_out,
         "minutes": round(minutes, 2),
         "conditions": list(bank.conditions),
+        "normal_sound_s": round(sum(_kept_sound_s(bank, path).values()), 1),
         "by": bank.provenance.get("by", ""),
     }
+
+
+def _kept_sound_s(bank: NormalBank, path: Path) -> dict[str, float]:
+    """Seconds of normal sound to compare alarms with, by operating state."""
+    found: dict[str, float] = {}
+    for version in bank.session_ids:
+        for clip in read_clips(folder_of(path, version)):
+            found[clip.condition] = round(found.get(clip.condition, 0.0) + clip.duration_s, 1)
+    return found
 
 
 def bank_summary(found: dict[str, Any]) -> str:
@@ -332,6 +344,8 @@ def bank_summary(found: dict[str, Any]) -> str:
             f"{each['score']:.1f}"
             for each in session["left_out"]
         ]
+    kept = ", ".join(f"{seconds:.0f} s of {state}" for state, seconds in found["normal_sound"].items())
+    lines.append(f"  to hear    {kept or 'no normal sound was kept to compare alarms with'}")
     lines += [
         f"  {entry['did']:10s} {entry['at']} {entry.get('by', '')}".rstrip() for entry in found["history"]
     ]

@@ -18,11 +18,11 @@ from tempfile import TemporaryDirectory
 
 from echo_stream.core.errors import BankError
 from echo_stream.core.files import require_writable, sync_folder
-from echo_stream.detect.bank import NormalBank
+from echo_stream.detect.bank import SESSIONS, NormalBank
 from echo_stream.detect.bank_file import accepted_version
-from echo_stream.fit.session import PROVENANCE, Enrolment, from_provenance, to_provenance
+from echo_stream.fit.session import Enrolment, from_provenance, to_provenance
 
-_NAME = re.compile(r"b(\d+)(\.enrolled)?\.safetensors")
+_NAME = re.compile(r"b(\d+)(?:(\.enrolled)?\.safetensors|(\.normal))")
 LEAST_BYTES = 50_000_000  # what was enrolled takes more than the bank
 _WRITABLE = "run it as a user who may write there, or name another place under machines[].bank"
 
@@ -106,7 +106,7 @@ class BankVersions:
             enrolment.save(enrolled)
             bank_id = self._link_as_next(enrolled, ".enrolled.safetensors")
             sessions = [*from_provenance(bank.provenance), replace(enrolment.session, id=bank_id)]
-            bank = replace(bank, provenance={**bank.provenance, PROVENANCE: to_provenance(sessions)})
+            bank = replace(bank, provenance={**bank.provenance, SESSIONS: to_provenance(sessions)})
         bank.save(final)
         if not enrolments:
             bank_id = self._link_as_next(final, ".safetensors")
@@ -213,6 +213,6 @@ class BankVersions:
             raise BankError(f"{path}: cannot be written: {error.strerror}", _WRITABLE) from None
 
     def _numbers(self, *, enrolled: bool) -> set[int]:
-        """Numbers in use by banks, and with `enrolled` by what was enrolled for banks to come."""
+        """Numbers in use by banks, and with `enrolled` by what was enrolled, or kept, beside them."""
         found = (_NAME.fullmatch(path.name) for path in self.folder.glob("b*"))
-        return {int(m[1]) for m in found if m and (enrolled or not m[2])}
+        return {int(m[1]) for m in found if m and (enrolled or not (m[2] or m[3]))}

@@ -127,6 +127,11 @@ class FeatureSample:
         self._end: int | None = None
 
     @property
+    def recent(self) -> tuple[Features, ...]:
+        """Of the newest windows in a row, oldest first; the thread that adds them."""
+        return tuple(self._recent)
+
+    @property
     def probation(self) -> Probation:
         """What was heard so far."""
         seconds = list(self.seconds_a_day.values())  # at once: the pipeline may add a day meanwhile

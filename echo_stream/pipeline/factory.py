@@ -333,6 +333,7 @@ def build_station(config: Config, machine: Machine, source: AudioSource, encoder
         reader=reader,
         bank=bank,
         bank_id=accepted_version(machine.bank) or "",
+        bank_path=machine.bank,
         scorer=build_scorer(machine, bank),
         alarms=alarms,
         ways=ways,

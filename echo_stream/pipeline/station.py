@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from echo_stream.alarm.alarm import Alarm
 from echo_stream.alarm.condition import Condition
@@ -103,6 +104,8 @@ class Station:
     rest: Condition
     """Whether the machine is at rest; a single window that sounds so is not."""
     health: Health
+    bank_path: Path | None = None
+    """What the configuration names; sound that was kept for the bank lies beside it."""
     surroundings: Surroundings | None = None
     """What comes from elsewhere; None: nothing is known of that."""
     steady: SteadyWatch = field(default_factory=lambda: SteadyWatch(1.0))

@@ -7,24 +7,22 @@ outside (machine, event) are looked up, never made into a path.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import structlog
-from pydantic import BaseModel, ValidationError
-from pydantic.json_schema import models_json_schema
 
 from echo_stream import __version__
 from echo_stream.core.errors import CommandRefused, of_extra
 from echo_stream.web import models
-from echo_stream.web.access import COOKIE, MOST_BODY_BYTES, SESSION_S, Access, Sessions, TooManyTries, User
+from echo_stream.web.access import COOKIE, SESSION_S, Access, Sessions, TooManyTries, User
+from echo_stream.web.asked import Problem, body_of, by_of, event_id_of, number_of, to_json
 from echo_stream.web.backend import Backend
 from echo_stream.web.feed import MOST_LISTENERS, MOST_VIEWERS, Feed
+from echo_stream.web.openapi import Operation, describe
 
 with of_extra("the page (web.enabled)", "web"):
     from starlette.applications import Starlette
@@ -35,7 +33,6 @@ with of_extra("the page (web.enabled)", "web"):
     from starlette.staticfiles import StaticFiles
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-EVENT_ID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 STATIC: Final = Path(str(resources.files(__package__) / "static"))
 COMMAND_S: Final = 10.0
 MOST_POINTS: Final = 1_000
@@ -44,33 +41,9 @@ TREND_STEP_S: Final = 900
 DAY_S: Final = 86_400
 MINUTE_S: Final = 60
 MOST_DAYS: Final = 400.0
-SORTS: Final = {"clip": "audio/flac", "picture": "image/png"}
+SORTS: Final = {"clip": "audio/flac", "picture": "image/png", "normal": "audio/flac"}
 
 log = structlog.get_logger()
-
-Asked = TypeVar("Asked", bound=BaseModel)
-
-
-class Problem(Exception):
-    """An answer that is no success: status and why."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status, self.why = status, why
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """An address of the API, as code and as OpenAPI describe it."""
-
-    method: str
-    path: str
-    summary: str
-    answer: type[BaseModel] | str
-    """Model of the answer, or its media type."""
-    handle: Callable[[Request], Awaitable[Response]]
-    body: type[BaseModel] | None = None
-    query: tuple[str, ...] = ()
 
 
 def build_app(backend: Backend, feed: Feed, sessions: Sessions, hosts: tuple[str, ...]) -> ASGIApp:
@@ -151,6 +124,7 @@ class Api:
             ),
             Operation("GET", event, "What was kept of an alarm", m.Evidence, self.evidence),
             Operation("GET", event + "/clip", "Its sound; answers Range", flac, self.file),
+            Operation("GET", event + "/normal", "The nearest normal sound", flac, self.file),
             Operation("GET", event + "/picture", "Its picture", "image/png", self.file),
             Operation("GET", "/health", "How the daemon is", m.Health, self.health),
             Operation("GET", "/log", "The last lines of the log", m.Log, self.log),
@@ -170,7 +144,7 @@ class Api:
     async def me(self, request: Request) -> Response:
         """Who looks."""
         user: User | None = request.state.user
-        return _json(
+        return to_json(
             models.Me(
                 name=user.name if user else None,
                 role=user.role if user else "nobody",
@@ -183,7 +157,7 @@ class Api:
 
     async def login(self, request: Request) -> Response:
         """Opens a session."""
-        asked = await _body(request, models.Login)
+        asked = await body_of(request, models.Login)
         address = request.client.host if request.client else ""
         try:
             token = await run_in_threadpool(self._sessions.login, asked.name, asked.password, address)
@@ -191,14 +165,14 @@ class Api:
             raise Problem(429, f"{error.message}; {error.hint}") from None
         if token is None:
             raise Problem(401, "name or password is wrong")
-        response = _json(models.Outcome(ok=True, outcome=f"logged in as {asked.name}"))
+        response = to_json(models.Outcome(ok=True, outcome=f"logged in as {asked.name}"))
         response.set_cookie(COOKIE, token, max_age=int(SESSION_S), httponly=True, samesite="strict")
         return response
 
     async def logout(self, request: Request) -> Response:
         """Ends the session."""
         self._sessions.logout(request.cookies.get(COOKIE, ""))
-        response = _json(models.Outcome(ok=True, outcome="logged out"))
+        response = to_json(models.Outcome(ok=True, outcome="logged out"))
         response.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return response
 
@@ -212,16 +186,16 @@ class Api:
         detail = self._backend.detail(request.path_params["machine"])
         if detail is None:
             raise Problem(404, "no such machine")
-        return _json(detail)
+        return to_json(detail)
 
     async def history(self, request: Request) -> Response:
         """The past of one machine, in at most MOST_POINTS pieces."""
         machine = self._known(request)
-        days = _number(request, "days", 1.0, least=1 / 1440, most=MOST_DAYS)
+        days = number_of(request, "days", 1.0, least=1 / 1440, most=MOST_DAYS)
         step_s = MINUTE_S * max(1, -(-days * DAY_S // MINUTE_S // MOST_POINTS))
         since_s = time.time() - days * DAY_S
         minutes = await run_in_threadpool(self._backend.history, machine, since_s, step_s)
-        return _json(models.History(machine=machine, step_s=step_s, minutes=minutes))
+        return to_json(models.History(machine=machine, step_s=step_s, minutes=minutes))
 
     async def trends(self, _request: Request) -> Response:
         """The last day of all; computed once a minute at most, whoever asks."""
@@ -229,13 +203,13 @@ class Api:
         if self._trends is None or now_s - self._trends[0] > MINUTE_S:
             found = await run_in_threadpool(self._backend.trends, time.time() - DAY_S, TREND_STEP_S)
             self._trends = now_s, models.Trends(step_s=TREND_STEP_S, machines=found)
-        return _json(self._trends[1])
+        return to_json(self._trends[1])
 
     async def command(self, request: Request) -> Response:
         """The same checks, function and log lines as a command over MQTT."""
         machine = self._known(request)
-        asked = (await _body(request, models.Command)).model_dump(exclude_none=True)
-        asked["by"] = _by(request, asked.get("by"))
+        asked = (await body_of(request, models.Command)).model_dump(exclude_none=True)
+        asked["by"] = by_of(request, asked.get("by"))
         sender = {"page": request.client.host if request.client else ""}
         try:
             future = self._backend.command(machine, asked, sender)
@@ -244,57 +218,57 @@ class Api:
             raise Problem(400, error.message) from None
         except TimeoutError:
             raise Problem(504, "the daemon is busy and has not done it yet; look again") from None
-        return _json(outcome, 200 if outcome.ok else 409)
+        return to_json(outcome, 200 if outcome.ok else 409)
 
     async def answer(self, request: Request) -> Response:
         """A fault, or normal: learn it."""
-        event_id, asked = _event_id(request), await _body(request, models.Answer)
-        return await self._changed(self._backend.answer, event_id, asked, _by(request, asked.by))
+        event_id, asked = event_id_of(request), await body_of(request, models.Answer)
+        return await self._changed(self._backend.answer, event_id, asked, by_of(request, asked.by))
 
     async def bank(self, request: Request) -> Response:
         """Versions of a machine's bank."""
-        return _json(await run_in_threadpool(self._backend.bank, self._known(request)))
+        return to_json(await run_in_threadpool(self._backend.bank, self._known(request)))
 
     async def change_bank(self, request: Request) -> Response:
         """Accept or roll back."""
-        machine, asked = self._known(request), await _body(request, models.BankChange)
-        return await self._changed(self._backend.change_bank, machine, asked, _by(request, asked.by))
+        machine, asked = self._known(request), await body_of(request, models.BankChange)
+        return await self._changed(self._backend.change_bank, machine, asked, by_of(request, asked.by))
 
     async def _changed(self, change: Callable[..., str], *how: object) -> Response:
         try:
             outcome = await run_in_threadpool(change, *how)
         except CommandRefused as error:
             raise Problem(409, error.message) from None
-        return _json(models.Outcome(ok=True, outcome=outcome))
+        return to_json(models.Outcome(ok=True, outcome=outcome))
 
     async def journal(self, request: Request) -> Response:
         """What happened."""
         machine = request.query_params.get("machine")
         if machine is not None and self._backend.machine(machine) is None:
             raise Problem(404, "no such machine")
-        before = _number(request, "before", 0, least=0, most=2**53)
-        limit = int(_number(request, "limit", 100, least=1, most=500))
+        before = number_of(request, "before", 0, least=0, most=2**53)
+        limit = int(number_of(request, "limit", 100, least=1, most=500))
         items = await run_in_threadpool(self._backend.journal, machine, int(before) or None, limit)
-        return _json(models.Journal(items=items))
+        return to_json(models.Journal(items=items))
 
     async def evidence_list(self, request: Request) -> Response:
         """The newest alarms with evidence."""
         machine = self._known(request) if "machine" in request.query_params else None
-        limit = int(_number(request, "limit", 50, least=1, most=200))
+        limit = int(number_of(request, "limit", 50, least=1, most=200))
         items = await run_in_threadpool(self._backend.evidence_list, machine, limit)
-        return _json(models.EvidenceList(items=items))
+        return to_json(models.EvidenceList(items=items))
 
     async def evidence(self, request: Request) -> Response:
         """One of them."""
-        found = await run_in_threadpool(self._backend.evidence, _event_id(request))
+        found = await run_in_threadpool(self._backend.evidence, event_id_of(request))
         if found is None:
             raise Problem(404, "nothing was kept of this event, or it is gone")
-        return _json(found[0])
+        return to_json(found[0])
 
     async def file(self, request: Request) -> Response:
         """One of its files; the last word of the address says which."""
         which = request.url.path.rpartition("/")[2]
-        found = await run_in_threadpool(self._backend.evidence, _event_id(request))
+        found = await run_in_threadpool(self._backend.evidence, event_id_of(request))
         path = getattr(found[1], which) if found else None
         if path is None:
             raise Problem(404, "it was not kept, or is gone")
@@ -304,11 +278,11 @@ class Api:
 
     async def health(self, _request: Request) -> Response:
         """How the daemon is."""
-        return _json(await run_in_threadpool(self._backend.health))
+        return to_json(await run_in_threadpool(self._backend.health))
 
     async def log(self, _request: Request) -> Response:
         """Its last lines."""
-        return _json(models.Log(lines=self._backend.log_lines()))
+        return to_json(models.Log(lines=self._backend.log_lines()))
 
     async def bundle(self, _request: Request) -> Response:
         """A ZIP."""
@@ -363,99 +337,3 @@ class _Stream(StreamingResponse):
             close = getattr(self.body_iterator, "aclose", None)
             if close is not None:
                 await close()
-
-
-def _json(model: BaseModel, status: int = 200) -> Response:
-    return Response(model.model_dump_json(), status, media_type="application/json")
-
-
-async def _body(request: Request, model: type[Asked]) -> Asked:
-    """What was asked.
-
-    Raises:
-        Problem: too long, or not what the model says.
-    """
-    data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > MOST_BODY_BYTES:
-            raise Problem(413, f"the body is longer than {MOST_BODY_BYTES} bytes")
-    try:
-        return model.model_validate_json(bytes(data))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Problem(400, f"{where}: {first['msg']}" if where else first["msg"]) from None
-
-
-def _by(request: Request, given: str | None) -> str:
-    """Who asks: with passwords the name of the login, whatever else is said.
-
-    Raises:
-        Problem: nobody says.
-    """
-    user: User = request.state.user
-    by = user.name if user.name is not None else (given or "").strip()
-    if not by:
-        raise Problem(400, "say who you are (by): it stands in the journal")
-    return by
-
-
-def _number(request: Request, name: str, default: float, *, least: float, most: float) -> float:
-    given = request.query_params.get(name)
-    if given is None:
-        return default
-    try:
-        value = float(given)
-    except ValueError:
-        value = float("nan")
-    if not least <= value <= most:
-        raise Problem(400, f"{name}: expected a number from {least:g} to {most:g}")
-    return value
-
-
-def _event_id(request: Request) -> str:
-    event_id = str(request.path_params["event_id"])
-    if not EVENT_ID.fullmatch(event_id):
-        raise Problem(404, "no such event")
-    return event_id
-
-
-def describe(operations: list[Operation]) -> dict[str, Any]:
-    """OpenAPI 3.1 of the operations, from the models that check and make what they say."""
-    used = {each.answer for each in operations if not isinstance(each.answer, str)}
-    used |= {each.body for each in operations if each.body}
-    used |= {models.LiveFigures, models.LiveColumns}
-    ordered = sorted(used, key=lambda model: model.__name__)
-    ref = "#/components/schemas/{model}"
-    _, schemas = models_json_schema([(model, "validation") for model in ordered], ref_template=ref)
-    paths: dict[str, Any] = {}
-    for each in operations:
-        answer: dict[str, Any] = {"description": "done"}
-        if isinstance(each.answer, str):
-            answer["content"] = {each.answer: {}}
-        else:
-            schema: dict[str, Any] = {"$ref": f"#/components/schemas/{each.answer.__name__}"}
-            if each.path == "/machines":
-                schema = {"type": "array", "items": schema}
-            answer["content"] = {"application/json": {"schema": schema}}
-        operation: dict[str, Any] = {"summary": each.summary, "responses": {"200": answer}}
-        names = [(name, "path") for name in re.findall(r"{(\w+)}", each.path)] + [
-            (q, "query") for q in each.query
-        ]
-        if names:
-            operation["parameters"] = [
-                {"name": name, "in": where, "required": where == "path", "schema": {"type": "string"}}
-                for name, where in names
-            ]
-        if each.body:
-            content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{each.body.__name__}"}}}
-            operation["requestBody"] = {"required": True, "content": content}
-        paths.setdefault(f"api{each.path}", {})[each.method.lower()] = operation
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "echo-stream, the page's API", "version": __version__},
-        "servers": [{"url": "../"}],
-        "paths": {f"/{path}": value for path, value in paths.items()},
-        "components": {"schemas": schemas["$defs"]},
-    }

@@ -30,6 +30,8 @@ class Files:
 
     clip: Path | None
     picture: Path | None
+    normal: Path | None
+    """The nearest normal sound; it lies beside the bank."""
 
 
 class Backend(Protocol):

@@ -160,6 +160,19 @@ class Band(Model):
     high_hz: float
 
 
+class NearestNormal(Model):
+    """Kept normal sound of the same operating state that is most like an alarm."""
+
+    version: str = Field(description="of the bank in whose enrolment it was heard")
+    recording: str
+    start_s: float = Field(description="where in that recording it begins")
+    duration_s: float
+    condition: str = Field(description="operating state")
+    at_s: float = Field(description="seconds from its start to what is nearest")
+    distance: float | None = Field(None, description="as the bank measures; null: it is any of them")
+    full_scale: float = Field(description="what 1 in the file stands for")
+
+
 class Evidence(Model):
     """What was kept of an alarm."""
 
@@ -174,6 +187,8 @@ class Evidence(Model):
     onset_s: float | None = None
     duration_s: float | None = None
     bands: list[Band] = Field(description="which bands are louder or quieter, and by how much")
+    full_scale: float = Field(1.0, description="what 1 in the clip stands for")
+    normal: NearestNormal | None = Field(None, description="null: no normal sound was kept")
 
 
 class EvidenceList(Model):

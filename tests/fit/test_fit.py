@@ -23,12 +23,13 @@ from echo_stream.core.errors import BankError, BankMismatch, EchoStreamError, So
 from echo_stream.core.types import AlarmLevel, Enrolled
 from echo_stream.detect.bank import NormalBank
 from echo_stream.encode.spectral import SpectralEncoder
+from echo_stream.evidence.normal_sound import file_of, folder_of, read_clips
 from echo_stream.fit import archive
 from echo_stream.fit.fit import extend, fit, own_source, recordings
 from echo_stream.fit.listen import record_source
 from echo_stream.fit.recorded import Joined, held_out_places, in_runs, joined_clips, minutes_of, numbered
 from echo_stream.fit.session import MICROPHONE, Enrolment, Session
-from echo_stream.fit.summary import Fitted, number
+from echo_stream.fit.summary import Fitted, bank_summary, facts, number, summaries
 from echo_stream.fit.versions import BankVersions
 from tests.support.sounds import ENCODER, HOP_S, RATE_HZ, WINDOW_S, enrol, features, normal
 
@@ -139,6 +140,15 @@ def test_a_knock_is_left_out_and_told(project: Project) -> None:
     bank = NormalBank.load(project.machine.bank)
     assert bank.n_held_out == fitted.windows
     assert fitted.to_json()["left_out"][0]["start_s"] == left_out.start_s
+    clips = read_clips(folder_of(project.machine.bank, "b1"))
+    assert sum(clip.duration_s for clip in clips) >= 70
+    assert not any(
+        clip.start_s < left_out.end_s and left_out.start_s < clip.start_s + clip.duration_s for clip in clips
+    )
+    file = file_of(project.machine.bank, "b1", clips[2].file)
+    heard, rate = soundfile.read(file, dtype="float32")
+    first = round(clips[2].start_s * rate)
+    assert np.abs(heard - soundfile.read(path, dtype="float32")[0][first : first + len(heard)]).max() < 1e-4
 
 
 def test_nothing_is_left_out_where_that_is_asked_for(project: Project) -> None:
@@ -219,6 +229,10 @@ def test_operating_states_join_one_bank(states: tuple[Project, list[Fitted]]) ->
     assert bank.calibration.sensor is not None
     assert bank.calibration.sensor.quietest_dbfs == -200.0
     assert set(bank.calibration.spectra) == {"idle", "load", "off"}
+    shown = facts(project.machine, None)
+    assert shown["normal_sound"] == pytest.approx({"load": 70, "idle": 70, "off": 30}, abs=10)
+    assert "s of idle" in bank_summary(shown)
+    assert summaries(project.machine)[0]["normal_sound_s"] == pytest.approx(70, abs=10)
 
 
 def test_a_state_that_is_fitted_again_replaces_itself(states: tuple[Project, list[Fitted]]) -> None:
@@ -233,7 +247,13 @@ def test_a_state_that_is_fitted_again_replaces_itself(states: tuple[Project, lis
 
 def test_fresh_takes_nothing_over(states: tuple[Project, list[Fitted]]) -> None:
     project, _ = states
-    assert project.fit(project.folder / "load.wav", accept=False, fresh=True).conditions == ("normal",)
+    settings = project.config.evidence
+    config = project.config.model_copy(update={"evidence": settings.model_copy(update={"enabled": False})})
+    hear = recordings(config, project.machine, [project.folder / "load.wav"])
+    how = {"condition": "normal", "accept": False, "progress": lambda *_: None, "fresh": True}
+    fitted = fit(config, project.machine, hear, **how)  # type: ignore[arg-type]
+    assert fitted.conditions == ("normal",)
+    assert not folder_of(project.machine.bank, fitted.bank_id).exists(), "no sound is ever stored"
 
 
 def test_another_rate_is_refused(states: tuple[Project, list[Fitted]], tmp_path: Path) -> None:
@@ -407,6 +427,8 @@ def test_listening_shows_a_live_level(project: Project) -> None:
 def test_progress_says_what_is_at_hand(project: Project) -> None:
     fitted = project.fit()
     assert any("dBFS" in at for at in project.said)
+    kept_s = sum(clip.duration_s for clip in read_clips(folder_of(project.machine.bank, "b1")))
+    assert kept_s == pytest.approx(60, abs=10)
     assert project.said[-1] == "writing the report"
     assert fitted.session.source == "simulated"
     assert abs(datetime.fromisoformat(fitted.session.heard_at) - datetime.now(UTC)).total_seconds() < 600

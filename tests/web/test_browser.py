@@ -69,6 +69,15 @@ def test_a_fault_is_seen_heard_and_answered(page: RunningPage) -> None:
         played = "document.querySelector('audio').currentTime"
         wait_for(lambda: window.evaluate(played) > 3.5, 15, "the clip plays")
         expect(window.locator("main")).to_contain_text("louder by")
+        compare = window.get_by_role("button", name="Compare: alarm and normal")
+        compare.focus()
+        compare.press("Enter")
+        expect(window.get_by_role("status")).to_contain_text(["You hear the alarm."])
+        window.get_by_role("button", name="Hear normal sound").press("Space")
+        playing = "[...document.querySelectorAll('audio')].map(a => !a.paused && a.currentTime > 0)"
+        wait_for(
+            lambda: window.evaluate(playing) == [False, True], 15, "normal sound plays, the alarm does not"
+        )
 
         window.set_viewport_size({"width": 360, "height": 740})
         event_id = event["event_id"]

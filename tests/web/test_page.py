@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemon import wait_for
+from tests.support.daemon import run, wait_for
 from tests.support.page import QUIET, RunningPage, running_page
 
 EVENT_ID = re.compile(r"[0-9A-Z]{26}")
@@ -109,6 +109,14 @@ def test_the_clip_answers_range_and_is_found_by_event_only(alarmed: RunningPage)
     status, headers, data = alarmed.ask(f"/api/evidence/{event_id}/clip", headers={"Range": "bytes=0-3"})
     assert (status, data, headers["content-type"]) == (206, b"fLaC", "audio/flac")
     assert alarmed.ask(f"/api/evidence/{event_id}/picture")[2].startswith(b"\x89PNG")
+    normal = found["normal"]
+    assert (normal["version"], normal["condition"]) == ("b1", "normal")
+    assert normal["distance"] > 0
+    assert 0 <= normal["at_s"] <= normal["duration_s"]
+    status, headers, data = alarmed.ask(f"/api/evidence/{event_id}/normal", headers={"Range": "bytes=0-3"})
+    assert (status, data, headers["content-type"]) == (206, b"fLaC", "audio/flac")
+    files = json.loads(run(alarmed.folder, "events", "show", event_id))["files"]
+    assert (alarmed.folder / files["nearest_normal"]).is_file()
     assert alarmed.json("/api/evidence?machine=pump3")["items"][0]["event_id"] == event_id
     assert alarmed.ask(f"/api/evidence/{ABSENT}/clip")[0] == 404
     links = alarmed.folder / "state" / "evidence" / "elsewhere"
@@ -205,7 +213,7 @@ def test_no_parameter_leads_to_a_file(page: RunningPage, hostile: str) -> None:
     paths = [f"/{raw}", f"/api/{raw}"]
     for one in {part, raw}:
         paths += [f"/api/machines/{one}", f"/api/machines/{one}/history", f"/api/evidence/{one}"]
-        paths += [f"/api/evidence/{one}/{what}" for what in ("clip", "picture")]
+        paths += [f"/api/evidence/{one}/{what}" for what in ("clip", "picture", "normal")]
     paths += [f"/api/{name}={part}" for name in ("journal?machine", "evidence?machine", "stream?machine")]
     paths += [f"/api/journal?{name}={part}" for name in ("limit", "before")]
     paths += [f"/api/machines/pump3/history?days={part}"]

@@ -1,6 +1,6 @@
 // What was kept of an alarm: its sound, the picture, what changed, what it was.
 
-import { h, hertz, number, percent, when } from "./dom.js";
+import { h, hertz, number, percent, say, when } from "./dom.js";
 import { get, state, stream } from "./api.js";
 import { buttons } from "./actions.js";
 import { answerBox } from "./answers.js";
@@ -45,11 +45,51 @@ export function evidence(main, id) {
   return () => { gone = true; clearTimeout(timer); };
 }
 
+// Two sounds and one button that changes from one to the other; both equally loud for equal sound.
+function hear(found, url) {
+  const { normal } = found;
+  const loudest = Math.max(found.full_scale, normal?.full_scale ?? 0);
+  const from = Math.max(0, (found.onset_s ?? found.alarm_s ?? 1) - 1);
+  const sounds = [{ name: "the alarm", from, part: player("clip", "sound of the alarm", found.full_scale) }];
+  function player(what, label, full) {
+    const audio = h("audio", { controls: true, preload: "metadata", src: url(what), "aria-label": label });
+    audio.volume = full / loudest;
+    return audio;
+  }
+  const play = (sound) => {
+    for (const other of sounds) other.part.pause();
+    sound.part.currentTime = sound.from;
+    sound.part.play().catch((error) => say(`it cannot be played: ${error.message}`, true));
+  };
+  const [alarm] = sounds;
+  const buttons = [h("button", { onclick: () => play(alarm) }, "Play from the change"),
+    h("a", { class: "button", href: url("clip"), download: true }, "Download")];
+  if (!normal) {
+    return [alarm.part, h("p", { class: "row" }, buttons), h("p", { class: "small faint" },
+      "No normal sound was kept to compare it with: it is kept when a bank is fitted (evidence.keep_normal_s).")];
+  }
+  const other = { name: "normal sound", from: Math.min(normal.at_s, Math.max(0, normal.duration_s - 3)),
+    part: player("normal", "normal sound", normal.full_scale) };
+  sounds.push(other);
+  let next = 0;
+  const now = h("span", { role: "status" });
+  const change = h("button", { class: "main", onclick: () => {
+    play(sounds[next]);
+    now.textContent = `You hear ${sounds[next].name}.`;
+    next = 1 - next;
+    change.textContent = `Hear ${sounds[next].name}`;
+  } }, "Compare: alarm and normal");
+  return [h("p", { class: "row" }, change, now), alarm.part, h("p", { class: "row" }, buttons),
+    h("h3", {}, "Nearest normal sound"), other.part,
+    h("p", { class: "small faint" }, `What is most like it of the normal sound that was kept (operating state ${normal.condition}, ` +
+      `bank ${normal.version}, ${normal.recording}, from ${number(normal.start_s)} s on). The button changes from one to the other, ` +
+      "equally loud: Enter or space, once it has the focus.")];
+}
+
 function show(main, found) {
   const { event } = found;
   const machine = state.machines.get(found.machine) ?? { id: found.machine, name: found.machine };
   const url = (what) => `api/evidence/${found.event_id}/${what}`;
-  const alarm = h("audio", { controls: true, preload: "metadata", src: url("clip"), "aria-label": "sound of the alarm" });
   const facts = {
     "why": event.why || "the score stayed over the level",
     "score": `${number(event.score)} (level ${number(event.threshold)})`,
@@ -67,10 +107,7 @@ function show(main, found) {
         h("h2", {}, "Hear it"),
         found.clip ? [h("p", { class: "small faint" }, `The alarm came ${number(found.alarm_s)} s after the start, the change ` +
           `${found.onset_s === null ? "at an unknown time" : `at ${number(found.onset_s)} s`}.` +
-          (found.complete ? "" : " The sound after it is still being recorded.")), alarm,
-        h("p", { class: "row" },
-          h("button", { onclick: () => { alarm.currentTime = Math.max(0, (found.onset_s ?? found.alarm_s) - 1); alarm.play(); } }, "Play from the change"),
-          h("a", { class: "button", href: url("clip"), download: true }, "Download"))] : h("p", {}, "The sound is gone or was not kept."),
+          (found.complete ? "" : " The sound after it is still being recorded.")), hear(found, url)].flat() : h("p", {}, "The sound is gone or was not kept."),
       ),
       h("section", { class: "box" },
         h("h2", {}, "What changed"),

@@ -39,7 +39,7 @@ TREE: dict[str, Any] = {
             "alarm": {"on_delay_s": 3, "realarm_s": 5, "latching": True},
         },
         {"id": "b", "source": {"kind": "recording", "path": "x.flac", "pace": "fast"}, "bank": "b"},
-        {"id": "d", "source": {"kind": "command", "argv": ["cat"], "sample_rate_hz": 16000}, "bank": "d"},
+        {"id": "e", "source": {"kind": "command", "argv": ["cat"], "sample_rate_hz": 16000}, "bank": "d"},
         {"id": "c", "source": {"kind": "stdin", "sample_rate_hz": 16000, "format": "s16le"}, "bank": "c"},
         {
             "id": "d",

@@ -63,6 +63,8 @@ def fit_normal(
     resume: ResumeOption = None,
     strict: StrictOption = False,
     accept: Annotated[bool, typer.Option(help="use the new bank at once")] = True,
+    heard: Annotated[Path | None, typer.Option("--heard", hidden=True)] = None,
+    base: Annotated[str | None, typer.Option("--base", hidden=True)] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -74,6 +76,7 @@ def fit_normal(
     exit code 1.
     """
     from echo_stream.fit.fit import fit
+    from echo_stream.fit.heard import read_heard
 
     quiet()
     settings = read_config(config)
@@ -84,14 +87,20 @@ def fit_normal(
         fitted = fit(
             settings,
             which,
-            sound(settings, which, paths, minutes, resume, failures),
+            sound(settings, which, paths, minutes, resume, failures)
+            if heard is None
+            else partial(read_heard, settings, which, heard),
             condition=condition,
             accept=accept,
             progress=report,
             trimmed=trim,
             fresh=fresh,
+            base=base,
         )
-    tell(fitted, as_json=as_json)
+    if heard is None:
+        tell(fitted, as_json=as_json)
+    else:  # the daemon asks, and tells whoever asked it
+        print_json({"fitted": fitted.to_json(), "text": fitted.to_text()})
     failures.raise_any()
 
 

@@ -21,7 +21,7 @@ from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
 from echo_stream.evidence.normal_sound import folder_of, write_clips
-from echo_stream.fit.learn import Learnt, learn, now, person
+from echo_stream.fit.learn import Learnt, learn, now
 from echo_stream.fit.listen import read_recordings, record_source
 from echo_stream.fit.recorded import Recordings, in_runs
 from echo_stream.fit.report import write_report
@@ -83,6 +83,7 @@ def fit(
     progress: Progress,
     trimmed: bool = True,
     fresh: bool = False,
+    base: str | None = None,
 ) -> Fitted:
     """Learn the normal sound of one operating state, as a new version of the bank.
 
@@ -97,6 +98,7 @@ def fit(
         progress: Progress.
         trimmed: Leave out short sounds that do not belong.
         fresh: Take nothing over.
+        base: Version whose other operating states are taken over; None: the accepted one.
 
     Raises:
         SourceError: no sound, or none that is fit to be learnt: the message says why, the hint what to do.
@@ -105,7 +107,7 @@ def fit(
     """
     BankVersions(machine.bank).require_writable()
     encoder = build_encoder(config, machine)
-    kept, notes = ([], []) if fresh else _other_conditions(config, machine, encoder, condition)
+    kept, notes = ([], []) if fresh else _other_conditions(config, machine, encoder, condition, base)
     found = acquire(encoder=encoder, condition=condition, others=[e.session for e in kept], progress=progress)
     learnt = learn(config, machine, encoder, found, kept, condition=condition, trimmed=trimmed)
     return _save(machine, learnt, checks=[*notes, *learnt.checks], accept=accept, progress=progress)
@@ -196,7 +198,7 @@ def _save(
         advice = "the bank is in order; make room, and fit again for a report"
         fitted = replace(fitted, checks=[*checks, Check("Report", Verdict.WARN, finding, advice)])
     if accept:
-        versions.accept(bank_id, at=now(), by=person())
+        versions.accept(bank_id, at=now(), by=learnt.enrolment.session.by)
     return fitted
 
 
@@ -214,14 +216,14 @@ def _keep_sound(versions: BankVersions, bank_id: str, learnt: Learnt) -> list[Ch
 
 
 def _other_conditions(
-    config: Config, machine: Machine, encoder: Encoder, condition: str
+    config: Config, machine: Machine, encoder: Encoder, condition: str, base: str | None
 ) -> tuple[list[Enrolment], list[Check]]:
-    """What the accepted bank knows of other operating states, and what has to be said about it."""
+    """What the bank knows of other operating states, and what has to be said about it."""
     versions = BankVersions(machine.bank)
-    if versions.accepted is None:
+    if base is None and versions.accepted is None:
         return [], []
     try:
-        bank = NormalBank.load(machine.bank)
+        bank = NormalBank.load(machine.bank if base is None else versions.path_of(base))
     except BankError as error:  # fitting again is how one gets rid of it
         finding = f"the bank that was in use cannot be read, nothing was taken over: {error.message}"
         return [], [Check("Bank before", Verdict.WARN, finding, "enrol its other operating states again")]

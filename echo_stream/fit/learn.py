@@ -156,7 +156,7 @@ def _fit(
         sample_rate_hz=recordings.sample_rate_hz,
         window_s=window_s,
         hop_s=hop_s,
-        provenance={"machine": machine.id, "by": person(), "on": platform.node()},
+        provenance={"machine": machine.id, "by": recordings.by or person(), "on": platform.node()},
     )
     places = held_out_places(everything, window_s=window_s, hop_s=hop_s)
     on_delay_s = machine.alarm.on_delay_s
@@ -311,7 +311,7 @@ def _session(
         minutes=minutes,
         recordings=tuple(outlier.name for outlier in recordings.segments),
         left_out=left_out,
-        by=person(),
+        by=recordings.by or person(),
         on=platform.node(),
         software_version=echo_stream.__version__,
     )

@@ -171,7 +171,7 @@ def _gather(
         if segment.name in failed:
             continue
         try:
-            _refuse_silence(segment, condition)
+            refuse_silence(segment, condition)
         except SourceError as error:
             failures.add(error)
         else:
@@ -224,29 +224,25 @@ def record_source(
         return done_s <= wanted_s
 
     with closing(open_sources([machine], patient=False)[machine.id]) as source:
-        _check_device(machine, source, others)
+        check_device(machine, source, others)
         began = datetime.now(UTC)
         name = f"{source.description} {began:%Y-%m-%dT%H:%M:%SZ}"
-        collector = ClipCollector(name, condition, config.evidence.normal_s)
-        segment, probes = _record(
-            config,
-            machine,
-            source,
-            encoder=encoder,
-            name=name,
-            condition=condition,
-            go_on=go_on,
-            clips=collector,
+        segment, collector = Segment(name), ProbeCollector(name)
+        clips = ClipCollector(name, condition, config.evidence.normal_s)
+        windows = cut(config, machine, source)
+        record_into(
+            segment, collector, clips, windows, config, encoder=encoder, condition=condition, go_on=go_on
         )
-        collector.finish(source.sample_rate_hz)
+        clips.finish(source.sample_rate_hz)
+        refuse_silence(segment, condition)
         return Recordings(
             machine.source.kind,
             source.description,
             source.sample_rate_hz,
             began,
             (segment,),
-            probes=probes,
-            clips=collector.clips,
+            probes=tuple(collector.probes),
+            clips=clips.clips,
         )
 
 
@@ -274,23 +270,22 @@ def cut(config: Config, machine: Machine, source: AudioSource) -> Iterator[Windo
         )
 
 
-def _record(
+def record_into(
+    segment: Segment,
+    collector: ProbeCollector,
+    clips: ClipCollector,
+    windows: Iterable[Window],
     config: Config,
-    machine: Machine,
-    source: AudioSource,
     *,
     encoder: Encoder,
-    name: str,
     condition: str,
     go_on: Callable[[Window, str], bool],
-    clips: ClipCollector,
-) -> tuple[Segment, tuple[Probe, ...]]:
-    """All windows of one source, until it ends or `go_on` says no."""
+) -> None:
+    """Add windows of one source to a segment, until they end or `go_on` (window, level) says no."""
     look_s = min(max(config.encoder.hop_s, COLUMN_S), config.encoder.window_s)
-    segment, collector = Segment(name), ProbeCollector(name)
 
-    def windows() -> Iterator[Window]:
-        for window in cut(config, machine, source):
+    def looked_at() -> Iterator[Window]:
+        for window in windows:
             figures = sensor_figures(window)
             if not go_on(window, level_meter(figures)):
                 break
@@ -300,14 +295,13 @@ def _record(
             clips.add(window)
             yield window
 
-    for window, features in encode_windows(encoder, windows()):
+    for window, features in encode_windows(encoder, looked_at()):
         start_s = window.start / window.sample_rate_hz
-        segment.enrolled.append(Enrolled(features, name, start_s, condition))
-    _refuse_silence(segment, condition)
-    return segment, tuple(collector.probes)
+        segment.enrolled.append(Enrolled(features, segment.name, start_s, condition))
 
 
-def _refuse_silence(segment: Segment, condition: str) -> None:
+def refuse_silence(segment: Segment, condition: str) -> None:
+    """Raise a SourceError where a running machine gave no sound at all."""
     if condition != OFF and max((f.level_dbfs for f in segment.figures), default=0.0) <= SILENCE_DBFS:
         raise SourceError(
             f"{segment.name}: silent: no window is over {SILENCE_DBFS:.0f} dBFS",
@@ -342,7 +336,8 @@ def _check_same_rate(what: str, sample_rate_hz: int, others: Sequence[Session]) 
             )
 
 
-def _check_device(machine: Machine, source: AudioSource, others: Sequence[Session]) -> None:
+def check_device(machine: Machine, source: AudioSource, others: Sequence[Session]) -> None:
+    """Raise a SourceError where `others` came from another device or rate."""
     _check_same_rate(source.description, source.sample_rate_hz, others)
     for session in others:
         if machine.source.kind == session.source == MICROPHONE and session.device != source.description:

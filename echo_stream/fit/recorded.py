@@ -124,6 +124,8 @@ class Recordings:
     """Some of the windows with their samples."""
     clips: ClipsOf = no_clips
     """Sound that is kept beside the bank, to be heard."""
+    by: str = ""
+    """Who asked for it; empty: who runs this."""
 
     @property
     def enrolled(self) -> list[Enrolled]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,7 +19,7 @@ from echo_stream.cli.common import (
     quiet,
     read_config,
 )
-from echo_stream.core.errors import Failures
+from echo_stream.core.errors import EchoStreamError, Failures
 
 if TYPE_CHECKING:
     from echo_stream.config.schema import Config, Machine
@@ -48,14 +49,25 @@ ResumeOption = Annotated[
 ]
 
 
+DaemonAction = Literal["pause", "resume", "finish", "cancel"]
+
+
 def fit_normal(
-    machine: MachineOption,
+    machine: Annotated[
+        list[str],
+        typer.Option("--machine", "-m", help="id of the machine; several, or all, where the daemon runs"),
+    ],
     more: MoreRecordings = None,
     recordings: RecordingsOption = None,
     minutes: MinutesOption = 10.0,
     condition: Annotated[
-        str, typer.Option(help="operating state of the machine, such as idle, load or off")
-    ] = "normal",
+        str | None,
+        typer.Option(
+            help="operating state of the machine, such as idle, load or off; default: normal, and where the "
+            "daemon runs all that the bank knows",
+            show_default=False,
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="forget the other operating states of the bank in use")
     ] = False,
@@ -63,6 +75,10 @@ def fit_normal(
     resume: ResumeOption = None,
     strict: StrictOption = False,
     accept: Annotated[bool, typer.Option(help="use the new bank at once")] = True,
+    daemon: Annotated[
+        DaemonAction | None,
+        typer.Option("--daemon", help="what the running daemon is to do with the enrolment that it is at"),
+    ] = None,
     heard: Annotated[Path | None, typer.Option("--heard", hidden=True)] = None,
     base: Annotated[str | None, typer.Option("--base", hidden=True)] = None,
     config: ConfigOption = None,
@@ -70,7 +86,8 @@ def fit_normal(
 ) -> None:
     """Learn what normal sounds like, as a new version of the bank that the configuration names.
 
-    Without --recordings it listens to the machine's own source. A machine with several operating states is
+    Without --recordings it listens to the machine's own source; where the daemon runs, the daemon does so
+    while it goes on watching, and Ctrl-C leaves it to that. A machine with several operating states is
     learnt one by one: --condition idle, then --condition load; each new one joins those that the bank knows.
     A report is laid beside the bank. Recordings that cannot be read are left out and named at the end, with
     exit code 1.
@@ -80,8 +97,20 @@ def fit_normal(
 
     quiet()
     settings = read_config(config)
-    which = pick(settings, machine)
+    names = [each.id for each in settings.machines] if machine == ["all"] else machine
+    machines = [pick(settings, name) for name in names]
     paths = [*(recordings or []), *(more or [])]
+    if not paths and heard is None:
+        asked = {"minutes": minutes, "accept": accept, **({"condition": condition} if condition else {})}
+        refused = "--fresh" if fresh else "" if trim else "--no-trim"
+        if by_daemon(settings, names, daemon, asked, refused=refused, as_json=as_json):
+            return
+    if daemon is not None or len(machines) > 1:
+        raise EchoStreamError(
+            "no daemon runs with this configuration",
+            "without one, one machine is learnt at a time, and Ctrl-C ends it",
+        )
+    which = machines[0]
     failures = Failures(strict)
     with progress("fitting" if paths else "listening") as report:
         fitted = fit(
@@ -90,7 +119,7 @@ def fit_normal(
             sound(settings, which, paths, minutes, resume, failures)
             if heard is None
             else partial(read_heard, settings, which, heard),
-            condition=condition,
+            condition=condition or "normal",
             accept=accept,
             progress=report,
             trimmed=trim,
@@ -120,6 +149,51 @@ def score(
     settings = read_config(config)
     for line in score_recordings(settings, pick(settings, machine), recordings, strict=strict):
         print_json(line)
+
+
+def by_daemon(
+    settings: Config,
+    machines: list[str],
+    action: DaemonAction | None,
+    asked: dict[str, Any],
+    *,
+    refused: str,
+    as_json: bool,
+) -> bool:
+    """Has the daemon enrol machines, and waits for what comes of it; False where none runs."""
+    from echo_stream.cli.enrol import follow, request, running_daemon
+    from echo_stream.fit.learn import person
+
+    socket = running_daemon(settings)
+    if socket is None:
+        return False
+    if refused:
+        raise EchoStreamError(
+            f"{refused} is not possible while the daemon listens",
+            "give --recordings, or stop it first (systemctl stop echo-stream)",
+        )
+    if action is not None:
+        for name in machines:
+            print(f"{name}: {request(socket, name, {'action': action, 'by': person()})}")
+        return True
+    for name in machines:
+        said = request(socket, name, {**asked, "by": person()})
+        print(f"{name}: the daemon is {said}", file=sys.stderr)
+    try:
+        with progress("listening") as report:
+            found = follow(socket, machines, report)
+    except KeyboardInterrupt:
+        names = " ".join(f"--machine {name}" for name in machines)
+        print(
+            f"the daemon goes on; to end it: echo-stream fit-normal {names} --daemon cancel", file=sys.stderr
+        )
+        raise typer.Exit(130) from None
+    for each in (fit for fits in found.values() for fit in fits):
+        if as_json:
+            print_json(each["fitted"])
+        else:
+            print(each["text"])
+    return True
 
 
 def sound(

@@ -30,6 +30,7 @@ from echo_stream.config.schema import Config, Machine
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.core.guard import Guard, GuardedThread
 from echo_stream.core.types import Window
+from echo_stream.daemon.enrolments import Enrolments
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.history import HistoryRecorder
 from echo_stream.daemon.logs import configure, keep_recent
@@ -47,7 +48,7 @@ from echo_stream.mqtt.commands import Command
 from echo_stream.mqtt.payloads import Payload
 from echo_stream.pipeline.factory import build_encoder, build_evidence, build_history, build_publisher
 from echo_stream.pipeline.loop import listen
-from echo_stream.pipeline.station import Scored, Station
+from echo_stream.pipeline.station import Scored, Station, WindowReader
 
 if TYPE_CHECKING:
     from echo_stream.daemon.metrics import MetricsServer
@@ -144,7 +145,8 @@ class Daemon:
             )
             self._registry.open()
             stack.callback(self._registry.close)
-            _warm_up(encoder, self._registry.stations.values())
+            _warm_up(encoder, self._registry.readers)
+            self._enrolments = self._start_enrolments(stack)
             self._serve_status(stack, daemon_socket(config.state_dir))
             stack.callback(self._close_metrics)
             self._serve_metrics(monotonic())
@@ -176,6 +178,7 @@ class Daemon:
         )
         for machine in found["machines"]:
             machine["probation"] = self._sampler.probation(machine["machine"]).to_json()
+            machine["enrolling"] = self._enrolments.snapshot(machine["machine"])
         return found
 
     def _parts(self) -> Parts:
@@ -205,6 +208,7 @@ class Daemon:
             self._registry,
             self._events,
             history=self._history,
+            enrolments=self._enrolments,
             overview=self.overview,
             journal=self._on_event,
         )
@@ -229,7 +233,7 @@ class Daemon:
 
     def _serve_status(self, stack: ExitStack, path: Path) -> None:
         try:
-            server = StatusServer(path, self.overview)
+            server = StatusServer(path, self.overview, self._enrolments.answer)
         except EchoStreamError as error:  # such as a path too long for a socket: no reason not to listen
             log.warning("`echo-stream status` will not be answered", reason=error.message, hint=error.hint)
             return
@@ -275,6 +279,13 @@ class Daemon:
         self._threads.append(sampler.thread)
         return sampler
 
+    def _start_enrolments(self, stack: ExitStack) -> Enrolments:
+        enrolments = Enrolments(self._path, self._config, self._registry, self._on_event)
+        enrolments.start()
+        stack.callback(enrolments.stop)
+        self._threads.append(enrolments.thread)
+        return enrolments
+
     def _alive(self, now_s: float) -> bool:
         """Pipeline and publisher make progress, or wait by design for a microphone or a broker."""
         patience_s = self._notifier.watchdog_interval_s or STUCK_S
@@ -306,14 +317,17 @@ class Daemon:
     def _begin_round(self) -> Mapping[str, Station]:
         self._round_at_s = monotonic()
         stations = self._registry.apply_changes()
+        for window, device in self._registry.read_without_bank(self._enrolments.has_room):
+            self._enrolments.take(window, device)
+
+        def carry_out(command: Command, reply: Callable[[bool, str], None]) -> None:
+            transition, enrol = self._events.transition, self._enrolments.ask
+            execute(command, stations, transition, self._proposals, enrol=enrol, reply=reply)
+
         for command in self._publisher.commands():
-            execute(command, stations, self._events.transition, self._proposals, self._replier(command))
+            carry_out(command, self._replier(command))
         if self._page:
-            self._page.execute_commands(
-                lambda command, reply: execute(
-                    command, stations, self._events.transition, self._proposals, reply
-                )
-            )
+            self._page.execute_commands(carry_out)
         return stations
 
     def _replier(self, command: Command) -> Callable[[bool, str], None]:
@@ -329,6 +343,7 @@ class Daemon:
             lag_s = (now - window.captured_at).total_seconds()
             station.health.scored(window, score, spent_s=spent_s, lag_s=lag_s, now_s=now_s)
             self._events.score(station, (window, score))
+            self._enrolments.take(window, station.reader.source.description, score.condition)
             if self._history:
                 self._history.add(station, (window, score))
         if self._page:
@@ -394,6 +409,9 @@ class Daemon:
             config = load(self._path)
             fixed = [key for key in FIXED if getattr(config, key) != getattr(self._config, key)]
             self._registry.reload(config)
+            for machine in config.machines:
+                if self._config.machine(machine.id) is None:  # one that lacks a bank takes commands too
+                    self._publisher.add_machine(machine.id, machine.title)
         except EchoStreamError as error:
             log.error("the new configuration is refused, the old one stays", reason=str(error))
         except Exception as error:
@@ -419,8 +437,8 @@ def _take_losses(stations: Iterable[Station]) -> None:
             station.health.skipped(skipped)
 
 
-def _warm_up(encoder: Encoder, stations: Iterable[Station]) -> None:
+def _warm_up(encoder: Encoder, readers: Iterable[WindowReader]) -> None:
     """The first encode of each kind of window takes longest: before READY, not after it."""
-    for rate, window_s in {(s.reader.source.sample_rate_hz, s.reader.window_s) for s in stations}:
+    for rate, window_s in {(reader.source.sample_rate_hz, reader.window_s) for reader in readers}:
         samples = np.random.default_rng(0).uniform(-0.1, 0.1, round(rate * window_s)).astype(np.float32)
         encoder.encode([Window("warm-up", samples, 0, len(samples), rate, datetime.now(UTC))])

@@ -1,4 +1,4 @@
-"""Operator commands change alarms: acknowledge, shelve, reset, out of service, mark normal. Pipeline."""
+"""Operator commands change alarms, mark what is heard as normal, and have it enrolled. Pipeline."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ log = structlog.get_logger()
 
 Transition = Callable[[Station, AlarmEvent, str], None]
 Reply = Callable[[bool, str], None]
+Enrol = Callable[[Command, Done], None]
+"""Has an enrolment begun or changed; raises CommandRefused."""
 
 
 def execute(
@@ -29,6 +31,8 @@ def execute(
     stations: Mapping[str, Station],
     transition: Transition,
     proposals: ProposalWriter,
+    *,
+    enrol: Enrol,
     reply: Reply,
 ) -> None:
     """Carries a command out, or refuses it. Pipeline thread; never waits for a disk.
@@ -38,19 +42,15 @@ def execute(
         stations: those present.
         transition: gets each transition that comes of it, with who asked and why.
         proposals: keeps the sound that somebody calls normal.
-        reply: gets whether it was done, and the outcome or the reason in words; for `mark_normal` later, on
-            the thread that wrote the sound.
+        enrol: has an enrolment begun or changed; the machine may lack a bank.
+        reply: gets whether it was done, and the outcome or the reason in words; for `mark_normal` and `enrol`
+            later, on the thread that did it.
     """
-    asked = {"machine": command.machine, "by": command.by, "sender": command.sender}
-
-    def done(ok: bool, outcome: str) -> None:
-        if ok and _may_log.admits():
-            log.info(f"command: {command.verb}", outcome=outcome, **asked)
-        elif not ok and _may_log_refusal.admits():
-            log.warning(f"command refused: {command.verb}", reason=outcome, **asked)
-        reply(ok, outcome)
-
+    done = logged(command, reply)
     try:
+        if command.verb is Verb.ENROL:
+            enrol(command, done)
+            return
         station = _find(command.machine, stations)
         if command.verb is Verb.MARK_NORMAL:
             _propose(station, proposals, done)
@@ -60,6 +60,20 @@ def execute(
         done(False, error.message)
     else:
         done(True, outcome)
+
+
+def logged(command: Command, reply: Reply) -> Done:
+    """The reply to a command, which the log hears too."""
+    asked = {"machine": command.machine, "by": command.by, "sender": command.sender}
+
+    def done(ok: bool, outcome: str) -> None:
+        if ok and _may_log.admits():
+            log.info(f"command: {command.verb}", outcome=outcome, **asked)
+        elif not ok and _may_log_refusal.admits():
+            log.warning(f"command refused: {command.verb}", reason=outcome, **asked)
+        reply(ok, outcome)
+
+    return done
 
 
 def _find(machine: str, stations: Mapping[str, Station]) -> Station:

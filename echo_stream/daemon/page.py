@@ -26,6 +26,7 @@ from echo_stream.core.errors import CommandRefused, EchoStreamError, MissingExtr
 from echo_stream.core.types import AlarmLevel
 from echo_stream.daemon import logs
 from echo_stream.daemon.answers import Answers, bank_versions
+from echo_stream.daemon.enrolments import Enrolments
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.history import HistoryRecorder
 from echo_stream.daemon.page_models import (
@@ -85,6 +86,7 @@ class Page:
         registry: the machines.
         events: where their alarms stand.
         history: None where none is kept.
+        enrolments: what is being learnt.
         overview: what `status` says.
         journal: gets what people answer.
     """
@@ -96,6 +98,7 @@ class Page:
         events: EventPublisher,
         *,
         history: HistoryRecorder | None,
+        enrolments: Enrolments,
         overview: Snapshot,
         journal: Callable[[str, Payload], None],
     ) -> None:
@@ -103,6 +106,7 @@ class Page:
         self._registry = registry
         self._events = events
         self._history = history
+        self._enrolments = enrolments
         self._overview = overview
         config = registry.config
         self._state_dir = config.state_dir

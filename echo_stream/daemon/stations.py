@@ -4,7 +4,8 @@ The main thread prepares a change (a new bank, a new configuration); the pipelin
 two rounds of the corridor, so that nothing changes under a window.
 
 A machine that cannot be listened to does not silence the others: it is kept as a FailedMachine with its
-reason, and tried again with a wait that doubles, or at once when its bank changes.
+reason, and tried again with a wait that doubles, or at once when its bank changes. One that lacks a bank only
+is heard nevertheless, so that it can be enrolled.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import structlog
 
 from echo_stream.capture.source import AudioSource
 from echo_stream.config.schema import Config, Machine
-from echo_stream.core.errors import ConfigError, EchoStreamError, SourceError
+from echo_stream.core.errors import BankError, ConfigError, EchoStreamError, NoBank, SourceError
+from echo_stream.core.types import Window
 from echo_stream.detect.bank_file import accepted_version
 from echo_stream.detect.known_sound_file import known_sounds_folder
 from echo_stream.encode.encoder import Encoder
@@ -31,10 +33,12 @@ from echo_stream.pipeline.factory import (
     load_fitting_bank,
     open_sources,
 )
-from echo_stream.pipeline.station import Station
+from echo_stream.pipeline.station import Station, WindowReader
 
 FIRST_RETRY_S = 5.0
 LONGEST_RETRY_S = 60.0
+MOST_WINDOWS = 16
+"""Of a machine without a bank, read in one round of the pipeline."""
 
 log = structlog.get_logger()
 
@@ -46,7 +50,9 @@ class FailedMachine:
     machine: Machine
     error: Exception
     source: AudioSource | None
-    """Kept open where other machines use the same device; None where it is opened anew."""
+    """Kept open where it is read, or other machines use the same device; None where it is opened anew."""
+    reader: WindowReader | None
+    """Cuts what comes from the source, where the bank is all that is missing."""
     retry_at_s: float
     """Monotonic time."""
     wait_s: float
@@ -125,6 +131,39 @@ class StationRegistry:
         """A copy of the machines that cannot be listened to now, for reading on any thread."""
         return dict(self._failed)
 
+    @property
+    def readers(self) -> list[WindowReader]:
+        """Of all machines that are heard, with and without a bank. Any thread."""
+        without = (failed.reader for failed in self.failed.values())
+        return [*(station.reader for station in self.stations.values()), *filter(None, without)]
+
+    def rate_of(self, machine_id: str) -> int | None:
+        """Sample rate of a machine's source, where it is open. Any thread."""
+        station, failed = self._stations.get(machine_id), self._failed.get(machine_id)
+        source = station.reader.source if station else failed.source if failed else None
+        return source.sample_rate_hz if source is not None else None
+
+    def read_without_bank(self, wanted: Callable[[str], bool]) -> list[tuple[Window, str]]:
+        """New windows of machines that lack a bank, each with its device. Pipeline thread; never waits.
+
+        Args:
+            wanted: Whether a source that waits for us is to be read for a machine (id); what comes by itself
+                always is, so that it does not pile up.
+        """
+        found: list[tuple[Window, str]] = []
+        for machine, failed in self.failed.items():
+            reader = failed.reader
+            if reader is None or machine in self._pending or not (reader.live or wanted(machine)):
+                continue
+            try:
+                for _ in range(MOST_WINDOWS):
+                    if (window := reader.window()) is None:
+                        break
+                    found.append((window, reader.source.description))
+            except Exception as error:  # noqa: BLE001 - one machine must not silence the others
+                self.fail(machine, error)
+        return found
+
     def fail(self, machine_id: str, error: Exception) -> None:
         """Takes a machine out that raised `error`, from the next round on. Pipeline thread."""
         if not isinstance(error, EchoStreamError):
@@ -160,18 +199,20 @@ class StationRegistry:
         """Prepares the change to another configuration; machines that are the same go on without a gap.
 
         Raises:
-            EchoStreamError: a machine of it cannot be listened to; then nothing changes.
+            EchoStreamError: a machine of it cannot be listened to, and not for want of a bank; then nothing
+                changes.
         """
         old, new = by_device(self.config.machines), by_device(config.machines)
         same = {key for key in new if [m.source for m in new[key]] == [m.source for m in old.get(key, ())]}
         before, self.config = self.config, config
         opened, failed = self._prepare([m for key in new.keys() - same for m in new[key]])
-        if failed:
+        wrong = [each for each in failed if not isinstance(each.error, NoBank)]
+        if wrong:
             self.config = before
             _close(failed)
             for station, _ in opened:
                 station.reader.source.close()
-            raise _as_ours(failed[0])
+            raise _as_ours(wrong[0])
         leaving = [m.id for key in old.keys() - same for m in old[key]]
 
         def change() -> None:
@@ -180,6 +221,8 @@ class StationRegistry:
                 self._on_removed(machine_id)
             for station, machine in opened:
                 self._add(station, machine)
+            for each in failed:
+                self._set_failed(each)
 
         self._changes.put(change)
         known = {machine.id: machine for machine in before.machines}
@@ -207,15 +250,24 @@ class StationRegistry:
                 try:
                     opened.append((build_station(self.config, machine, source, self._encoder), machine))
                 except Exception as error:  # noqa: BLE001 - a damaged bank raises what it likes
-                    if len(together) == 1:
+                    keep = len(together) > 1 or isinstance(error, BankError)
+                    if not keep:
                         source.close()
-                    failed.append(self._failure(machine, error, source if len(together) > 1 else None))
+                    failed.append(self._failure(machine, error, source if keep else None))
         return opened, failed
 
     def _failure(self, machine: Machine, error: Exception, source: AudioSource | None) -> FailedMachine:
         before = self._failed.get(machine.id)
         wait_s = min(2 * before.wait_s, LONGEST_RETRY_S) if before else self._first_retry_s
-        return FailedMachine(machine, error, source, monotonic() + wait_s, wait_s)
+        reader = None
+        if source is not None and isinstance(error, BankError):
+            same = before is not None and before.source is source and before.reader
+            reader = same or self._reader(machine, source)
+        return FailedMachine(machine, error, source, reader, monotonic() + wait_s, wait_s)
+
+    def _reader(self, machine: Machine, source: AudioSource) -> WindowReader:
+        cut = self.config.encoder
+        return WindowReader(machine.id, source, cut.window_s, cut.hop_s, live=machine.source.realtime)
 
     def _set_failed(self, failed: FailedMachine) -> None:
         before = self._failed.get(failed.machine.id)
@@ -269,11 +321,11 @@ class StationRegistry:
             _close([failed])
 
     def _take_out(self, machine_id: str, error: Exception) -> None:
-        station = self._stations.pop(machine_id, None)
+        station, failed = self._stations.pop(machine_id, None), self._failed.get(machine_id)
         machine = next((m for m in self.config.machines if m.id == machine_id), None)
-        if station is None or machine is None:
+        source = station.reader.source if station else failed.source if failed else None
+        if source is None or machine is None:
             return
-        source = station.reader.source
         together = next(group for group in by_device(self.config.machines).values() if machine in group)
         keep = len(together) > 1 and not isinstance(error, SourceError)
         if not keep:
@@ -326,8 +378,10 @@ def _as_ours(failed: FailedMachine) -> EchoStreamError:
 
 
 def _is_hopeless(error: Exception) -> bool:
-    """Whether trying again cannot help: a bank that was never fitted, or is for something else."""
-    return isinstance(error, EchoStreamError) and error.exit_code == ConfigError.exit_code
+    """Whether trying again cannot help: a bank is for something else. One that is missing can be enrolled."""
+    if not isinstance(error, EchoStreamError) or isinstance(error, NoBank):
+        return False
+    return error.exit_code == ConfigError.exit_code
 
 
 def _close(failed: Iterable[FailedMachine]) -> None:

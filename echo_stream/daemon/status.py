@@ -1,7 +1,9 @@
 """`echo-stream status` asks the running daemon over a Unix socket. The daemon's side has a thread of its own.
 
-One connection, one answer: the daemon writes its snapshot as a JSON object and hangs up; nothing is read from
-the client. The snapshot is a callable of the daemon, so that the socket, Prometheus and MQTT say the same:
+One connection, one answer: the daemon writes its snapshot as a JSON object and hangs up. A client may send
+one line before, a JSON object that asks for something else (an enrolment); only root and the daemon's own
+user are obeyed. One that sends nothing within WAIT_S gets the snapshot. The snapshot is a callable of the
+daemon, so that the socket, Prometheus and MQTT say the same:
 
     {"version", "node", "uptime_s", "alive": the pipeline makes progress or waits by design,
      "encoder": its kind, "encoder_computed_by": library and precision,
@@ -20,6 +22,7 @@ import os
 import socket
 import socketserver
 import stat
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Event
@@ -34,11 +37,17 @@ from echo_stream.core.log_limit import LogLimit
 Snapshot = Callable[[], Mapping[str, Any]]
 """Gives the daemon's state as plain JSON values; called from several threads, answers at once."""
 
+Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Carries out what a client asks and says what came of it; may wait for some seconds."""
+
 _may_log_failure = LogLimit("unanswered questions for the status").admits
 _FILE = "status.sock"
 _RUNTIME = Path("/run/echo-stream")
 _PATIENCE_S = 3.0
 """A client that does not read for so long is dropped."""
+WAIT_S = 0.2
+"""For the line of a client that asks for something else; ours say at once that none comes."""
+_MOST_ASKED = 4096
 _ANSWER_S = 10.0
 """A PC that is busy answers later; who asks waits so long."""
 _LONGEST = 107
@@ -64,15 +73,20 @@ class StatusServer:
 
     The socket belongs to the daemon's user and group, mode 0660.
 
+    Args:
+        path: of the socket.
+        snapshot: what is said to whoever asks.
+        answer: what else can be asked for; None: nothing.
+
     Raises:
         EchoStreamError: another daemon answers there, or the socket cannot be made.
     """
 
-    def __init__(self, path: Path, snapshot: Snapshot) -> None:
+    def __init__(self, path: Path, snapshot: Snapshot, answer: Answer | None = None) -> None:
         self.path = path
         _make_room(path)
         try:
-            self._server = _Server(path, snapshot)
+            self._server = _Server(path, snapshot, answer)
         except OSError as error:
             raise EchoStreamError(
                 f"status socket {path}: {error.strerror or error}",
@@ -93,14 +107,19 @@ class StatusServer:
         self.path.unlink(missing_ok=True)
 
 
-def ask(path: Path, timeout_s: float = _ANSWER_S) -> dict[str, Any]:
-    """The snapshot of the daemon that listens at `path`.
+def ask(path: Path, timeout_s: float = _ANSWER_S, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The snapshot of the daemon that listens at `path`, or its answer to something else.
+
+    Args:
+        path: of its socket.
+        timeout_s: how long to wait.
+        asked: what is asked for instead of the snapshot.
 
     Raises:
         EchoStreamError: nothing runs there, or it does not answer, or this user may not ask.
     """
     try:
-        return _read(path, timeout_s)
+        return _read(path, timeout_s, asked)
     except FileNotFoundError as error:
         raise EchoStreamError(f"no daemon runs: there is no {path}", _START) from error
     except ConnectionRefusedError as error:
@@ -126,10 +145,13 @@ def ask(path: Path, timeout_s: float = _ANSWER_S) -> dict[str, Any]:
 _START = "start it: systemctl start echo-stream (or echo-stream run)"
 
 
-def _read(path: Path, timeout_s: float) -> dict[str, Any]:
+def _read(path: Path, timeout_s: float, asked: Mapping[str, Any] | None) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
         line.settimeout(timeout_s)
         line.connect(str(path))
+        if asked:
+            line.sendall(json.dumps(dict(asked)).encode() + b"\n")
+        line.shutdown(socket.SHUT_WR)
         with line.makefile("rb") as answer:
             found = json.loads(answer.read())
     if not isinstance(found, dict):
@@ -168,15 +190,37 @@ def _make_room(path: Path) -> None:
 
 
 class _Answer(socketserver.StreamRequestHandler):
-    """One client: gets the snapshot."""
+    """One client: gets the snapshot, or what it asks for."""
 
     timeout = _PATIENCE_S  # a client that does not read is dropped
     server: _Server
 
     def handle(self) -> None:
-        answer = json.dumps(self.server.snapshot(), allow_nan=False, default=str).encode() + b"\n"
+        asked = self._asked()
+        found = self._answer(asked) if asked else self.server.snapshot()
+        answer = json.dumps(found, allow_nan=False, default=str).encode() + b"\n"
         with contextlib.suppress(OSError):  # who asked has hung up, or does not read
             self.wfile.write(answer)
+
+    def _asked(self) -> Mapping[str, Any]:
+        """The line that the client sends; empty where it sends none, or no JSON object."""
+        self.connection.settimeout(WAIT_S)
+        try:
+            line = self.rfile.readline(_MOST_ASKED)
+            found = json.loads(line) if line.endswith(b"\n") else {}
+        except (OSError, ValueError, RecursionError):
+            found = {}
+        self.connection.settimeout(_PATIENCE_S)
+        return found if isinstance(found, dict) else {}
+
+    def _answer(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        credentials = self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        _, user, _ = struct.unpack("3i", credentials)
+        if user not in {0, os.getuid()}:
+            return {"ok": False, "outcome": "only root and the user of the service may ask for that"}
+        if self.server.answer is None:
+            return {"ok": False, "outcome": "nothing can be asked for here"}
+        return self.server.answer(asked)
 
 
 class _Server(socketserver.UnixStreamServer):
@@ -184,8 +228,8 @@ class _Server(socketserver.UnixStreamServer):
 
     request_queue_size = 64  # beyond it Linux refuses at once, also those who would wait
 
-    def __init__(self, path: Path, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
+    def __init__(self, path: Path, snapshot: Snapshot, answer: Answer | None) -> None:
+        self.snapshot, self.answer = snapshot, answer
         super().__init__(str(path), _Answer)
 
     def server_activate(self) -> None:

@@ -31,6 +31,29 @@ class Verb(StrEnum):
     OUT_OF_SERVICE = "out_of_service"
     IN_SERVICE = "in_service"
     MARK_NORMAL = "mark_normal"
+    ENROL = "enrol"
+
+
+class EnrolAction(StrEnum):
+    """What can be asked of an enrolment."""
+
+    START = "start"
+    PAUSE = "pause"
+    RESUME = "resume"
+    FINISH = "finish"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Enrol:
+    """What is asked of the enrolment of a machine; all but the action is of `start` alone."""
+
+    action: EnrolAction = EnrolAction.START
+    minutes: float = 10.0
+    condition: str | None = None
+    """Operating state; None: those that the bank knows."""
+    accept: bool | None = None
+    """Use the bank at once; None: only where there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +77,8 @@ class Command:
     """None: both."""
     duration_s: float | None = None
     """Of a shelving, otherwise None."""
+    enrol: Enrol | None = None
+    """Of an enrolment, otherwise None."""
     by: str | None = None
     """Who asks, as the sender says."""
     reason: str | None = None
@@ -80,17 +105,38 @@ def parse(
     if (verb is Verb.SHELVE) != ("duration_s" in fields):
         needs = "needs" if verb is Verb.SHELVE else "takes no"
         raise CommandRefused(f"{verb} {needs} duration_s")
+    _refuse_foreign(verb, fields)
+    enrol = {name: fields[name] for name in models.ENROL_FIELDS if name in fields}
+    if "condition" in enrol:
+        enrol["condition"] = clean_text(enrol["condition"], 100)
+    if "action" in enrol:
+        enrol["action"] = EnrolAction(enrol["action"])
     return Command(
         machine=machine,
         verb=verb,
         reply_to=reply_to,
         level=AlarmLevel(fields["level"]) if "level" in fields else None,
         duration_s=fields.get("duration_s"),
+        enrol=Enrol(**enrol) if verb is Verb.ENROL else None,
         by=_clean(fields.get("by")),
         reason=_clean(fields.get("reason")),
         id=fields.get("id"),
         sender=sender,
     )
+
+
+def _refuse_foreign(verb: Verb, fields: Mapping[str, Any]) -> None:
+    """Refuses fields of another verb, or of another action."""
+    if verb is not Verb.ENROL:
+        foreign = [name for name in models.ENROL_FIELDS if name in fields]
+        what = str(verb)
+    else:
+        starts = fields.get("action", EnrolAction.START) == EnrolAction.START
+        only_start = () if starts else models.START_FIELDS
+        foreign = [name for name in ("level", *only_start) if name in fields]
+        what = f"{verb} {'' if starts else fields['action']}".strip()
+    if foreign:
+        raise CommandRefused(f"{what} takes no {foreign[0]}")
 
 
 def tokens(payload: bytes) -> tuple[str | None, str | None]:

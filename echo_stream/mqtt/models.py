@@ -53,7 +53,11 @@ Cause = Literal[
     "changed_again",
     "new_steady_state",
 ]
-CommandName = Literal["ack", "shelve", "unshelve", "reset", "out_of_service", "in_service", "mark_normal"]
+CommandName = Literal[
+    "ack", "shelve", "unshelve", "reset", "out_of_service", "in_service", "mark_normal", "enrol"
+]
+EnrolAction = Literal["start", "pause", "resume", "finish", "cancel"]
+MAX_ENROL_MINUTES = 60 * 24 * 60
 
 
 class Model(BaseModel):
@@ -532,11 +536,25 @@ def _shelving(schema: dict[str, Any]) -> None:
             "if": {"properties": {"command": {"const": "shelve"}}, "required": ["command"]},
             "then": {"required": ["duration_s"]},
             "else": {"properties": {"duration_s": False}},
-        }
+        },
     ]
+    # Not in allOf: so it is plain that what an older version accepted is accepted still.
+    schema["if"] = {"properties": {"command": {"const": "enrol"}}, "required": ["command"]}
+    schema["then"] = {
+        "properties": {"level": False},
+        "if": {"properties": {"action": {"const": "start"}}},
+        "else": {"properties": dict.fromkeys(START_FIELDS, False)},
+    }
+    schema["else"] = {"properties": dict.fromkeys(ENROL_FIELDS, False)}
     schema["examples"] = [
-        {"command": "shelve", "duration_s": 3600, "by": "J. Smith", "reason": "bearing is changed on Monday"}
+        {"command": "shelve", "duration_s": 3600, "by": "J. Smith", "reason": "bearing is changed on Monday"},
+        {"command": "enrol", "minutes": 4320, "condition": "load", "by": "J. Smith"},
     ]
+
+
+START_FIELDS = ("minutes", "condition", "accept")
+ENROL_FIELDS = ("action", *START_FIELDS)
+"""Of a command `enrol` only; the last three of its `start` only."""
 
 
 class Command(Model):
@@ -546,7 +564,9 @@ class Command(Model):
 
     command: CommandName = Field(
         description="`ack`: seen. `reset`: end a latched alarm. `shelve`: silence for `duration_s`; `unshelve` "
-        "ends it. `out_of_service`, `in_service`. `mark_normal`: propose the present sound as normal."
+        "ends it. `out_of_service`, `in_service`. `mark_normal`: propose the present sound as normal. `enrol`: "
+        "learn what is normal from what is heard from now on, while the daemon goes on listening; the health of "
+        "the machine says how far it is."
     )
     # Left out or of their type, never null: the defaults are not checked, and not part of the schema.
     level: Literal["alarm", "warning"] = Field(
@@ -559,6 +579,31 @@ class Command(Model):
         le=MAX_SHELVE_S,
         allow_inf_nan=False,
         description="How long to shelve, in seconds; needed by `shelve`, at most a week.",
+    )
+    action: EnrolAction = Field(
+        default=None,  # type: ignore[arg-type]
+        description="Of `enrol`: `start` (also where it is left out), `pause`, `resume`; `finish` learns from what "
+        "was heard so far, `cancel` forgets it.",
+    )
+    minutes: float = Field(
+        default=None,  # type: ignore[assignment]
+        ge=0.05,
+        le=MAX_ENROL_MINUTES,
+        allow_inf_nan=False,
+        description="Of `enrol`: how long to listen, 10 where it is left out.",
+    )
+    condition: str = Field(
+        default=None,  # type: ignore[assignment]
+        min_length=1,
+        max_length=100,
+        description="Of `enrol`: the operating state that is learnt. Where the bank knows it beside others, only "
+        "sound that the daemon takes for it is kept. Left out: all states that the bank knows, each by itself; "
+        "without a bank `normal`.",
+    )
+    accept: bool = Field(
+        default=None,  # type: ignore[assignment]
+        description="Of `enrol`: use the new bank at once. Left out: only where there was none before; otherwise it "
+        "is a version that `bank accept` or the page takes into use.",
     )
     by: str = Field(
         default=None,  # type: ignore[assignment]

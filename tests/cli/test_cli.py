@@ -218,10 +218,6 @@ def test_a_bank_that_cannot_be_used(fitted: Path, tmp_path: Path, damage: str) -
         refused(echo_stream("run", cwd=tmp_path), code, said)
 
 
-def test_run_without_a_bank_says_how_to_get_one(project: Path) -> None:
-    refused(echo_stream("run", cwd=project), 78, "there is no bank", "fit-normal --machine pump3")
-
-
 def test_an_unwritable_state_directory(fitted: Path, tmp_path: Path) -> None:
     (tmp_path / "a-file").write_text("")
     text = CONFIG.replace("state_dir: state", f"state_dir: {tmp_path}/a-file/state")

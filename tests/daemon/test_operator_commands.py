@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from echo_stream.core.errors import CommandRefused
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState
 from echo_stream.daemon.operator_commands import execute
 from echo_stream.daemon.proposals import ProposalWriter
@@ -24,6 +25,7 @@ class Console:
         self.transitions: list[tuple[AlarmEvent, str]] = []
         self.replies: list[tuple[bool, str]] = []
         self.proposals = ProposalWriter(folder, max_mb=10, min_free_mb=0)
+        self.enrolled: list[Command] = []
 
     def send(self, verb: Verb, machine: str = "pump1", **more: object) -> tuple[bool, str]:
         command = Command(machine, verb, ReplyTo(None), **more)  # type: ignore[arg-type]
@@ -33,10 +35,17 @@ class Console:
             {"pump1": self.station},
             lambda _station, event, asked: self.transitions.append((event, asked)),
             self.proposals,
-            lambda ok, text: self.replies.append((ok, text)),
+            enrol=self._enrol,
+            reply=lambda ok, text: self.replies.append((ok, text)),
         )
         found: list[tuple[bool, str]] = wait_for(lambda: self.replies[before:], 20, "a reply")
         return found[0]
+
+    def _enrol(self, command: Command, done: Callable[[bool, str], None]) -> None:
+        if command.machine == "pump9":
+            raise CommandRefused("too much waits")
+        self.enrolled.append(command)
+        done(True, "listening")
 
 
 @pytest.fixture
@@ -46,6 +55,12 @@ def console(tmp_path: Path, simulated_bank: bytes) -> Iterator[Console]:
     console.proposals.start()
     yield console
     console.proposals.stop()
+
+
+def test_a_machine_without_a_bank_can_be_enrolled(console: Console) -> None:
+    assert console.send(Verb.ENROL, machine="fan7") == (True, "listening")
+    assert [command.machine for command in console.enrolled] == ["fan7"]
+    assert console.send(Verb.ENROL, machine="pump9") == (False, "too much waits")
 
 
 def test_shelve_and_unshelve_both_levels(console: Console) -> None:

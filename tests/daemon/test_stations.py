@@ -131,12 +131,57 @@ def test_a_missing_bank_and_a_missing_recording(scene: Scene) -> None:
     registry.close()
 
 
-def test_a_daemon_without_any_bank_ends_with_78(scene: Scene) -> None:
+def test_a_daemon_without_any_bank_is_heard_and_takes_the_first(scene: Scene, bank: bytes) -> None:
     for name in ("one", "two"):
         (scene.folder / f"{name}.safetensors").unlink()
-    with pytest.raises(EchoStreamError, match="there is no bank") as caught:
-        scene.registry().open()
+    registry = scene.registry()
+    registry.open()
+    assert not registry.stations
+    assert set(registry.failed) == {"pump1", "pump2"}
+    assert registry.read_without_bank(lambda _: False) == []  # a source that waits for us is left alone
+    heard = registry.read_without_bank(lambda machine: machine == "pump1")
+    assert [window.start for window, _ in heard[:2]] == [0, heard[0][0].end // 2]
+    assert {window.machine for window, _ in heard} == {"pump1"}
+    registry.retry_failed(monotonic() + 1)  # its bank is missing still: it is read on without a gap
+    following, device = registry.read_without_bank(lambda machine: machine == "pump1")[0]
+    assert following.start == heard[-1][0].start + heard[1][0].start
+    assert "simulated" in device
+
+    (scene.folder / "one.safetensors").write_bytes(bank)
+    registry.take_new_banks()
+    assert set(registry.apply_changes()) == {"pump1"}
+    assert {window.machine for window, _ in registry.read_without_bank(lambda _: True)} == {"pump2"}
+    registry.close()
+
+
+def test_a_bank_of_another_window_ends_with_78(scene: Scene) -> None:
+    config = scene.config(CONFIG + "encoder: {kind: spectral, window_s: 1.0}\n")
+    with pytest.raises(EchoStreamError, match="window_s") as caught:
+        scene.registry(config).open()
     assert caught.value.exit_code == 78
+
+
+def test_a_source_that_fails_without_a_bank_is_opened_anew(scene: Scene) -> None:
+    (scene.folder / "two.safetensors").unlink()
+    registry = scene.registry()
+    registry.open()
+    registry.fail("pump2", SourceError("the file ended too early"))
+    registry.apply_changes()
+    assert registry.failed["pump2"].source is None
+    registry.retry_failed(monotonic() + 1)
+    registry.apply_changes()
+    assert registry.read_without_bank(lambda _: True)[0][0].start == 0
+    registry.close()
+
+
+def test_a_machine_without_a_bank_may_come_by_a_reload(scene: Scene) -> None:
+    registry = scene.registry()
+    registry.open()
+    text = CONFIG + CONFIG[CONFIG.index("  - {id: pump2") :].replace("pump2", "fan1").replace("two", "none")
+    registry.reload(scene.config(text))
+    assert set(registry.apply_changes()) == {"pump1", "pump2"}
+    assert "there is no bank" in registry.failed["fan1"].reason
+    registry.close()
 
 
 def test_where_no_machine_can_be_opened_but_one_may_heal_it_waits(scene: Scene) -> None:

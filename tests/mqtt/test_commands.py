@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.types import AlarmLevel
 from echo_stream.mqtt import payloads as messages
-from echo_stream.mqtt.commands import Command, ReplyTo, Verb, parse, tokens
+from echo_stream.mqtt.commands import Command, Enrol, EnrolAction, ReplyTo, Verb, parse, tokens
 
 HERE = ReplyTo("echo-stream/pc7/pump3/reply")
 SCHEMA = jsonschema.Draft202012Validator(messages.schema("command"))
@@ -39,6 +39,15 @@ def test_a_full_command() -> None:
         id="7",
         sender={"user": "j"},
     )
+
+
+def test_an_enrolment() -> None:
+    asked = {"command": "enrol", "minutes": 4320, "condition": "load", "accept": False}
+    assert parse("pump3", json.dumps(asked).encode(), HERE).enrol == Enrol(
+        EnrolAction.START, 4320, "load", False
+    )
+    paused = parse("pump3", b'{"command": "enrol", "action": "pause"}', HERE)
+    assert paused.enrol == Enrol(EnrolAction.PAUSE)
 
 
 @pytest.mark.parametrize("verb", [verb for verb in Verb if verb is not Verb.SHELVE])
@@ -71,6 +80,11 @@ def test_every_other_verb_needs_nothing_more(verb: Verb) -> None:
         (b'{"command": "shelve", "duration_s": "60"}', "duration_s: expected"),
         (b'{"command": "shelve", "duration_s": 604801}', "expected less than or equal to 604800"),
         (b'{"command": "ack", "id": 5}', "id: expected a valid string"),
+        (b'{"command": "ack", "minutes": 5}', "ack takes no minutes"),
+        (b'{"command": "enrol", "level": "alarm"}', "enrol takes no level"),
+        (b'{"command": "enrol", "action": "pause", "minutes": 5}', "enrol pause takes no minutes"),
+        (b'{"command": "enrol", "minutes": 0}', "minutes: expected greater than or equal to 0.05"),
+        (b'{"command": "enrol", "action": "stop"}', "action: expected 'start'"),
     ],
 )
 def test_refused(payload: bytes, says: str) -> None:
@@ -90,11 +104,39 @@ def test_what_a_refusal_can_still_be_told_by() -> None:
 VALUES = st.one_of(
     st.none(),
     st.booleans(),
-    st.sampled_from(["ack", "shelve", "reset", "mark_normal", "alarm", "warning", "", "x" * 101, "x" * 501]),
+    st.sampled_from(
+        [
+            "ack",
+            "shelve",
+            "reset",
+            "mark_normal",
+            "alarm",
+            "warning",
+            "pause",
+            "start",
+            "",
+            "x" * 101,
+            "x" * 501,
+        ]
+    ),
     st.sampled_from([-1, 0, 0.5, 60, 604_800, 604_800.5, 1e9]),
     st.lists(st.just("ack"), max_size=1),
 )
-FIELDS = st.sampled_from(["command", "level", "duration_s", "by", "reason", "id", "other"])
+FIELDS = st.sampled_from(
+    [
+        "command",
+        "level",
+        "duration_s",
+        "by",
+        "reason",
+        "id",
+        "other",
+        "action",
+        "minutes",
+        "condition",
+        "accept",
+    ]
+)
 
 
 @settings(max_examples=600, deadline=None)
@@ -111,6 +153,11 @@ FIELDS = st.sampled_from(["command", "level", "duration_s", "by", "reason", "id"
 )
 @example({"command": "shelve", "duration_s": 604_800})
 @example({"command": "ack", "level": None})
+@example({"command": "enrol", "minutes": 60, "condition": "load", "accept": True})
+@example({"command": "enrol", "action": "start", "minutes": 60})
+@example({"command": "enrol", "action": "pause", "minutes": 60})
+@example({"command": "enrol", "action": "finish"})
+@example({"command": "ack", "action": "start"})
 def test_code_and_schema_agree(asked: Any) -> None:
     try:
         parse("pump3", json.dumps(asked).encode(), HERE)

@@ -51,11 +51,11 @@ class FailedMachine:
     error: Exception
     source: AudioSource | None
     """Kept open where it is read, or other machines use the same device; None where it is opened anew."""
-    reader: WindowReader | None
-    """Cuts what comes from the source, where the bank is all that is missing."""
     retry_at_s: float
     """Monotonic time."""
     wait_s: float
+    reader: WindowReader | None = None
+    """Cuts what comes from the source, where the bank is all that is missing."""
 
     @property
     def reason(self) -> str:
@@ -263,7 +263,7 @@ class StationRegistry:
         if source is not None and isinstance(error, BankError):
             same = before is not None and before.source is source and before.reader
             reader = same or self._reader(machine, source)
-        return FailedMachine(machine, error, source, reader, monotonic() + wait_s, wait_s)
+        return FailedMachine(machine, error, source, monotonic() + wait_s, wait_s, reader)
 
     def _reader(self, machine: Machine, source: AudioSource) -> WindowReader:
         cut = self.config.encoder

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ class Project:
         """What a version learnt."""
         return Enrolment.load(self.versions.enrolled_of(bank_id), bank_id).enrolled
 
-    def fit(self, *paths: Path, condition: str = "normal", accept: bool = True, **how: bool) -> Fitted:
+    def fit(self, *paths: Path, condition: str = "normal", accept: bool = True, **how: Any) -> Fitted:
         hear = recordings(self.config, self.machine, paths) if paths else None
         return fit(
             self.config,

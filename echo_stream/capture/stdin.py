@@ -119,7 +119,7 @@ class RawPcm(UnsupervisedSource):
             self.ended |= self._sound_left < size
         if whole == 0:
             return None
-        samples = _decode(data[:whole], self._format).reshape(-1, self.channels)
+        samples = decode(data[:whole], self._format).reshape(-1, self.channels)
         self._check(samples)
         block = AudioBlock(samples, self._index)
         self._index += len(samples)
@@ -247,7 +247,7 @@ def _wav_format(found: bytes, description: str) -> tuple[str, int, int]:
     return name, channels, rate
 
 
-def _decode(data: bytes, sample_format: str) -> Float32:
+def decode(data: bytes, sample_format: str) -> Float32:
     """Interleaved PCM to float32 (n * channels,), full scale -1 to 1."""
     if sample_format == "f32le":
         return np.frombuffer(data, "<f4").astype(np.float32)

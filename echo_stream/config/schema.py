@@ -10,7 +10,15 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from echo_stream.config.values import (
     Argument,
@@ -25,6 +33,7 @@ from echo_stream.config.values import (
     TextOrEmpty,
     Topic,
     Whole,
+    check_address,
 )
 
 # One patch: 16 frames of 25 ms, 10 ms apart (ECHO, section 3.1); longer than 20 s the net cuts it in pieces.
@@ -260,6 +269,40 @@ class CommandSource(PcmSettings):
         return (self.argv, self.sample_rate_hz, self.format, self.channels)
 
 
+class UdpSource(SourceSettings):
+    """A thin sensor, such as an ESP32, that sends numbered packets of sound."""
+
+    kind: Literal["udp"]
+    sender: Annotated[Host, AfterValidator(check_address)] = Field(
+        description="address of the sensor; others are passed over"
+    )
+    host: Annotated[Host, AfterValidator(check_address)] = Field(
+        "0.0.0.0",  # noqa: S104 - the sensor is in the network
+        description="address of this PC to listen on",
+    )
+    port: Whole = Field(ge=1, le=65535, description="UDP port of this PC to listen on; one a sensor")
+    sample_rate_hz: SampleRate
+    channels: Whole = Field(1, ge=1, le=16)
+
+    @model_validator(mode="after")
+    def _channel_exists(self) -> UdpSource:
+        if self.channel >= self.channels:
+            raise ValueError(f"channel {self.channel} of {self.channels}; channels are counted from 0")
+        if (":" in self.host) != (":" in self.sender):
+            raise ValueError(f"host {self.host} and sender {self.sender} are not both IPv4 or both IPv6")
+        return self
+
+    @property
+    def fixed_rate_hz(self) -> int:
+        """The rate that the sensor must send."""
+        return self.sample_rate_hz
+
+    @property
+    def device_key(self) -> object:
+        """Machines with channels of one sensor share its port."""
+        return (self.host, self.port, self.sender, self.sample_rate_hz, self.channels)
+
+
 class SimulatedFault(Model):
     """A fault of the simulated machine."""
 
@@ -300,7 +343,8 @@ class SimulatedSource(SourceSettings):
 
 
 Source = Annotated[
-    Microphone | CommandSource | RecordingSource | StdinSource | SimulatedSource, Field(discriminator="kind")
+    Microphone | CommandSource | UdpSource | RecordingSource | StdinSource | SimulatedSource,
+    Field(discriminator="kind"),
 ]
 
 
@@ -444,6 +488,11 @@ class Config(Model):
             raise ValueError("expected at least one machine, found none")
         if sum(machine.source.kind == "stdin" for machine in machines) > 1:
             raise ValueError("only one machine can read standard input")
+        ports = {
+            key for m in machines if m.source.kind == "udp" for key in [(m.source.port, m.source.device_key)]
+        }
+        if len({port for port, _ in ports}) < len(ports):
+            raise ValueError("two udp sources of different settings listen on one port; give each its own")
         return machines
 
     def machine(self, machine_id: str) -> Machine | None:

@@ -82,6 +82,14 @@ def check_host(host: str) -> str:
     return host
 
 
+def check_address(host: str) -> str:
+    """An address, no name: packets are told apart by it."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        raise ValueError(f"{host!r:.80} is no address; expected one such as 192.168.0.5") from None
+
+
 def check_topic(topic: str) -> str:
     """One or more levels of an MQTT topic, to which further levels are added."""
     for level in topic.split("/"):

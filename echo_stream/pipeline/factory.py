@@ -22,6 +22,7 @@ from echo_stream.config.schema import (
     Microphone,
     RecordingSource,
     SimulatedSource,
+    UdpSource,
 )
 from echo_stream.core.calibration import SensorLimits
 from echo_stream.core.errors import NoBank
@@ -130,21 +131,8 @@ def open_sources(machines: Iterable[Machine], *, patient: bool = True) -> dict[s
 def _open(machine: Machine, channels: int, patient: bool) -> AudioSource:
     # Each source is imported where it is chosen: PortAudio is needed by microphones only.
     source = machine.source
-    if isinstance(source, Microphone):
-        from echo_stream.capture.microphone import Microphone as Device  # noqa: PLC0415
-        from echo_stream.capture.reconnect import SupervisedSource  # noqa: PLC0415
-
-        device, rate = source.device, source.sample_rate_hz
-        if not patient:
-            return Device(device, rate, channels)
-        return SupervisedSource(
-            lambda: Device(device, rate, channels),
-            sample_rate_hz=rate,
-            channels=channels,
-            description=f"microphone {device!r}",
-        )
-    if isinstance(source, CommandSource):
-        return _open_command(source, patient)
+    if isinstance(source, Microphone | CommandSource | UdpSource):
+        return _open_device(source, channels, patient)
     if isinstance(source, RecordingSource):
         from echo_stream.capture.recording import Recording  # noqa: PLC0415
 
@@ -165,28 +153,41 @@ def _open(machine: Machine, channels: int, patient: bool) -> AudioSource:
     return RawPcm(source.sample_rate_hz, source.format, source.channels)
 
 
-def _open_command(source: CommandSource, patient: bool) -> AudioSource:
-    from echo_stream.capture import command  # noqa: PLC0415
-    from echo_stream.capture.reconnect import SupervisedSource  # noqa: PLC0415
+def _open_device(source: Microphone | CommandSource | UdpSource, channels: int, patient: bool) -> AudioSource:
+    """A source that can go and come back; patient: it is supervised."""
+    from echo_stream.capture import reconnect  # noqa: PLC0415
 
-    description = command.description_of(source.argv)
-    open_command = partial(
-        command.Command,
-        source.argv,
-        source.sample_rate_hz,
-        source.format,
-        source.channels,
-        limit=LogLimit(f"messages of {description}"),
-    )
+    open_source: Callable[[], reconnect.DeviceSource]
+    rate_hz, silent_s, grace_s = source.sample_rate_hz, reconnect.SILENT_S, reconnect.GRACE_S
+    if isinstance(source, Microphone):
+        from echo_stream.capture.microphone import Microphone as Device  # noqa: PLC0415
+
+        description = f"microphone {source.device!r}"
+        open_source = partial(Device, source.device, rate_hz, channels)
+    elif isinstance(source, CommandSource):
+        from echo_stream.capture import command  # noqa: PLC0415
+
+        description, channels = command.description_of(source.argv), source.channels
+        limit = LogLimit(f"messages of {description}")
+        open_source = partial(command.Command, source.argv, rate_hz, source.format, channels, limit=limit)
+        silent_s, grace_s = command.SILENT_S, command.GRACE_S
+    else:
+        from echo_stream.capture import udp  # noqa: PLC0415
+
+        description, channels = f"sensor {source.sender} on UDP port {source.port}", source.channels
+        limit = LogLimit(f"refused packets at UDP port {source.port}")
+        open_source = partial(
+            udp.Udp, source.host, source.port, source.sender, rate_hz, channels, limit=limit
+        )
     if not patient:
-        return open_command()
-    return SupervisedSource(
-        open_command,
-        sample_rate_hz=source.sample_rate_hz,
-        channels=source.channels,
+        return open_source()
+    return reconnect.SupervisedSource(
+        open_source,
+        sample_rate_hz=rate_hz,
+        channels=channels,
         description=description,
-        silent_s=command.SILENT_S,
-        grace_s=command.GRACE_S,
+        silent_s=silent_s,
+        grace_s=grace_s,
     )
 
 

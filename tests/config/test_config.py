@@ -94,7 +94,7 @@ def test_echo_is_chosen_by_its_kind(tmp_path: Path) -> None:
             "kind: microphone, ",
             "",
             8,
-            "machines[0].source.kind: expected one of microphone, command, recording, stdin, simulated"
+            "machines[0].source.kind: expected one of microphone, command, udp, recording, stdin, simulated"
             ", found nothing",
         ),
         ("    bank: banks/pump3.safetensors\n", "", 6, "machines[0].bank: is missing"),

@@ -112,6 +112,16 @@ def changed(find: str, put: str) -> str:
             "{kind: command, argv: [./record], sample_rate_hz: 16000}",
             "'./record' is a relative path; write the whole path, or the name alone",
         ),
+        (
+            "{kind: simulated}",
+            "{kind: udp, sender: esp32, port: 5005, sample_rate_hz: 16000}",
+            "is no address",
+        ),
+        (
+            "{kind: simulated}",
+            "{kind: udp, sender: '::1', port: 5005, sample_rate_hz: 16000}",
+            "host 0.0.0.0 and sender ::1 are not both IPv4 or both IPv6",
+        ),
         ("{kind: simulated}", "{kind: command, argv: [], sample_rate_hz: 16000}", "source.argv: expected"),
         ("{kind: simulated}", "{kind: command, argv: [''], sample_rate_hz: 16000}", "name is empty"),
         (

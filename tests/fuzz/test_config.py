@@ -39,6 +39,11 @@ TREE: dict[str, Any] = {
             "alarm": {"on_delay_s": 3, "realarm_s": 5, "latching": True},
         },
         {"id": "b", "source": {"kind": "recording", "path": "x.flac", "pace": "fast"}, "bank": "b"},
+        {
+            "id": "f",
+            "source": {"kind": "udp", "sender": "::1", "host": "::", "port": 5, "sample_rate_hz": 16000},
+            "bank": "f",
+        },
         {"id": "e", "source": {"kind": "command", "argv": ["cat"], "sample_rate_hz": 16000}, "bank": "d"},
         {"id": "c", "source": {"kind": "stdin", "sample_rate_hz": 16000, "format": "s16le"}, "bank": "c"},
         {

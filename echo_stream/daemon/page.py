@@ -356,6 +356,20 @@ class Page:
             raise CommandRefused("accept needs bank_id")
         return self._answers.accept(machine, asked.bank_id, by)
 
+    def enrolment(self, machine: str) -> models.Enrolment:
+        """How far the learning of a machine's normal sound is."""
+        station, found = self._registry.stations.get(machine), self._enrolments.snapshot(machine)
+        return models.Enrolment(
+            enrolling=models.EnrolmentState.model_validate(found) if found else None,
+            known=list(station.bank.conditions) if station else [],
+        )
+
+    def enrolment_report(self, machine: str, bank_id: str) -> Path | None:
+        """The report of a version that an enrolment made."""
+        fits = {fit.bank_id: fit for fit in self._enrolments.fits(machine)}
+        path = Path(fits[bank_id].document["report"]) if bank_id in fits else None
+        return path if path is not None and path.is_file() else None
+
     def health(self) -> models.Health:
         """How the daemon is."""
         parts: dict[str, Any] = {"viewers": self._server.feed.viewers}

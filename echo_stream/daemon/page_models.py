@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from echo_stream import __version__
 from echo_stream.config.schema import Config
+from echo_stream.core.errors import NoBank
 from echo_stream.core.text import utc_text
 from echo_stream.daemon.stations import FailedMachine
 from echo_stream.evidence.normal_sound import file_of
@@ -43,12 +44,13 @@ def level_of(level: LevelState, trip: float) -> models.Level:
 
 def failed_card(failed: FailedMachine) -> models.Machine:
     """A machine that is not listened to."""
+    status = "no-bank" if isinstance(failed.error, NoBank) and failed.reader is not None else "not-heard"
     return models.Machine(
         id=failed.machine.id,
         name=failed.machine.title,
-        status="not-heard",
-        word=WORDS["not-heard"],
-        urgency=URGENCY["not-heard"],
+        status=status,
+        word=WORDS[status],
+        urgency=URGENCY[status],
         reason=failed.reason,
         device=failed.machine.source.kind,
         capture="failed",

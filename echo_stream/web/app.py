@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -21,6 +21,7 @@ from echo_stream.web import models
 from echo_stream.web.access import COOKIE, SESSION_S, Access, Sessions, TooManyTries, User
 from echo_stream.web.asked import Problem, body_of, by_of, event_id_of, number_of, to_json
 from echo_stream.web.backend import Backend
+from echo_stream.web.enrolment import EnrolmentApi
 from echo_stream.web.feed import MOST_LISTENERS, MOST_VIEWERS, Feed
 from echo_stream.web.openapi import Operation, describe
 
@@ -104,6 +105,7 @@ class Api:
             Operation("GET", f"{one}/bank", "Versions of its bank", m.Bank, self.bank),
             Operation("POST", f"{one}/bank", "Use another", m.Outcome, self.change_bank, m.BankChange),
             Operation("POST", event + "/answer", "Fault or normal", m.Outcome, self.answer, m.Answer),
+            *EnrolmentApi(self._backend, self._known, self._send).operations(),
             Operation("GET", f"{one}/listen", "Its live sound, without an end", "audio/wav", self.listen),
             Operation("GET", "/trends", "The last day of every machine", m.Trends, self.trends),
             Operation(
@@ -210,6 +212,9 @@ class Api:
         machine = self._known(request)
         asked = (await body_of(request, models.Command)).model_dump(exclude_none=True)
         asked["by"] = by_of(request, asked.get("by"))
+        return await self._send(request, machine, asked)
+
+    async def _send(self, request: Request, machine: str, asked: dict[str, Any]) -> Response:
         sender = {"page": request.client.host if request.client else ""}
         try:
             future = self._backend.command(machine, asked, sender)

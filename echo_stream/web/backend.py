@@ -78,6 +78,12 @@ class Backend(Protocol):
     def change_bank(self, machine: str, asked: models.BankChange, by: str) -> str:
         """Has another version used; what was done. May wait; raises CommandRefused."""
 
+    def enrolment(self, machine: str) -> models.Enrolment:
+        """How far the learning of a machine's normal sound is."""
+
+    def enrolment_report(self, machine: str, bank_id: str) -> Path | None:
+        """The report of a version that an enrolment made; may wait."""
+
     def health(self) -> models.Health:
         """How the daemon is; may wait."""
 

@@ -249,6 +249,55 @@ class BankChange(Model):
     by: str | None = Field(None, max_length=100, description="as of a command")
 
 
+class EnrolmentFit(Model):
+    """The bank version that came of the sound of one operating state."""
+
+    condition: str
+    bank: str = Field(description="its report: .../enrolment/report?bank=")
+    verdict: str = Field(description="ok, warn or fail: the worst of the checks")
+
+
+class EnrolmentState(Model):
+    """How far the learning of a machine's normal sound is."""
+
+    stage: Literal["listening", "paused", "fitting", "done", "failed"]
+    progress: float = Field(description="of the listening, 0 to 1")
+    heard_s: float
+    left_s: float
+    kept_s: float = Field(description="sound that will be learnt")
+    lost_s: float
+    minutes: float = Field(description="asked for")
+    conditions: list[str] = Field(description="operating states")
+    level_dbfs: float | None
+    clipped: float = Field(description="share of the samples of the newest window at full scale")
+    ever_clipped: bool
+    hum: float = Field(description="share of the newest window's power that is hum of the mains, 0 to 1")
+    rumble: float
+    by: str
+    began_at: str
+    ended_at: str
+    said: str = Field(description="for people: why it failed, or what holds it up")
+    fits: list[EnrolmentFit]
+
+
+class Enrolment(Model):
+    """The newest enrolment of a machine; null where none was asked for."""
+
+    enrolling: EnrolmentState | None
+    known: list[str] = Field(description="operating states of the bank in use")
+
+
+class EnrolmentCommand(Model):
+    """What an operator asks of it; the same as MQTT's command `enrol`."""
+
+    action: Literal["start", "pause", "resume", "finish", "cancel"]
+    minutes: float | None = Field(None, ge=0.05, le=86_400, description="of `start`")
+    condition: str | None = Field(None, min_length=1, max_length=100, description="of `start`")
+    accept: bool | None = Field(None, description="of `start`")
+    by: str | None = Field(None, max_length=100, description="as of a command")
+    reason: str | None = Field(None, max_length=500)
+
+
 class Health(Model):
     """How the daemon is."""
 

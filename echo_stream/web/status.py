@@ -21,6 +21,7 @@ class LevelFacts:
 WORDS: Final = {
     "alarm": "ALARM",
     "not-heard": "not heard",
+    "no-bank": "not learnt yet",
     "sensor-fault": "sensor fault",
     "alarm-over": "alarm ended, not acknowledged",
     "warning": "warning",

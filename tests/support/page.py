@@ -74,14 +74,16 @@ class RunningPage:
 
 @contextlib.contextmanager
 def running_page(
-    folder: Path, *, web: str = "", source: str = FAULTY, machines: int = 2
+    folder: Path, *, web: str = "", source: str = FAULTY, machines: int = 2, more: str = ""
 ) -> Iterator[RunningPage]:
-    """The daemon with pump3, which has `source`, and fans that are quiet."""
+    """The daemon with pump3, which has `source`, fans that are quiet, and `more` of the configuration."""
     with mosquitto(folder) as broker:
         port = free_port()
         write_config(folder, broker, port, web, "pace: fast, duration_s: 90", 1)
         run(folder, "fit-normal", "--machine", "pump3")
         write_config(folder, broker, port, web, source, machines)
+        with (folder / "config.yaml").open("a") as config:
+            config.write(more)
         with subscriber(broker.host, broker.port) as told, daemon(folder) as process:
             page = RunningPage(port, folder, process, told)
             wait_for(lambda: _answers(page), 20, f"the page: {(folder / 'log').read_text()}")

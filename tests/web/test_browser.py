@@ -16,12 +16,18 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="CHROMIUM MISSING: the page was tried in no browser (apt-get install chromium)"
 )
+NEW = """\
+  - id: new1
+    name: New 1
+    source: {kind: simulated, seed: 7, sample_rate_hz: 8000, pace: fast, duration_s: 70}
+    bank: banks/new1.safetensors
+"""
 FAULT = "start_s: 200, faults: [{kind: rattle, start_s: 12, end_s: 5000}]"
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPage]:
-    with running_page(tmp_path_factory.mktemp("page"), source=FAULT) as running:
+    with running_page(tmp_path_factory.mktemp("page"), source=FAULT, more=NEW) as running:
         yield running
 
 
@@ -95,5 +101,35 @@ def test_a_fault_is_seen_heard_and_answered(page: RunningPage) -> None:
             assert nameless == 0, address
         window.keyboard.press("Tab")
         assert window.evaluate("document.activeElement.matches('a, button')")
+        assert not wrong
+        browser.close()
+
+
+def test_a_new_machine_is_learnt(page: RunningPage) -> None:
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        window = browser.new_page(viewport={"width": 1200, "height": 1000})
+        wrong: list[str] = []
+        window.on("pageerror", lambda error: wrong.append(str(error)))
+        window.goto(page.url)
+        card = window.locator("[data-machine=new1]")
+        expect(card).to_contain_text("not learnt yet", timeout=15_000)
+        card.get_by_role("link").click()
+        box = window.locator("#enrolment")
+        box.get_by_role("button", name="Learn what is normal").click()
+        window.get_by_label("minutes", exact=True).fill("1")
+        window.get_by_label("Your name").fill("anna")
+        window.get_by_role("button", name="Start").click()
+        report = box.frame_locator("iframe")
+        expect(report.locator("body")).to_contain_text("New 1", timeout=60_000)
+        expect(box).to_contain_text("Learnt: normal")
+        expect(window.locator("main .pill")).not_to_have_text("not learnt yet", timeout=15_000)
+        expect(window.locator("main")).to_contain_text("learning begins: normal; by anna", timeout=15_000)
+        window.set_viewport_size({"width": 360, "height": 740})
+        wide, screen = window.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert wide <= screen
         assert not wrong
         browser.close()

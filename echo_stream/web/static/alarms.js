@@ -28,6 +28,12 @@ export function describe({ kind, event }) {
     const said = { fault: "it was a fault", normal: "it was normal: learn it", propose: "learn what was heard", accept: "another bank is in use", rollback: "the bank before is in use again" };
     return [said[event.answer] ?? event.answer, `by ${event.by}`, event.reason].filter(Boolean).join("; ");
   }
+  if (kind === "enrolment") {
+    const said = { start: `learning begins: ${event.conditions.join(" and ")}`, pause: "learning is paused", resume: "learning goes on",
+      finish: "learning: what was heard is enough", heard: "learning: all was heard", cancel: "learning is discarded",
+      done: "learnt", failed: "nothing was learnt" };
+    return [said[event.enrolment] ?? event.enrolment, event.by ? `by ${event.by}` : "", event.reason].filter(Boolean).join("; ");
+  }
   return kind;
 }
 

@@ -5,6 +5,7 @@ import { get, state, stream } from "./api.js";
 import { Spectrogram, chart } from "./charts.js";
 import { buttons } from "./actions.js";
 import { bankBox } from "./answers.js";
+import { enrolBox } from "./enrol.js";
 import { journalTable } from "./alarms.js";
 
 const LIVE_S = 600;
@@ -31,6 +32,7 @@ export function machine(main, id) {
   const facts = h("dl", { class: "facts" });
   const journal = h("div", {});
   const [bank, leaveBank] = bankBox(id);
+  const [enrolment, leaveEnrolment] = enrolBox(id);
   main.replaceChildren(
     h("p", {}, h("a", { href: "#/" }, "← all machines")),
     h("div", { class: "row" }, title, pill, since), reason, actions,
@@ -46,7 +48,8 @@ export function machine(main, id) {
     h("div", { class: "split" },
       h("section", {}, h("h2", {}, "What happened"), journal),
       h("section", {}, h("h2", {}, "Device and its health"), h("div", { class: "box" }, facts),
-        h("h2", {}, "Normal sound that it knows"), bank)));
+        h("h2", {}, "Normal sound that it knows"), bank,
+        h("h2", {}, "Learning"), enrolment)));
   const spectrogram = new Spectrogram(image);
   const recording = h("a", { class: "button", hidden: true }, "Hear and see the last alarm");
   let late = null;
@@ -141,5 +144,5 @@ export function machine(main, id) {
   stream(id, columns);
   past();
   const timers = [setInterval(past, 60_000), setInterval(refresh, 10_000)];
-  return () => { state.listeners.delete(update); timers.forEach(clearInterval); clearTimeout(late); leaveBank(); };
+  return () => { state.listeners.delete(update); timers.forEach(clearInterval); clearTimeout(late); leaveBank(); leaveEnrolment(); };
 }

@@ -2,14 +2,16 @@
 
 import { h, number, percent, when, ago } from "./dom.js";
 import { byUrgency, get, state, stream } from "./api.js";
+import { enrolAllButton } from "./enrol.js";
 import { spark } from "./charts.js";
 
-const CALLING = new Set(["alarm", "not-heard", "sensor-fault", "alarm-over", "warning", "warning-over"]);
+const CALLING = new Set(["alarm", "not-heard", "no-bank", "sensor-fault", "alarm-over", "warning", "warning-over"]);
 
 export function wall(main) {
   const summary = h("p", { class: "faint", id: "summary", "aria-live": "polite" });
   const list = h("ul", { class: "cards" });
-  main.replaceChildren(h("h1", {}, "Machines"), summary, list);
+  const learn = h("p", {});
+  main.replaceChildren(h("h1", {}, "Machines"), summary, list, learn);
   const cards = new Map();
   let trends = {};
 
@@ -28,6 +30,7 @@ export function wall(main) {
     }
     const order = machines.map((machine) => cards.get(machine.id).element);
     if (order.some((element, i) => list.children[i] !== element)) list.replaceChildren(...order);
+    learn.replaceChildren(enrolAllButton());
     const urgent = machines.filter((machine) => CALLING.has(machine.status));
     summary.textContent = machines.length === 0 ? "no machine yet"
       : urgent.length === 0 ? "nothing needs a look"

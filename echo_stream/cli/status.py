@@ -57,6 +57,16 @@ def _print(found: dict[str, Any]) -> None:
         if outlook := machine.get("outlook"):  # none of an older daemon, nor before the first window
             print(f"{machine['machine']}, set to {outlook['false_alarms_per_month']:g} false alarms a month:")
             print(*(f"  {line}" for line in outlook["known"]), sep="\n")
+    for machine in found["machines"]:
+        if enrolling := machine.get("enrolling"):
+            of, stage = " and ".join(enrolling["conditions"]), enrolling["stage"]
+            far = (
+                f"{enrolling['progress']:.0%} heard"
+                if stage in ("listening", "paused")
+                else enrolling["said"]
+            )
+            banks = ", ".join(fit["bank"] for fit in enrolling["fits"])
+            print(f"{machine['machine']}: enrolment of {of}: {' '.join(filter(None, (stage, banks, far)))}")
     for machine in found["machines"][:MOST_OUTLOOKS]:
         probation = machine.get("probation") or {}
         if probation.get("provisional"):

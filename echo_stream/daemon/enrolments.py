@@ -370,9 +370,8 @@ class Enrolments:
     def _fit(self, enrolment: Enrolment) -> None:
         """Begins the fit of the next operating state, or ends the enrolment after the last."""
         record, left = enrolment.record, enrolment.to_fit()
-        if not left and record.fits:
-            enrolment.done()
-            self._note(enrolment, "done", ", ".join(fit.bank_id for fit in record.fits))
+        if not left and record.fits:  # the daemon ended between the fit and this
+            self._end(enrolment)
             return
         if not left:
             self._fail(enrolment, "too little sound came to learn from")
@@ -418,6 +417,12 @@ class Enrolments:
             )
         )
         record.save(enrolment.folder)
+        if not enrolment.to_fit():
+            self._end(enrolment)
+
+    def _end(self, enrolment: Enrolment) -> None:
+        enrolment.done()
+        self._note(enrolment, "done", ", ".join(fit.bank_id for fit in enrolment.record.fits))
 
     def _tell(self, only: Enrolment | None = None) -> None:
         """What the other threads may know."""

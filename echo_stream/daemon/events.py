@@ -223,6 +223,7 @@ class EventPublisher:
             versions={"echo-stream": __version__, "bank": found["bank"]},
             counters={"windows_scored": found["windows_scored"], "hops_skipped": found["hops_skipped"]},
             outlook=found["outlook"],
+            enrolling=found["enrolling"],
         )
         self._publisher.health(found["machine"], payload)
 

@@ -153,6 +153,7 @@ class _Snapshots(Collector):
             yield gauge
         yield _last_windows(machines)
         yield _known_sounds(machines)
+        yield _enrolments(machines)
         yield from _alarms(machines)
 
 
@@ -194,6 +195,15 @@ def _known_sounds(machines: Iterable[Mapping[str, Any]]) -> Metric:
         for name, count in (machine.get("known_sounds") or {}).items():
             counter.add_metric([machine["machine"], name], count)
     return counter
+
+
+def _enrolments(machines: Iterable[Mapping[str, Any]]) -> Metric:
+    text = "Share of the listening that is done, of a machine that is being learnt."
+    gauge = GaugeMetricFamily("echo_stream_enrolment_progress", text, labels=["machine", "stage"])
+    for machine in machines:
+        if found := machine.get("enrolling"):
+            gauge.add_metric([machine["machine"], found["stage"]], found["progress"])
+    return gauge
 
 
 def _alarms(machines: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:

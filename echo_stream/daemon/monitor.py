@@ -87,7 +87,7 @@ class Monitor:
         found = self._overview()
         self._events.node_health(reasons, counters_of(found))
         for machine in found["machines"] if with_machines else ():
-            if machine["capture"] != "failed":
+            if machine["capture"] != "failed" or machine.get("enrolling"):
                 self._events.health(machine)
 
     def remove(self, machine: str) -> None:

@@ -44,16 +44,18 @@ def level_of(level: LevelState, trip: float) -> models.Level:
 
 def failed_card(failed: FailedMachine) -> models.Machine:
     """A machine that is not listened to."""
-    status = "no-bank" if isinstance(failed.error, NoBank) and failed.reader is not None else "not-heard"
+    reader = failed.reader if isinstance(failed.error, NoBank) else None
+    status = "not-heard" if reader is None else "no-bank"
     return models.Machine(
         id=failed.machine.id,
         name=failed.machine.title,
         status=status,
         word=WORDS[status],
         urgency=URGENCY[status],
-        reason=failed.reason,
-        device=failed.machine.source.kind,
-        capture="failed",
+        reason=failed.reason if reader is None else "it is heard; let it learn what is normal",
+        device=failed.machine.source.kind if reader is None else reader.source.description,
+        capture="failed" if reader is None else reader.source.state,
+        sample_rate_hz=None if reader is None else reader.source.sample_rate_hz,
     )
 
 

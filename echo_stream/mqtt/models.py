@@ -447,6 +447,19 @@ class Outlook(Model):
     known: list[str] = Field(description="The same in words.")
 
 
+class Enrolling(Model):
+    """How far the learning of a machine's normal sound is."""
+
+    stage: str = Field(description="`listening`, `paused`, `fitting`, `done` or `failed`.")
+    progress: Share = Field(description="Of the listening.")
+    left_s: float = Field(description="Still to be listened to, in seconds.")
+    level_dbfs: float | None = Field(description="Of the newest window, while it listens.")
+    clipped: Share = Field(description="Of the samples of the newest window at full scale.")
+    hum: Share = Field(description="Of the newest window's power, hum of the mains.")
+    said: str = Field(description="Why it failed, or what holds it up; empty where all is well.")
+    banks: list[str] = Field(description="Versions that came of it.")
+
+
 class Health(Payload):
     """How well a machine is being listened to. Retained."""
 
@@ -498,6 +511,9 @@ class Health(Payload):
     counters: dict[str, int] = Field(description="Further counts since the start.")
     outlook: Outlook | None = Field(
         default=None, description="What is known of its alarms by now; null before the first window."
+    )
+    enrolling: Enrolling | None = Field(
+        default=None, description="The newest enrolment (command `enrol`); null where there is none."
     )
 
 

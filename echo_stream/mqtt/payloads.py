@@ -409,6 +409,7 @@ def health(
     versions: Mapping[str, str],
     counters: Mapping[str, int] | None = None,
     outlook: Mapping[str, Any] | None = None,
+    enrolling: Mapping[str, Any] | None = None,
 ) -> Payload:
     """How well a machine is being listened to (`.../health`, QoS 0, retained).
 
@@ -425,7 +426,9 @@ def health(
         versions: echo-stream, the encoder, and what else helps to tell one installation from another.
         counters: Further counts since the start, by name.
         outlook: What the ways to an alarm know by now; None before the first window.
+        enrolling: How far an enrolment is, as `status` says it; None where there is none.
     """
+    told = ("stage", "progress", "left_s", "level_dbfs", "clipped", "hum", "said")
     return {
         "schema": SCHEMA_VERSION,
         "ts": utc_text(ts),
@@ -440,6 +443,8 @@ def health(
         "versions": dict(versions),
         "counters": dict(counters or {}),
         "outlook": None if outlook is None else dict(outlook),
+        "enrolling": enrolling
+        and {**{key: enrolling[key] for key in told}, "banks": [fit["bank"] for fit in enrolling["fits"]]},
     }
 
 

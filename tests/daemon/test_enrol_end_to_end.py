@@ -6,18 +6,20 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.daemon.status import ask
-from tests.support.broker import MosquittoBroker
-from tests.support.daemon import ENVIRONMENT, daemon, subscriber, terminate, wait_for
+from tests.support.broker import MosquittoBroker, free_port
+from tests.support.daemon import ENVIRONMENT, daemon, run, subscriber, terminate, wait_for
 
 CONFIG = """\
 node: pc7
 state_dir: state
 mqtt: {{host: {host}, port: {port}}}
+metrics_port: {metrics}
 machines:
   - id: pump3
     source: {{kind: simulated, seed: 5, sample_rate_hz: 8000, pace: fast, duration_s: 3000, faults: [
@@ -41,8 +43,18 @@ def asked(folder: Path) -> dict[str, Any]:
         return {}
 
 
+def scraped(port: int) -> str:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+            return str(answer.read().decode())
+    except OSError:  # it is served a moment after the status
+        return ""
+
+
 def test_the_daemon_listens_for_fit_normal(tmp_path: Path, broker: MosquittoBroker) -> None:
-    (tmp_path / "config.yaml").write_text(CONFIG.format(host=broker.host, port=broker.port))
+    (tmp_path / "config.yaml").write_text(
+        CONFIG.format(host=broker.host, port=broker.port, metrics=(metrics := free_port()))
+    )
     with subscriber(broker.host, broker.port) as told, daemon(tmp_path) as process:
         found = wait_for(lambda: asked(tmp_path), 60, "the daemon answers")
         assert found["machines"][0]["enrolling"] is None
@@ -65,6 +77,14 @@ def test_the_daemon_listens_for_fit_normal(tmp_path: Path, broker: MosquittoBrok
         found = wait_for(lambda: asked(tmp_path), 60, "the daemon answers again")
         enrolling = found["machines"][0]["enrolling"]
         assert (enrolling["stage"], enrolling["by"]) == ("paused", "anna")
+        line = 'echo_stream_enrolment_progress{machine="pump3",stage="paused"}'
+        wait_for(lambda: line in scraped(metrics), 30, "the metric")
+        wait_for(
+            lambda: [h for h in told.of("health", "pump3") if h["enrolling"]["stage"] == "paused"],
+            30,
+            "health",
+        )
+        assert "pump3: enrolment of normal: paused" in run(tmp_path, "status")
         assert fit_normal(tmp_path, "--daemon", "cancel").returncode == 0
 
         fitted = fit_normal(tmp_path, "--minutes", "1.5", "--json")

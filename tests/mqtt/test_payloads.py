@@ -104,6 +104,25 @@ def test_score_and_health_and_evidence_fit_their_schemas() -> None:
         counters={"windows": 3},
     )
     check(health, "health")
+    enrolling = {
+        **{"stage": "done", "progress": 1.0, "left_s": 0.0, "level_dbfs": None, "clipped": 0.0, "hum": 0.1},
+        **{"said": "", "fits": [{"condition": "load", "bank": "b2", "verdict": "ok"}], "by": "anna"},
+    }
+    health = messages.health(
+        node="a",
+        machine="b",
+        ts=NOON,
+        capture="running",
+        coverage_10m=1.0,
+        level_dbfs=-30.0,
+        overruns=0,
+        lost_samples=0,
+        real_time_factor=0.04,
+        versions={},
+        enrolling=enrolling,
+    )
+    check(health, "health")
+    assert health["enrolling"]["banks"] == ["b2"]
     for reasons in ([], ["pump3: \x1b[2J \ud800"] * 30):
         found = messages.node_health(node="a", ts=NOON, reasons=reasons, counters={"restarts": 3})
         check(found, "node")

@@ -81,7 +81,7 @@ function content(id, { versions, proposal }, again) {
     h("tbody", {}, versions.toReversed().map((v) => h("tr", {},
       h("td", {}, v.id), h("td", {}, when(v.made)),
       h("td", {}, v.accepted ? "in use" : operator ? h("button", { onclick: () => accept(v.id) }, `Use ${v.id}`) : "")))))));
-  if (operator) found.push(h("p", {}, h("button", { disabled: proposal?.state === "running", onclick: () => confirm("Learn what was heard",
+  if (operator && versions.length) found.push(h("p", {}, h("button", { disabled: proposal?.state === "running", onclick: () => confirm("Learn what was heard",
     "The daemon makes a proposal of the normal sound that it heard since the last fit, without what was heard during alarms. " +
     "Nothing changes before you accept it.", path, { do: "propose" }, again) }, "Learn what was heard")));
   return found;

@@ -33,6 +33,7 @@ export function machine(main, id) {
   const journal = h("div", {});
   const [bank, leaveBank] = bankBox(id);
   const [enrolment, leaveEnrolment] = enrolBox(id);
+  const learning = h("section", {}, h("h2", {}, "Learning"), enrolment);
   main.replaceChildren(
     h("p", {}, h("a", { href: "#/" }, "← all machines")),
     h("div", { class: "row" }, title, pill, since), reason, actions,
@@ -49,7 +50,7 @@ export function machine(main, id) {
       h("section", {}, h("h2", {}, "What happened"), journal),
       h("section", {}, h("h2", {}, "Device and its health"), h("div", { class: "box" }, facts),
         h("h2", {}, "Normal sound that it knows"), bank,
-        h("h2", {}, "Learning"), enrolment)));
+        learning)));
   const spectrogram = new Spectrogram(image);
   const recording = h("a", { class: "button", hidden: true }, "Hear and see the last alarm");
   let late = null;
@@ -80,6 +81,7 @@ export function machine(main, id) {
     pill.dataset.status = found.status;
     since.textContent = found.since ? `since ${when(found.since)} (${ago(found.since)})` : "";
     reason.textContent = found.reason;
+    if (found.status === "no-bank" && actions.nextElementSibling !== learning) actions.after(learning);  // all there is to do
     actions.replaceChildren(buttons(found), recording);
     refresh();
     clearTimeout(late);  // the journal is on the disk a moment after the change is told

@@ -384,6 +384,9 @@ class Machine(Model):
     name: TextOrEmpty = ""
     source: Source
     bank: ConfigPath = Field(description="the bank of normal sound that fit-normal writes")
+    asset: dict[Name, Text] = Field(
+        {}, max_length=10, description="where it stands, such as site, area, line: part of its payloads"
+    )
     reference: Name | None = Field(
         None,
         description="id of another machine, such as a microphone in the hall, or auto: all others; "
@@ -456,6 +459,19 @@ class WebSettings(Model):
                 "`echo-stream web password` writes one"
             )
         return self
+
+    @property
+    def address(self) -> str | None:
+        """Where other PCs find the page; None where they do not, or it is not known under which name."""
+        if not self.enabled or (_is_loopback(self.host) and not self.hosts):
+            return None
+        if self.hosts:
+            return f"http://{self.hosts[0]}:{self.port}/"
+        if self.host in ("0.0.0.0", "::"):  # noqa: S104 - any address is no address
+            return None
+        return (
+            f"http://[{self.host}]:{self.port}/" if ":" in self.host else f"http://{self.host}:{self.port}/"
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -35,6 +35,13 @@ Bands = Annotated[
         "(0 to 1) of all that raises the score.",
     ),
 ]
+FlatHz = Annotated[
+    float | None,
+    Field(description="An edge in Hz of the band of that place in `bands_hz`. Left out where there is none."),
+]
+FlatShare = Annotated[
+    float | None, Field(ge=0, le=1, description="Its share of all that raises the score. Left out likewise.")
+]
 Level = Literal[AlarmLevel.ALARM, AlarmLevel.WARNING]
 Priority = Literal["high", "low"]
 Cause = Literal[
@@ -75,6 +82,24 @@ class Payload(Model):
     )
     ts: Timestamp = Field(description="When this was found (UTC).")
     node: str = Field(description="The PC that listens.")
+    asset: dict[str, str] | None = Field(
+        None,
+        description="Where the machine stands, as configured: site, area, line. Left out where nothing is.",
+    )
+
+
+class FlatBands(Model):
+    """The first three bands as fields of their own, for time series, which take no lists."""
+
+    band1_low_hz: FlatHz = None
+    band1_high_hz: FlatHz = None
+    band1_share: FlatShare = None
+    band2_low_hz: FlatHz = None
+    band2_high_hz: FlatHz = None
+    band2_share: FlatShare = None
+    band3_low_hz: FlatHz = None
+    band3_high_hz: FlatHz = None
+    band3_share: FlatShare = None
 
 
 class OutboxPayload(Payload):
@@ -105,7 +130,7 @@ class BankOfEvent(Model):
     sha256: str = Field(description="Of its file.")
 
 
-class Event(OutboxPayload):
+class Event(OutboxPayload, FlatBands):
     """One transition of one level of a machine's alarm. Sent through the outbox: at least once; deduplicate on `event_id`."""
 
     model_config = ConfigDict(
@@ -140,6 +165,9 @@ class Event(OutboxPayload):
                     },
                     "bank": {"id": "b7", "sha256": "9f" * 32},
                     "coverage_10m": 0.998,
+                    "band1_low_hz": 2800,
+                    "band1_high_hz": 3500,
+                    "band1_share": 0.41,
                 }
             ]
         },
@@ -384,7 +412,7 @@ class Flood(OutboxPayload):
     )
 
 
-class Score(Payload):
+class Score(Payload, FlatBands):
     """The newest anomaly score, one every 1 to 10 s. Not retained; expires (MQTT 5)."""
 
     model_config = ConfigDict(
@@ -403,6 +431,9 @@ class Score(Payload):
                     "level_delta_db": 0.4,
                     "condition": "normal",
                     "bands_hz": [[2800, 3500, 0.2]],
+                    "band1_low_hz": 2800,
+                    "band1_high_hz": 3500,
+                    "band1_share": 0.2,
                 }
             ]
         }

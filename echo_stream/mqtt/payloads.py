@@ -40,6 +40,7 @@ SCHEMAS = (
 
 
 _BANDS_TOLD = 5
+_BANDS_FLAT = 3
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -106,7 +107,8 @@ def fitting_text(payload: Payload, fits: Callable[[str], bool]) -> str | None:
     """
     text = _text(payload)
     steps: tuple[Callable[[Payload], Payload], ...] = (
-        lambda p: {key: value for key, value in p.items() if key != "why"},
+        lambda p: {key: value for key, value in p.items() if not key.startswith("band")},  # said twice
+        lambda p: {key: value for key, value in p.items() if key not in ("why", "asset")},
         lambda p: p | ({"evidence": {**p["evidence"], "bands_hz": []}} if "evidence" in p else {}),
         lambda p: p | ({"reason": str(p["reason"])[:80]} if p.get("reason") else {}),
         lambda p: p | ({"bank": {**p["bank"], "sha256": p["bank"]["sha256"][:12]}} if "bank" in p else {}),
@@ -135,6 +137,16 @@ def bands_hz(bands: Sequence[BandScore]) -> list[list[float | None]]:
         [number(band.low_hz), number(band.high_hz), number(band.contribution / total)]
         for band in raising[:_BANDS_TOLD]
     ]
+
+
+def flat_bands(bands: Sequence[BandScore]) -> Payload:
+    """The first three of `bands_hz` as fields of their own, which time series and dashboards can take."""
+    names = ("low_hz", "high_hz", "share")
+    return {
+        f"band{n}_{name}": value
+        for n, band in enumerate(bands_hz(bands)[:_BANDS_FLAT], 1)
+        for name, value in zip(names, band, strict=True)
+    }
 
 
 def number(value: float | None) -> float | None:
@@ -232,6 +244,7 @@ def event(
         },
         "bank": {"id": bank_id, "sha256": bank_sha256},
         "coverage_10m": number(coverage_10m),
+        **(flat_bands(score.bands) if score else {}),
     }
     # Left out where there is none: consumers of the first version know no such field.
     return payload | {key: text for key, text in (("path", path), ("why", why)) if text is not None}
@@ -392,6 +405,7 @@ def score(
         "level_delta_db": number(score.level_delta_db),
         "condition": score.condition,
         "bands_hz": bands_hz(score.bands),
+        **flat_bands(score.bands),
     }
 
 

@@ -18,7 +18,7 @@ from echo_stream import __version__
 from echo_stream.core.guard import GuardedThread
 from echo_stream.mqtt.commands import Command
 from echo_stream.mqtt.connection import Broker, Concessions, Connection, Protocol, Will
-from echo_stream.mqtt.homeassistant import discovery, discovery_topic
+from echo_stream.mqtt.homeassistant import discovery, discovery_topic, node_discovery
 from echo_stream.mqtt.inbox import Inbox
 from echo_stream.mqtt.link import Link
 from echo_stream.mqtt.mailbox import Mailbox
@@ -59,6 +59,7 @@ class Publisher:
         broker: Where the broker is and how it lets us in.
         node: Name of this PC in the topics.
         machines: Id and name of each machine that is there from the start; see `add_machine`.
+        assets: Where machines stand, by id; see `add_machine`.
         outbox_path: Where events wait until they are acknowledged.
         topic_root: First levels of all topics.
         protocol: 5, falling back to 3 (3.1.1) where the broker refuses it, or 3.
@@ -67,6 +68,7 @@ class Publisher:
         will_delay_s: How long we may be away before the broker says that we are offline (MQTT 5; 3.1.1 does
             so at once).
         discovery_prefix: Home Assistant's, usually `homeassistant`; None tells it nothing.
+        page: Address of the page, where others can reach it; Home Assistant links to it.
         birth_delay_s: When Home Assistant starts, discovery is sent again within this time.
         score_interval_s: At most one score of a machine in this time.
         score_expiry_s: When the broker forgets a score that it could not deliver (MQTT 5).
@@ -82,6 +84,8 @@ class Publisher:
         node: str,
         machines: Mapping[str, str],
         outbox_path: Path,
+        assets: Mapping[str, Mapping[str, str]] | None = None,
+        page: str | None = None,
         topic_root: str = "echo-stream",
         protocol: Protocol = 5,
         outbox_max_rows: int = 100_000,
@@ -99,6 +103,8 @@ class Publisher:
         self.outbox = Outbox(outbox_path, max_rows=outbox_max_rows, max_age_s=outbox_max_age_s)
         self._broker = broker
         self._machines: dict[str, str] = {}
+        self._assets: dict[str, Payload] = {}
+        self._page = page
         self._discovery_prefix = discovery_prefix
         self._score_shown_s = max(60.0, 3 * score_interval_s)
         self._score_expiry_s = score_expiry_s
@@ -124,8 +130,13 @@ class Publisher:
             refused_retry_s=refused_retry_s,
         )
         self._mailbox.set_state(self.topics.status, ONLINE)
+        if discovery_prefix is not None:
+            found = node_discovery(self.topics, version=__version__, page=page)
+            self._mailbox.set_state(
+                discovery_topic(discovery_prefix, self.topics, None), _json(found), optional=True
+            )
         for machine, name in machines.items():
-            self.add_machine(machine, name)
+            self.add_machine(machine, name, (assets or {}).get(machine))
 
     # What the daemon calls. None of it waits for the network, none of it raises because of it.
 
@@ -144,13 +155,26 @@ class Publisher:
         self._mailbox.close()
         return self.outbox.depth == 0
 
-    def add_machine(self, machine: str, name: str) -> None:
-        """A machine is watched from now on: offline until `set_available`, known to Home Assistant."""
+    def add_machine(self, machine: str, name: str, asset: Mapping[str, str] | None = None) -> None:
+        """A machine is watched from now on: offline until `set_available`, known to Home Assistant.
+
+        Args:
+            machine: Its id.
+            name: What people call it.
+            asset: Where it stands (site, area, line): goes into all of its payloads.
+        """
         self._machines[machine] = name
+        self._assets[machine] = {"asset": dict(asset)} if asset else {}
         self.set_available(machine, False)
         if self._discovery_prefix is not None:
             found = discovery(
-                self.topics, machine, name=name, version=__version__, score_expires_s=self._score_shown_s
+                self.topics,
+                machine,
+                name=name,
+                version=__version__,
+                score_expires_s=self._score_shown_s,
+                page=self._page,
+                area=(asset or {}).get("area"),
             )
             self._mailbox.set_state(
                 discovery_topic(self._discovery_prefix, self.topics, machine), _json(found), optional=True
@@ -180,6 +204,7 @@ class Publisher:
                 the same transaction.
         """
         machine = payload.get("machine", "")
+        payload = self._placed(machine, payload)
         topic = self.topics.of(machine, kind) if machine else self.topics.flood
         key = f"{kind} {payload.get('level', '')}"
         self.outbox.put(machine, topic, payload, now_s=steady_time(), key=key, snapshot=snapshot)
@@ -187,11 +212,12 @@ class Publisher:
 
     def set_alarm(self, machine: str, payload: Payload) -> None:
         """The retained state of a machine's alarm, from `messages.alarm_state`."""
-        self._mailbox.set_state(self.topics.of(machine, "alarm"), _json(payload))
+        self._mailbox.set_state(self.topics.of(machine, "alarm"), _json(self._placed(machine, payload)))
 
     def health(self, machine: str, payload: Payload) -> None:
         """The retained health of a machine, from `messages.health`."""
-        self._mailbox.set_state(self.topics.of(machine, "health"), _json(payload), qos=0, optional=True)
+        text = _json(self._placed(machine, payload))
+        self._mailbox.set_state(self.topics.of(machine, "health"), text, qos=0, optional=True)
 
     def node_health(self, payload: Payload) -> None:
         """The retained health of the daemon itself, from `messages.node_health`."""
@@ -203,7 +229,8 @@ class Publisher:
 
     def score(self, machine: str, payload: Payload) -> None:
         """The newest score, from `messages.score`; those between two messages are not sent."""
-        self._mailbox.set_score(self.topics.of(machine, "score"), _json(payload), self._score_expiry_s)
+        text = _json(self._placed(machine, payload))
+        self._mailbox.set_score(self.topics.of(machine, "score"), text, self._score_expiry_s)
 
     def commands(self) -> list[Command]:
         """What operators have asked since the last call; to be answered by `reply`."""
@@ -239,6 +266,10 @@ class Publisher:
             connections=self._link.connections,
             last_error=self._link.last_error,
         )
+
+    def _placed(self, machine: str, payload: Payload) -> Payload:
+        """The payload of a machine, with where it stands."""
+        return payload | self._assets.get(machine, {})
 
     def _connect(self, protocol: Protocol, without: Concessions) -> Connection:
         return Connection(

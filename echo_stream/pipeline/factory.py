@@ -401,6 +401,8 @@ def build_publisher(config: Config) -> Publisher:
         broker_settings(config),
         node=config.node,
         machines={machine.id: machine.title for machine in config.machines},
+        assets={machine.id: machine.asset for machine in config.machines},
+        page=config.web.address,
         outbox_path=config.state_dir / "outbox.sqlite",
         topic_root=mqtt.topic_root,
         protocol=mqtt.protocol,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -161,3 +162,17 @@ def test_two_cannot_read_standard_input(tmp_path: Path) -> None:
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load(tmp_path / "none.yaml")
+
+
+def test_the_page_has_an_address_for_others_only_where_it_is_known() -> None:
+    from echo_stream.config.schema import WebSettings
+
+    def address(**settings: Any) -> str | None:
+        return WebSettings(**{"enabled": True, "password_file": "users", **settings}).address
+
+    assert address() is None
+    assert address(host="0.0.0.0") is None
+    assert address(enabled=False, hosts=("pc7.plant",)) is None
+    assert address(hosts=("pc7.plant",)) == "http://pc7.plant:8765/"
+    assert address(host="192.168.0.5", port=80) == "http://192.168.0.5:80/"
+    assert address(host="fd00::5") == "http://[fd00::5]:8765/"

@@ -7,16 +7,20 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
+import yaml
 
 from echo_stream.cli.mqtt_check import purge_discovery
-from echo_stream.core.types import AlarmState
+from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState
 from echo_stream.mqtt import payloads as messages
+from echo_stream.mqtt.commands import ReplyTo, Verb, parse
 from echo_stream.mqtt.connection import Broker
-from echo_stream.mqtt.homeassistant import discovery, discovery_topic, is_ours, unique_id
+from echo_stream.mqtt.homeassistant import discovery, discovery_topic, is_ours, node_discovery, unique_id
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.mqtt.topics import Topics
 from tests.support.broker import MosquittoBroker
@@ -38,7 +42,9 @@ COMMON = {
     "availability": list,
     "icon": str,
     "entity_category": ("config", "diagnostic"),
+    "qos": int,
 }
+COMMANDED = {"command_topic": str, "message_expiry_interval": int}
 STATEFUL = {
     **COMMON,
     "state_topic": str,
@@ -59,8 +65,22 @@ DOCUMENTED: dict[str, dict[str, Any]] = {
         "options": list,
         "state_class": ("measurement",),
         "suggested_display_precision": int,
+        "unit_of_measurement": str,
     },
-    "button": {**COMMON, "command_topic": str, "payload_press": str, "qos": int},
+    "event": {**COMMON, "state_topic": str, "value_template": str, "event_types": list},
+    "button": {**COMMON, **COMMANDED, "payload_press": str},
+    "switch": {
+        **STATEFUL,
+        **COMMANDED,
+        **dict.fromkeys(("payload_on", "payload_off", "state_on", "state_off"), str),
+    },
+}
+NODE_TOPIC = "homeassistant/device/echo-stream_pc7/config"
+BEFORE = {"alarm", "state", "score", "capture", "acknowledge"}
+"""Components that an earlier version had: their unique ids must stay, or they would appear twice."""
+NOW = BEFORE | {
+    *("warning", "event", "sensor_event", "drift_event", "level", "band", "condition", "coverage"),
+    *("shelve", "reset", "out_of_service"),
 }
 
 
@@ -72,19 +92,35 @@ def test_the_message_as_a_whole() -> None:
     found = a_discovery()
     assert discovery_topic("homeassistant", TOPICS, "pump3") == TOPIC
     assert set(found) == {"dev", "o", "availability", "availability_mode", "cmps"}
-    assert set(found["dev"]) == {"ids", "name", "mf", "mdl", "sw"}
-    assert found["o"] == {"name": "echo-stream", "sw": "0.1.0"}
+    assert set(found["dev"]) == {"ids", "name", "mf", "mdl", "sw", "via_device"}
+    assert found["dev"]["via_device"] == node_discovery(TOPICS, version="0.1.0")["dev"]["ids"][0]
+    assert set(found["o"]) == {"name", "sw", "url"}
     assert found["availability_mode"] == "all"
     assert [a["topic"] for a in found["availability"]] == [
         "echo-stream/pc7/status",
         "echo-stream/pc7/pump3/availability",
     ]
-    assert set(found["cmps"]) == {"alarm", "state", "score", "capture", "acknowledge"}
+    assert set(found["cmps"]) == NOW
 
 
-@pytest.mark.parametrize("key", ["alarm", "state", "score", "capture", "acknowledge"])
+def test_components_of_before_keep_their_ids() -> None:
+    components = a_discovery()["cmps"]
+    assert {components[key]["unique_id"] for key in BEFORE} == {
+        f"echo-stream_pc7_pump3_{key}" for key in BEFORE
+    }
+
+
+def test_the_page_and_the_area_are_told_where_they_are_known() -> None:
+    page = "http://pc7.plant:8765/"
+    found = discovery(TOPICS, "pump3", name="P", version="1", page=page, area="hall2")["dev"]
+    assert found["configuration_url"] == "http://pc7.plant:8765/#/machine/pump3"
+    assert found["suggested_area"] == "hall2"
+    assert node_discovery(TOPICS, version="1", page=page)["dev"]["configuration_url"] == page
+
+
+@pytest.mark.parametrize("key", sorted(NOW | {"degraded", "waiting"}))
 def test_each_component_has_documented_fields_only(key: str) -> None:
-    component = a_discovery()["cmps"][key]
+    component = (a_discovery()["cmps"] | node_discovery(TOPICS, version="1")["cmps"])[key]
     assert {"p", "unique_id", "default_entity_id"} <= set(component)
     documented = DOCUMENTED[component["p"]]
     for field, value in component.items():
@@ -104,7 +140,104 @@ def test_particulars_of_the_components() -> None:
     # Offline capture must be shown as such, not as unavailable.
     assert components["capture"]["availability"] == [{"topic": "echo-stream/pc7/status"}]
     assert json.loads(components["acknowledge"]["payload_press"])["command"] == "ack"
-    assert len({component["unique_id"] for component in components.values()}) == 5
+    assert len({component["unique_id"] for component in components.values()}) == len(NOW)
+
+
+def rendered(component: dict[str, Any], payload: messages.Payload) -> str:
+    """What Home Assistant's value is, by the template engine that it uses."""
+    told = json.loads(json.dumps(payload))
+    return (
+        jinja2.Environment(autoescape=False).from_string(component["value_template"]).render(value_json=told)
+    )
+
+
+def an_alarm_event(cause: str, level: AlarmLevel, active: bool = True) -> messages.Payload:
+    before, after = AlarmState.NORMAL, AlarmState.UNACK
+    moved = AlarmEvent("pump3", level, before, after, cause, 10, 5, active, score=3.4, threshold=2.1)
+    return messages.event(
+        moved, node="pc7", event_id="01J", seq=1, ts=NOON, onset_ts=NOON, score=a_score(), bank_id="b1",
+        bank_sha256="9f", coverage_10m=1.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cause", "level", "type_"),
+    [
+        ("condition", AlarmLevel.ALARM, "alarm"),
+        ("condition", AlarmLevel.WARNING, "warning"),
+        ("changed_again", AlarmLevel.ALARM, "alarm"),
+        ("clear", AlarmLevel.ALARM, "cleared"),
+        ("ack", AlarmLevel.WARNING, "acknowledged"),
+        ("shelve", AlarmLevel.ALARM, "changed"),
+    ],
+)
+def test_the_event_entity_says_what_happened(cause: str, level: AlarmLevel, type_: str) -> None:
+    component = a_discovery()["cmps"]["event"]
+    found = json.loads(rendered(component, an_alarm_event(cause, level)))
+    assert found["event_type"] == type_
+    assert found["event_type"] in component["event_types"]
+    assert (found["level"], found["cause"], found["event_id"]) == (level.value, cause, "01J")
+
+
+def test_templates_say_what_the_payloads_say() -> None:
+    components = a_discovery()["cmps"]
+    score = messages.score(a_score(), node="pc7", machine="pump3", ts=NOON, threshold=2.1)
+    low, high, _ = score["bands_hz"][0]
+    assert rendered(components["band"], score) == f"{round(low)} to {round(high)} Hz"
+    assert rendered(components["condition"], score) == score["condition"]
+    assert float(rendered(components["level"], score)) == score["level_dbfs"]
+    quiet = messages.score(replace(a_score(), bands=()), node="pc7", machine="pump3", ts=NOON, threshold=2.1)
+    assert rendered(components["band"], quiet) == "none"
+    levels = {AlarmLevel.WARNING: messages.LevelState(AlarmState.UNACK, True)}
+    alarm = messages.alarm_state(node="pc7", machine="pump3", name="P", ts=NOON, levels=levels)
+    assert rendered(components["alarm"], alarm) == "OFF"
+    assert rendered(components["warning"], alarm) == "ON"
+    levels = {AlarmLevel.ALARM: messages.LevelState(AlarmState.OUT_OF_SERVICE)}
+    alarm = messages.alarm_state(node="pc7", machine="pump3", name="P", ts=NOON, levels=levels)
+    assert rendered(components["out_of_service"], alarm) == "ON"
+    node = node_discovery(TOPICS, version="1")["cmps"]
+    health = messages.node_health(node="pc7", ts=NOON, reasons=["x"], counters={"outbox_depth": 7})
+    assert (rendered(node["degraded"], health), rendered(node["waiting"], health)) == ("ON", "7")
+
+
+@pytest.mark.parametrize("key", ["acknowledge", "shelve", "reset"])
+def test_what_a_press_sends_is_a_command(key: str) -> None:
+    component = a_discovery()["cmps"][key]
+    assert component["message_expiry_interval"] == 60
+    assert parse("pump3", component["payload_press"].encode(), ReplyTo(None)).by == "Home Assistant"
+
+
+def test_the_switch_sends_commands() -> None:
+    switch = a_discovery()["cmps"]["out_of_service"]
+    found = [parse("pump3", switch[f"payload_{way}"].encode(), ReplyTo(None)).verb for way in ("on", "off")]
+    assert found == [Verb.OUT_OF_SERVICE, Verb.IN_SERVICE]
+
+
+class _Blueprint(yaml.SafeLoader):
+    """Home Assistant's `!input` as the name of the input."""
+
+
+_Blueprint.add_constructor("!input", lambda _, node: {"input": str(node.value)})
+
+
+def test_the_blueprint_uses_its_inputs_and_entities_that_exist() -> None:
+    path = Path(__file__).parents[2] / "contrib" / "homeassistant" / "echo_stream_alarm.yaml"
+    text = path.read_text(encoding="utf-8")
+    found = yaml.load(text, _Blueprint)
+    inputs = set(found["blueprint"]["input"])
+    assert set(re.findall(r"!input (\w+)", text)) == inputs
+    assert len(inputs) == 6
+    names = {component["name"] for component in a_discovery()["cmps"].values()}
+    assert {"Event", "Acknowledge", "Shelve 1 h"} <= names
+    for expression in re.findall(r"{{.*?}}", text, re.DOTALL):
+        jinja2.Environment(autoescape=False).parse(expression)
+    values = {
+        "type": "alarm",
+        "trigger": {"to_state": {"attributes": {"cause": "condition", "level": "alarm"}}},
+    }
+    wanted = jinja2.Environment(autoescape=False).from_string(found["conditions"][0]["value_template"])
+    assert wanted.render(values) == "True"
+    assert wanted.render(values | {"type": "warning"}) == "False"
 
 
 def test_unique_ids_fit_a_discovery_topic_and_are_unique() -> None:
@@ -150,6 +283,7 @@ def test_home_assistants_own_code_takes_it() -> None:
         "states": {
             "echo-stream/pc7/pump3/alarm": json.dumps(alarm),
             "echo-stream/pc7/pump3/score": json.dumps(score),
+            "echo-stream/pc7/pump3/event": json.dumps(an_alarm_event("condition", AlarmLevel.ALARM)),
         },
     }
     script = Path(__file__).parents[1] / "support" / "homeassistant_schema.py"
@@ -163,14 +297,19 @@ def test_home_assistants_own_code_takes_it() -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["components"] == {
-        "alarm": "binary_sensor",
-        "state": "sensor",
-        "score": "sensor",
-        "capture": "binary_sensor",
-        "acknowledge": "button",
-    }
-    assert found["rendered"] == {"alarm": "OFF", "state": "NORMAL", "score": "3.41"}
+    assert found["components"] == {key: each["p"] for key, each in a_discovery()["cmps"].items()}
+    assert (
+        found["rendered"]
+        | {
+            "alarm": "OFF",
+            "warning": "OFF",
+            "state": "NORMAL",
+            "score": "3.41",
+            "out_of_service": "OFF",
+        }
+        == found["rendered"]
+    )
+    assert json.loads(found["rendered"]["event"])["event_type"] == "alarm"
 
 
 def test_discovery_is_published_again_when_home_assistant_starts(
@@ -230,10 +369,10 @@ def test_purging_removes_our_devices_and_nobody_elses(
         10
     )
     heard = listen(broker, "homeassistant/#")
-    wait_until(lambda: len(heard.heard) == 3, "all three")
+    wait_until(lambda: len(heard.heard) == 4, "two machines, the node and the other")
     publisher.stop(5.0)
     purged = purge_discovery(Broker(broker.host, broker.port), Topics("echo-stream", "pc7"), ["pump3"])
-    assert sorted(purged) == ["homeassistant/device/echo-stream_pc7_gone/config", TOPIC]
+    assert sorted(purged) == [NODE_TOPIC, "homeassistant/device/echo-stream_pc7_gone/config", TOPIC]
     late = listen(broker, "homeassistant/#")
     wait_until(lambda: late.heard, "what is left")
     assert late.topics() == ["homeassistant/device/other/config"]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from echo_stream.core.types import AlarmLevel, AlarmState
@@ -653,3 +654,30 @@ def test_what_the_disk_did_not_take_is_sent_marked(
     put_events(publisher, 1)
     wait_until(lambda: heard.heard, "received")
     assert heard.payloads(f"{ROOT}/pump3/event")[0]["unsaved"] is True
+
+
+def test_a_root_of_several_levels_and_where_a_machine_stands(
+    broker: MosquittoBroker, publish: Publish, listen: Listen
+) -> None:
+    """A unified namespace: the root has the plant's levels, and each payload of a machine its asset."""
+    heard = listen(broker, "acme/#")
+    asset = {"site": "plant1", "area": "hall2"}
+    publisher = publish(
+        broker,
+        topic_root="acme/plant1/hall2",
+        assets={"pump3": asset},
+        discovery_prefix="acme/ha",
+    )
+    wait_until(lambda: publisher.connected, "connected: scores of before would be stale")
+    publisher.event("event", an_event(seq=publisher.next_seq("pump3")))
+    publisher.score("pump3", messages.score(a_score(), node="pc7", machine="pump3", ts=NOON, threshold=2.1))
+    root = "acme/plant1/hall2/pc7"
+    wait_until(lambda: heard.texts(f"{root}/pump3/event"), "its event")
+    wait_until(lambda: heard.texts(f"{root}/pump3/score"), "its score")
+    (event,), (score,) = heard.payloads(f"{root}/pump3/event"), heard.payloads(f"{root}/pump3/score")
+    assert event["asset"] == score["asset"] == asset
+    for name, payload in (("event", event), ("score", score)):
+        jsonschema.Draft202012Validator(messages.schema(name)).validate(payload)
+    wait_until(lambda: any(topic.startswith("acme/ha/device/") for topic in heard.topics()), "discovery")
+    heard.client.publish(f"{root}/pump3/cmd", '{"command": "ack"}', qos=1)
+    wait_until(publisher.commands, "a command")

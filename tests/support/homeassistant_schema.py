@@ -15,12 +15,18 @@ import json
 import sys
 
 from homeassistant import const
-from homeassistant.components.mqtt import binary_sensor, button, discovery, sensor
+from homeassistant.components.mqtt import binary_sensor, button, discovery, event, sensor, switch
 from homeassistant.components.mqtt.schemas import DEVICE_DISCOVERY_SCHEMA
 from homeassistant.core import HomeAssistant
 from homeassistant.helpers.template import Template
 
-PLATFORMS = {"binary_sensor": binary_sensor, "button": button, "sensor": sensor}
+PLATFORMS = {
+    "binary_sensor": binary_sensor,
+    "button": button,
+    "event": event,
+    "sensor": sensor,
+    "switch": switch,
+}
 
 
 async def main() -> None:

@@ -29,6 +29,8 @@ from echo_stream.cli.fit import (
 from echo_stream.core.errors import Failures
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from echo_stream.config.schema import Config, Machine
 
 app = typer.Typer(
@@ -89,10 +91,35 @@ def show(
 
 
 @app.command()
-def accept(
-    machine: MachineOption, bank_id: IdArgument, by: ByOption = None, config: ConfigOption = None
+def compare(
+    machine: MachineOption, bank_id: IdArgument, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
-    """Use this version from now on; a running daemon takes it at once."""
+    """One version beside the one in use: levels, what they learnt, past events and known faults they find."""
+    from echo_stream.fit.summary import compared, comparison_text
+
+    quiet()
+    settings = read_config(config)
+    found = compared(settings, pick(settings, machine), bank_id)
+    if as_json:
+        print_json(found)
+    else:
+        print(comparison_text(found))
+
+
+@app.command()
+def accept(
+    machine: MachineOption,
+    bank_id: IdArgument,
+    by: ByOption = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="also where a confirmed fault would no longer be found")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Use this version from now on; a running daemon takes it at once.
+
+    It is refused where a confirmed fault that is found now would no longer be found.
+    """
     from echo_stream.fit.learn import now, person
     from echo_stream.fit.versions import BankVersions
 
@@ -100,7 +127,7 @@ def accept(
     settings = read_config(config)
     which = pick(settings, machine)
     versions = BankVersions(which.bank)
-    _require_fitting(settings, which, bank_id)
+    _require_fitting(settings, which, bank_id, faults_found=not anyway)
     before = versions.accepted
     versions.accept(bank_id, at=now(), by=by or person())
     print(
@@ -135,6 +162,14 @@ def extend(
     trim: TrimOption = True,
     resume: ResumeOption = None,
     strict: StrictOption = False,
+    own_state: Annotated[
+        bool,
+        typer.Option(
+            "--own-state",
+            help="sound that is far from all that the bank knows becomes an operating state of its own, "
+            "named by --condition or after the day",
+        ),
+    ] = False,
     accept: Annotated[bool, typer.Option("--accept", help="use the new version at once")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -153,6 +188,7 @@ def extend(
     failures = Failures(strict)
     with progress("fitting" if paths else "listening") as report:
         how: dict[str, Any] = {"condition": condition, "accept": accept, "progress": report, "trimmed": trim}
+        how["own_state"] = own_state
         fitted = extend_bank(settings, which, sound(settings, which, paths, minutes, resume, failures), **how)
     tell(fitted, as_json=as_json)
     failures.raise_any()
@@ -170,6 +206,14 @@ def propose(
             "--alarms-were-normal", help="learn also what was heard while an alarm or warning stood"
         ),
     ] = False,
+    begin: Annotated[
+        str | None,
+        typer.Option("--from", help="learn only what was heard from this time on: 2026-11-20T08:00Z"),
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="and until this time")] = None,
+    condition: Annotated[
+        str | None, typer.Option(help="with --from and --to: the operating state that it was")
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -185,7 +229,13 @@ def propose(
     which = pick(settings, machine)
     with progress("proposing") as report:
         found = propose_bank(
-            settings, which, alarms_were_normal=alarms_were_normal, faults=fault or [], progress=report
+            settings,
+            which,
+            alarms_were_normal=alarms_were_normal,
+            faults=fault or [],
+            progress=report,
+            span=_span(begin, end),
+            condition=condition,
         )
     if as_json:
         print_json(found.to_json())
@@ -193,8 +243,20 @@ def propose(
         print(found.to_text())
 
 
-def _require_fitting(config: Config, machine: Machine, bank_id: str) -> None:
-    """A bank that the daemon would refuse is not accepted."""
+def _span(begin: str | None, end: str | None) -> tuple[datetime, datetime] | None:
+    from datetime import UTC, datetime
+
+    if begin is None and end is None:
+        return None
+    try:
+        first, last = (datetime.fromisoformat(each or "").astimezone(UTC) for each in (begin, end))
+    except (ValueError, OverflowError):
+        raise typer.BadParameter("--from and --to: expected two times, such as 2026-11-20T08:00Z") from None
+    return first, last
+
+
+def _require_fitting(config: Config, machine: Machine, bank_id: str, *, faults_found: bool = False) -> None:
+    """A bank that the daemon would refuse is not accepted; nor, if asked, one that misses known faults."""
     from echo_stream.detect.bank import NormalBank
     from echo_stream.fit.versions import BankVersions
     from echo_stream.pipeline.factory import build_encoder
@@ -202,4 +264,9 @@ def _require_fitting(config: Config, machine: Machine, bank_id: str) -> None:
     bank = NormalBank.load(BankVersions(machine.bank).path_of(bank_id))
     cut = config.encoder
     rate = machine.source.fixed_rate_hz or bank.sample_rate_hz
-    bank.require(build_encoder(config, machine).identity, rate, cut.window_s, cut.hop_s)
+    encoder = build_encoder(config, machine)
+    bank.require(encoder.identity, rate, cut.window_s, cut.hop_s)
+    if faults_found and machine.bank.exists():
+        from echo_stream.fit.judge import require_faults_found
+
+        require_faults_found(config, machine, encoder, NormalBank.load(machine.bank), bank)

@@ -7,34 +7,36 @@ accepts it.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any, Final
 
+import numpy as np
 import structlog
 
+from echo_stream.config.schema import EvidenceSettings
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.files import write_whole
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.text import utc_text
-from echo_stream.detect.bank_file import accepted_version
-from echo_stream.evidence.recorder import flac
-from echo_stream.evidence.store import Kept
+from echo_stream.daemon.proposal_models import to_proposal, to_sample_proposal
+from echo_stream.daemon.proposals import lossless, require_room
+from echo_stream.daemon.sampler import FeatureSampler
+from echo_stream.evidence.store import Kept, document_path
+from echo_stream.history.sample import FAULTS, FeatureSample
 from echo_stream.mqtt.payloads import Payload, new_event_id
 from echo_stream.web import models
 
 LEARN_S: Final = 1800.0
 ASK_S: Final = 60.0
 MOST_FAULTS_MB: Final = 500.0
-
-_VERSION: Final = re.compile(r"b([0-9]{1,9})\.safetensors")
+MOST_SPAN: Final = timedelta(days=31)
 
 log = structlog.get_logger()
 
@@ -47,14 +49,26 @@ class Answers:
         state_dir: proposals and confirmed faults are kept below it.
         node: name of this PC.
         journal: gets each answer, with who gave it.
+        limits: of sound on the disk.
+        sampler: what was heard, without its sound.
     """
 
     def __init__(
-        self, config: Path, state_dir: Path, node: str, journal: Callable[[str, Payload], None]
+        self,
+        config: Path,
+        state_dir: Path,
+        node: str,
+        journal: Callable[[str, Payload], None],
+        *,
+        limits: EvidenceSettings,
+        sampler: FeatureSampler,
     ) -> None:
         self._config = config.absolute()
         self._state_dir = state_dir
         self._node = node
+        self._limits = limits
+        self._sampler = sampler
+        self._comparing = Lock()
         self._journal = journal
         self._proposals: dict[str, models.Proposal] = {}
         self._lock = Lock()
@@ -79,20 +93,85 @@ class Answers:
         Raises:
             CommandRefused: it cannot be kept.
         """
-        folder = self._state_dir / "faults" / kept.document.parent.name
-        clip = kept.clip
-        if clip is None:
+        if kept.clip is None:
             raise CommandRefused("the sound of this alarm is gone")
+        folder = self._state_dir / FAULTS
         try:
-            used_mb = sum(file.stat().st_size for file in folder.parent.glob("*/*.flac")) / 1e6
-            if used_mb > MOST_FAULTS_MB:
-                raise CommandRefused(f"confirmed faults take {used_mb:.0f} MB already; remove some of them")
-            for file in (clip, kept.document):
-                write_whole(folder / file.name, file.read_bytes())
+            for file in (kept.clip, kept.document):
+                self._write(folder / kept.document.parent.name / file.name, file.read_bytes(), MOST_FAULTS_MB)
         except OSError as error:
             raise CommandRefused(f"the sound cannot be kept: {error.strerror or error}") from None
         self._note(kept.machine, "fault", by, reason, kept.event_id)
         return "kept as a fault"
+
+    def fault_between(self, machine: str, begin: datetime, end: datetime, by: str, reason: str) -> str:
+        """Keeps the features of what was heard in a span of time as those of a confirmed fault.
+
+        Raises:
+            CommandRefused: nothing is kept of it, or there is no room.
+        """
+        found = self._sampler.between(machine, begin, end)
+        if found is None or not found[1]:
+            raise CommandRefused(
+                "nothing is kept of that time: the daemon keeps some seconds now and then, and what led to "
+                "an alarm"
+            )
+        about, stretches = found
+        try:
+            for stretch in stretches:
+                at = datetime.fromisoformat(stretch.at)
+                event_id = stretch.event_id or new_event_id(at)
+                fault = replace(stretch, level="alarm", event_id=event_id, alarmed=True)
+                sample = FeatureSample(about)
+                sample.events.append(fault)
+                path = document_path(self._state_dir / FAULTS, machine, at, event_id)
+                self._write(path.with_suffix(".safetensors"), sample.to_bytes(), MOST_FAULTS_MB)
+        except OSError as error:
+            raise CommandRefused(f"it cannot be kept: {error.strerror or error}") from None
+        self._note(machine, "fault", by, f"{reason} {_from_to(begin, end)}".strip(), None)
+        return f"{len(stretches)} stretches of it are kept as a fault; later banks must find them"
+
+    def normal_between(
+        self, machine: str, begin: datetime, end: datetime, *, by: str, reason: str, condition: str | None
+    ) -> str:
+        """Begins to learn what was heard in a span of time, as a proposal; says so.
+
+        Raises:
+            CommandRefused: something is being learnt already.
+        """
+        words = ["--from", begin.isoformat(), "--to", end.isoformat()]
+        words += ["--condition", condition] if condition else []
+        running = models.Proposal(state="running", by=by, said="it is being learnt")
+        self._begin(machine, running, lambda: self._propose(machine, by, *words))
+        self._note(machine, "normal", by, f"{reason} {_from_to(begin, end)}".strip(), None)
+        return "it is being learnt; the proposal is ready within minutes"
+
+    def compare(self, machine: str, bank_id: str) -> dict[str, Any]:
+        """A version beside the one in use, as `bank compare --json` says; may wait.
+
+        Raises:
+            CommandRefused: another comparison is under way, or there is no such version.
+        """
+        if not self._comparing.acquire(blocking=False):
+            raise CommandRefused("another comparison is under way; try again in some seconds")
+        try:
+            self._sampler.flush()
+            said = self._run("bank", "compare", "--machine", machine, "--json", "--", bank_id)
+            found: dict[str, Any] = json.loads(said)
+            return found
+        finally:
+            self._comparing.release()
+
+    def _write(self, path: Path, data: bytes, max_mb: float) -> None:
+        """Within the quota of its folder, and what stays free.
+
+        Raises:
+            OSError: there is no room, or it cannot be written.
+        """
+        folder = path.parent.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        require_room(folder, len(data), max_mb=max_mb, min_free_mb=self._limits.min_free_mb)
+        write_whole(path, data)
 
     def normal(self, kept: Kept, by: str, reason: str, condition: str | None) -> str:
         """Begins to learn the sound of an alarm, from its onset on, as a proposal; says so.
@@ -126,13 +205,14 @@ class Answers:
             self._learning = GuardedThread("the learning of an answer", work, self._stop, name="answer")
             self._learning.start()
 
-    def accept(self, machine: str, bank_id: str, by: str) -> str:
-        """Has a version used from now on; may wait.
+    def accept(self, machine: str, bank_id: str, by: str, *, anyway: bool = False) -> str:
+        """Has a version used from now on; may wait. `anyway`: though it misses a confirmed fault.
 
         Raises:
             CommandRefused: there is no such version, or it does not fit.
         """
-        said = self._run("bank", "accept", "--machine", machine, "--by", by, "--", bank_id)
+        lost = ["--anyway"] if anyway else []
+        said = self._run("bank", "accept", "--machine", machine, "--by", by, *lost, "--", bank_id)
         self._note(machine, "accept", by, said.strip(), None)
         return said.strip()
 
@@ -150,6 +230,7 @@ class Answers:
         """On a thread of its own."""
 
         def fitted() -> models.Proposal:
+            self._sampler.flush()  # the event itself is to be judged too
             words = [
                 "bank",
                 "extend",
@@ -158,6 +239,7 @@ class Answers:
                 "--recordings",
                 str(self._cut(kept)),
                 "--no-trim",
+                "--own-state",
             ]
             states = ["--condition", condition] if condition else []
             found = json.loads(self._run(*words, "--json", *states, learning=True))
@@ -165,11 +247,12 @@ class Answers:
 
         self._conclude(kept.machine, fitted, kept.event_id, by)
 
-    def _propose(self, machine: str, by: str) -> None:
+    def _propose(self, machine: str, by: str, *more: str) -> None:
         """On a thread of its own."""
 
         def proposed() -> models.Proposal:
-            found = self._run("bank", "propose", "--machine", machine, "--json", learning=True)
+            self._sampler.flush()
+            found = self._run("bank", "propose", "--machine", machine, "--json", *more, learning=True)
             return to_sample_proposal(json.loads(found), by)
 
         self._conclude(machine, proposed, None, by)
@@ -196,8 +279,10 @@ class Answers:
         samples, rate = soundfile.read(kept.clip, dtype="float32")
         begins_s = kept.alarm_s or 0.0 if kept.onset_s is None else kept.onset_s
         first = round(begins_s * rate)
-        path = self._state_dir / "proposals" / kept.document.parent.name / f"{kept.event_id}.flac"
-        write_whole(path, flac(samples[min(first, len(samples) // 2) :], rate))
+        samples *= np.float32(kept.full_scale)  # what is learnt keeps its unit
+        suffix, data = lossless(samples[min(first, len(samples) // 2) :], rate)
+        path = self._state_dir / "proposals" / kept.document.parent.name / f"{kept.event_id}.{suffix}"
+        self._write(path, data, self._limits.max_mb)
         return path.absolute()
 
     def _run(self, *words: str, learning: bool = False) -> str:
@@ -244,73 +329,5 @@ class Answers:
         )
 
 
-def bank_versions(bank: Path) -> list[models.BankVersion]:
-    """Versions beside a bank, oldest first, by their names: reading a hundred of them takes seconds."""
-    accepted = accepted_version(bank)
-    folder = bank.with_suffix(".versions")
-    numbers = (_VERSION.fullmatch(path.name) for path in folder.glob("b*.safetensors"))
-    found = []
-    for number in sorted(int(match[1]) for match in numbers if match):
-        with contextlib.suppress(OSError):  # removed meanwhile
-            made_s = (folder / f"b{number}.safetensors").stat().st_mtime
-            made = utc_text(datetime.fromtimestamp(made_s, UTC))
-            found.append(models.BankVersion(id=f"b{number}", made=made, accepted=accepted == f"b{number}"))
-    return found
-
-
-def to_proposal(fitted: Mapping[str, Any], event_id: str, by: str) -> models.Proposal:
-    """What accepting would change, from what `bank extend --json` says.
-
-    Raises:
-        KeyError: it says something else.
-    """
-    change, levels = fitted["change"], fitted["levels"]
-    sound = change["new_sound"]
-    return models.Proposal(
-        state="ready",
-        event_id=event_id,
-        by=by,
-        said="ready",
-        bank_id=fitted["bank"]["id"],
-        base_id=change["base"],
-        verdict=fitted["verdict"],
-        checks=[f"{c['name']}: {c['finding']}" for c in fitted["checks"] if c["verdict"] != "ok"],
-        alarm_before=change["levels"]["alarm"],
-        alarm_after=levels["alarm"]["trip"],
-        warning_before=change["levels"]["warning"],
-        warning_after=levels["warning"]["trip"],
-        score_before=sound["highest_score"],
-    )
-
-
-def to_sample_proposal(found: Mapping[str, Any], by: str) -> models.Proposal:
-    """What accepting would change, from what `bank propose --json` says: also what becomes of past events.
-
-    Raises:
-        KeyError: it says something else.
-    """
-    lost = [each for each in found["events"] if each["found_before"] and not each["found_after"]]
-    gone = [
-        f"{'CONFIRMED FAULT, no longer found' if each['confirmed'] else 'would not have been announced'}: "
-        f"{each['level']} of {each['at']}"
-        for each in lost
-    ]
-    learnt = ", ".join(f"{count} windows of {state}" for state, count in found["windows"].items())
-    return models.Proposal(
-        state="ready",
-        by=by,
-        said="ready",
-        bank_id=found["bank"]["id"],
-        base_id=found["bank"]["base"],
-        verdict="fail" if any(each["confirmed"] for each in lost) else "ok",
-        checks=[
-            f"learnt: {learnt}, of {found['heard_h']:.1f} h on {found['heard_days']} days",
-            f"left out: {found['windows_left_out']} windows during alarms and warnings",
-            f"past alarms and warnings that are still found: {len(found['events']) - len(lost)}",
-            *gone,
-        ],
-        alarm_before=found["levels"]["alarm"]["before"],
-        alarm_after=found["levels"]["alarm"]["after"],
-        warning_before=found["levels"]["warning"]["before"],
-        warning_after=found["levels"]["warning"]["after"],
-    )
+def _from_to(begin: datetime, end: datetime) -> str:
+    return f"({begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC)"

@@ -211,6 +211,7 @@ class Daemon:
             enrolments=self._enrolments,
             overview=self.overview,
             journal=self._on_event,
+            sampler=self._sampler,
         )
         self._threads.append(page.thread)
         page.start()

@@ -14,6 +14,7 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -25,7 +26,7 @@ from echo_stream.config.schema import Machine, WebSettings
 from echo_stream.core.errors import CommandRefused, EchoStreamError, MissingExtra
 from echo_stream.core.types import AlarmLevel
 from echo_stream.daemon import logs
-from echo_stream.daemon.answers import Answers, bank_versions
+from echo_stream.daemon.answers import MOST_SPAN, Answers
 from echo_stream.daemon.enrolments import Enrolments
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.history import HistoryRecorder
@@ -38,6 +39,8 @@ from echo_stream.daemon.page_models import (
     versions,
     without_secrets,
 )
+from echo_stream.daemon.proposal_models import bank_versions
+from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.daemon.stations import StationRegistry
 from echo_stream.daemon.status import Snapshot
 from echo_stream.evidence.store import Kept, find_event, newest_events
@@ -89,6 +92,7 @@ class Page:
         enrolments: what is being learnt.
         overview: what `status` says.
         journal: gets what people answer.
+        sampler: what was heard, without its sound.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class Page:
         enrolments: Enrolments,
         overview: Snapshot,
         journal: Callable[[str, Payload], None],
+        sampler: FeatureSampler,
     ) -> None:
         self._path = path
         self._registry = registry
@@ -123,7 +128,9 @@ class Page:
             self, host=web.host, port=web.port, password_file=web.password_file, hosts=web.hosts
         )
         self.thread = self._server.thread
-        self._answers = Answers(path, self._state_dir, self.node, journal)
+        self._answers = Answers(
+            path, self._state_dir, self.node, journal, limits=config.evidence, sampler=sampler
+        )
 
     def start(self) -> None:
         """Begins to serve; returns at once."""
@@ -336,6 +343,21 @@ class Page:
             return self._answers.fault(kept, by, asked.reason or "")
         return self._answers.normal(kept, by, asked.reason or "", asked.condition)
 
+    def answer_span(self, machine: str, asked: models.SpanAnswer, by: str) -> str:
+        """Takes what a person says about a stretch of history.
+
+        Raises:
+            CommandRefused: nothing can come of it.
+        """
+        begin, end = (datetime.fromtimestamp(each, UTC) for each in (asked.from_s, asked.to_s))
+        if not timedelta(0) < end - begin <= MOST_SPAN:
+            raise CommandRefused(f"expected an earlier and a later time, {MOST_SPAN.days} days apart at most")
+        if asked.answer == "fault":
+            return self._answers.fault_between(machine, begin, end, by, asked.reason or "")
+        return self._answers.normal_between(
+            machine, begin, end, by=by, reason=asked.reason or "", condition=asked.condition
+        )
+
     def bank(self, machine: str) -> models.Bank:
         """Versions of a machine's bank."""
         configured = self._registry.config.machine(machine)
@@ -354,7 +376,15 @@ class Page:
             return self._answers.rollback(machine, by)
         if asked.bank_id is None:
             raise CommandRefused("accept needs bank_id")
-        return self._answers.accept(machine, asked.bank_id, by)
+        return self._answers.accept(machine, asked.bank_id, by, anyway=asked.anyway)
+
+    def compare(self, machine: str, bank_id: str) -> models.Comparison:
+        """A version beside the one in use.
+
+        Raises:
+            CommandRefused: there is none such, or another comparison is under way.
+        """
+        return models.Comparison.model_validate(self._answers.compare(machine, bank_id))
 
     def enrolment(self, machine: str) -> models.Enrolment:
         """How far the learning of a machine's normal sound is."""

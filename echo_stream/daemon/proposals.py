@@ -48,6 +48,33 @@ def build_proposals(config: Config) -> ProposalWriter:
     )
 
 
+def require_room(folder: Path, more_bytes: int, *, max_mb: float, min_free_mb: float) -> None:
+    """Refuses sound for which there is no room.
+
+    Args:
+        folder: of all machines; it exists.
+        more_bytes: that are to be written.
+        max_mb: size of all in the folder; none is removed for another, somebody wanted to keep it.
+        min_free_mb: what stays free on the disk.
+
+    Raises:
+        OSError: there is no room; its text says why.
+    """
+    used_mb = sum(file.stat().st_size for file in folder.glob("*/*.*")) / 1e6
+    if used_mb + more_bytes / 1e6 > max_mb:
+        raise OSError(f"{folder.name} take {used_mb:.0f} MB, at most {max_mb:g} MB are kept")
+    free_mb = shutil.disk_usage(folder).free / 1e6
+    if free_mb - more_bytes / 1e6 < min_free_mb:
+        raise OSError(f"only {free_mb:.0f} MB are free, {min_free_mb:g} MB stay free")
+
+
+def lossless(samples: NDArray[np.float32], rate_hz: int) -> tuple[str, bytes]:
+    """Suffix and bytes of sound that is to be learnt: FLAC would scale what is beyond full scale."""
+    if full_scale_of(samples) > 1:
+        return "wav", wav(samples, rate_hz)
+    return "flac", flac(samples, rate_hz)
+
+
 class ProposalWriter:
     """Writes FLAC files below a folder, one folder a machine, on a thread of its own.
 
@@ -124,15 +151,8 @@ class ProposalWriter:
     def _write(self, proposal: _Proposal) -> Path:
         folder = self._folder / proposal.machine
         folder.mkdir(parents=True, exist_ok=True)
-        # What is learnt must keep its unit: FLAC would scale sound beyond full scale.
-        beyond = full_scale_of(proposal.samples) > 1
-        data = (wav if beyond else flac)(proposal.samples, proposal.rate_hz)
-        used_mb = sum(file.stat().st_size for file in self._folder.glob("*/*.*")) / 1e6
-        if used_mb + len(data) / 1e6 > self._max_mb:
-            raise OSError(f"proposals take {used_mb:.0f} MB, at most {self._max_mb:g} MB are kept")
-        free_mb = shutil.disk_usage(folder).free / 1e6
-        if free_mb - len(data) / 1e6 < self._min_free_mb:
-            raise OSError(f"only {free_mb:.0f} MB are free, {self._min_free_mb:g} MB stay free")
-        path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{'wav' if beyond else 'flac'}"
+        suffix, data = lossless(proposal.samples, proposal.rate_hz)
+        require_room(self._folder, len(data), max_mb=self._max_mb, min_free_mb=self._min_free_mb)
+        path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{suffix}"
         write_whole(path, data)
         return path

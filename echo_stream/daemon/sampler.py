@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import queue
+from collections import deque
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -18,7 +20,7 @@ import structlog
 from echo_stream.core.files import read_regular, write_whole
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.types import Features, Score, Window
-from echo_stream.history.sample import About, FeatureSample, Probation, path_of
+from echo_stream.history.sample import About, FeatureSample, Probation, Stretch, path_of
 from echo_stream.pipeline.station import Station
 
 EVERY_S = 300.0
@@ -38,7 +40,8 @@ class FeatureSampler:
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
         self._samples: dict[str, FeatureSample] = {}
-        self._queue: queue.Queue[tuple[str, FeatureSample] | None] = queue.Queue()
+        self._queue: queue.Queue[tuple[str, FeatureSample] | Event | None] = queue.Queue()
+        self._asked: deque[Event] = deque()
         self._stop = Event()
         self._trouble = ""
         self._due_s = EVERY_S
@@ -60,6 +63,20 @@ class FeatureSampler:
         """How much of a machine was heard; any thread."""
         sample = self._samples.get(machine)
         return sample.probation if sample else Probation(0.0, 0)
+
+    def flush(self, timeout_s: float = 10.0) -> None:
+        """Waits until what was heard up to now is written, or so long; any thread but the pipeline's."""
+        written = Event()
+        self._asked.append(written)
+        written.wait(timeout_s)
+
+    def between(self, machine: str, begin: datetime, end: datetime) -> tuple[About, list[Stretch]] | None:
+        """What is kept of a machine in a span of time, and what its features depend on; any thread."""
+        sample = self._samples.get(machine)
+        if sample is None:
+            return None
+        kept = [*sample.copy().stretches, *sample.copy().events]
+        return sample.about, [s for s in kept if begin <= datetime.fromisoformat(s.at) <= end]
 
     # The pipeline's thread, or before it begins.
 
@@ -95,11 +112,13 @@ class FeatureSampler:
 
     def tick(self, elapsed_s: float) -> None:
         """So many seconds have passed since the daemon began."""
-        if elapsed_s >= self._due_s:
+        if elapsed_s >= self._due_s or self._asked:
             self._due_s = elapsed_s + EVERY_S
             if self._queue.empty():  # a disk that is slow does not pile them up
                 for machine, sample in self._samples.items():
                     self._queue.put((machine, sample.copy()))
+                while self._asked:
+                    self._queue.put(self._asked.popleft())
 
     def _read(self, machine: str, about: About) -> FeatureSample:
         path = path_of(self._state_dir, machine)
@@ -126,6 +145,9 @@ class FeatureSampler:
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
+            if isinstance(item, Event):
+                item.set()
+                continue
             machine, sample = item
             try:
                 write_whole(path_of(self._state_dir, machine), sample.to_bytes())

@@ -79,8 +79,14 @@ class Kept:
 
 def document_path(folder: Path, machine: str, at: datetime, event_id: str) -> Path:
     """Where the document of an event lies; sound and picture have its name with another suffix."""
-    safe_machine, safe_id = (_UNSAFE.sub("_", name)[:64] or "_" for name in (machine, event_id))
-    return folder / safe_machine / f"{at.astimezone(UTC):{_TIME}}_{safe_machine}_{safe_id}.json"
+    own = machine_folder(folder, machine)
+    safe_id = _UNSAFE.sub("_", event_id)[:64] or "_"
+    return own / f"{at.astimezone(UTC):{_TIME}}_{own.name}_{safe_id}.json"
+
+
+def machine_folder(folder: Path, machine: str) -> Path:
+    """Where the files of a machine lie, in a folder of all."""
+    return folder / (_UNSAFE.sub("_", machine)[:64] or "_")
 
 
 def list_events(folder: Path, machine: str | None = None, since: datetime | None = None) -> list[Kept]:

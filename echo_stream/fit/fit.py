@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
 from echo_stream.evidence.normal_sound import folder_of, write_clips
+from echo_stream.fit.judge import check_known_faults, judged, known_faults, merged, past_events, state_of
 from echo_stream.fit.learn import Learnt, learn, now
 from echo_stream.fit.listen import read_recordings, record_source
 from echo_stream.fit.recorded import Recordings, in_runs
@@ -110,7 +111,9 @@ def fit(
     kept, notes = ([], []) if fresh else _other_conditions(config, machine, encoder, condition, base)
     found = acquire(encoder=encoder, condition=condition, others=[e.session for e in kept], progress=progress)
     learnt = learn(config, machine, encoder, found, kept, condition=condition, trimmed=trimmed)
-    return _save(machine, learnt, checks=[*notes, *learnt.checks], accept=accept, progress=progress)
+    faults = known_faults(config, machine, encoder, learnt.bank)
+    checks = [*notes, *learnt.checks, *check_known_faults(machine, learnt.bank, faults)]
+    return _save(machine, learnt, checks=checks, accept=accept, progress=progress)
 
 
 def extend(
@@ -122,6 +125,7 @@ def extend(
     accept: bool,
     progress: Progress,
     trimmed: bool = True,
+    own_state: bool = False,
 ) -> Fitted:
     """Add more normal sound of an operating state that the bank knows, as a new version.
 
@@ -133,6 +137,8 @@ def extend(
         accept: Use the new version at once; otherwise it is a proposal.
         progress: Progress.
         trimmed: Leave out short sounds that do not belong.
+        own_state: Sound that is far from all that the bank knows becomes an operating state of its own,
+            named `condition`, or after the day; it is read twice.
 
     Raises:
         SourceError: no sound, or none that is fit to be learnt.
@@ -150,13 +156,22 @@ def extend(
         )
     bank = NormalBank.load(machine.bank)
     require_same_features(config, bank, encoder)
-    state = _state_to_extend(bank, condition)
     kept = enrolments_of(versions, bank, set(bank.conditions))
-    found = acquire(encoder=encoder, condition=state, others=[e.session for e in kept], progress=progress)
+    how: dict[str, Any] = {"encoder": encoder, "others": [e.session for e in kept], "progress": progress}
+    if own_state:
+        looked = acquire(condition=condition or "", **how)
+        state = state_of(machine, bank, [item.features for item in looked.enrolled], condition)
+    else:
+        state = _state_to_extend(bank, condition)
+    found = acquire(condition=state, **how)
     _refuse_again(found, kept, state)
     learnt = learn(config, machine, encoder, found, kept, condition=state, trimmed=trimmed)
-    change = _change(config, machine, bank, base_id, learnt)
-    return _save(machine, learnt, checks=learnt.checks, accept=accept, progress=progress, change=change)
+    faults = known_faults(config, machine, encoder, bank)
+    events = merged(faults, past_events(config, machine, bank))
+    found_by = judged(machine, bank, learnt.bank, events, {each.event_id for each in faults})
+    change = replace(_change(config, machine, bank, base_id, learnt), state=state, events=found_by)
+    checks = [*learnt.checks, *check_known_faults(machine, learnt.bank, faults)]
+    return _save(machine, learnt, checks=checks, accept=accept, progress=progress, change=change)
 
 
 def _save(

@@ -7,13 +7,11 @@ warning stood is left out, unless a person says that it was normal. Nothing is l
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import echo_stream
 from echo_stream.alarm.calibration import Calibration, TripLevel
@@ -22,46 +20,21 @@ from echo_stream.core.calibration import BankCalibration, SensorLimits
 from echo_stream.core.errors import BankError
 from echo_stream.core.files import read_regular
 from echo_stream.core.text import Progress, duration_text
-from echo_stream.core.types import OFF, AlarmLevel, Enrolled
+from echo_stream.core.types import AlarmLevel, Enrolled
 from echo_stream.detect.bank import SESSIONS, NormalBank
-from echo_stream.detect.scorer import Scorer
-from echo_stream.fit.announced import Announced, announced
 from echo_stream.fit.fit import enrolments_of, require_same_features
+from echo_stream.fit.judge import Judged, judged, known_faults, merged, state_of
 from echo_stream.fit.learn import calibrated, joined_held_out, latest_sensitivity, person
 from echo_stream.fit.recorded import held_out_places
 from echo_stream.fit.session import Enrolment, Session, to_provenance
 from echo_stream.fit.versions import BankVersions
-from echo_stream.history.sample import About, FeatureSample, Stretch, path_of
-from echo_stream.pipeline.factory import build_alarms, build_encoder, trip_levels
+from echo_stream.history.sample import STRETCH, About, FeatureSample, Stretch, path_of
+from echo_stream.pipeline.factory import build_encoder, trip_levels
 
 MOST_BYTES = 1 << 28
 FEWEST = 5
 """Stretches, of all operating states together."""
 NEAR_A_FAULT = timedelta(hours=1)
-JUDGED = 8
-"""Last windows of an event: about what its on-delay saw."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A past event, by the bank in use and by the proposal."""
-
-    event_id: str
-    at: str
-    level: str
-    confirmed: bool
-    """A person named it as a fault."""
-    before: bool
-    """The bank in use finds it, had it listened for an hour."""
-    after: bool
-    """The proposal does."""
-
-    @property
-    def what(self) -> str:
-        """What becomes of it."""
-        if self.after:
-            return "still found"
-        return "CONFIRMED FAULT, NO LONGER FOUND" if self.confirmed else "would not have been announced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +68,7 @@ class Proposal:
                 level.value: {"before": self.before[level].level, "after": self.after[level].level}
                 for level in self.after
             },
-            "events": [
-                {
-                    "event_id": each.event_id,
-                    "at": each.at,
-                    "level": each.level,
-                    "confirmed": each.confirmed,
-                    "found_before": each.before,
-                    "found_after": each.after,
-                }
-                for each in self.events
-            ],
+            "events": [each.to_json() for each in self.events],
         }
 
     def to_text(self) -> str:
@@ -133,6 +96,8 @@ def propose(
     alarms_were_normal: bool,
     faults: Sequence[str],
     progress: Progress,
+    span: tuple[datetime, datetime] | None = None,
+    condition: str | None = None,
 ) -> Proposal:
     """Make a version of the bank in use and what the daemon heard.
 
@@ -143,6 +108,9 @@ def propose(
         faults: Ids of events that were faults: what was heard under alarm within an hour of them is never
             learnt, and it is said whether they are still found.
         progress: Progress.
+        span: Learn only what was heard from one time to another, all of it, because a person calls that
+            normal; what is far from the bank becomes an operating state of its own.
+        condition: With `span`, the name of that state; None: the nearest, or a new one.
 
     Raises:
         BankError: There is no bank, nothing or too little was heard, or what was learnt before is gone.
@@ -163,28 +131,35 @@ def propose(
     if unknown:
         known = ", ".join(each.event_id for each in heard.events) or "none"
         raise BankError(f"--fault {sorted(unknown)[0]}: no such event is kept", f"kept are: {known}")
-    of_faults = [datetime.fromisoformat(each.at) for each in heard.events if each.event_id in faults]
-
-    def is_normal(stretch: Stretch) -> bool:
-        at = datetime.fromisoformat(stretch.at)
-        near = any(abs(at - fault) < NEAR_A_FAULT for fault in of_faults)
-        return not stretch.alarmed or (alarms_were_normal and not near)
-
+    confirmed = known_faults(config, machine, encoder, bank)
+    ids = {*faults, *(each.event_id for each in confirmed)}
+    events = merged(confirmed, heard.events)
     kept = enrolments_of(versions, bank, set(bank.conditions))
     learnt = {item.recording for each in kept for item in each.enrolled}
-    new = [each for each in heard.stretches if _name(each) not in learnt]
-    chosen = [each for each in new if is_normal(each)]
-    if len(chosen) < FEWEST:
-        raise BankError(
-            f"machine {machine.id}: {len(chosen)} stretches of normal sound were heard that the bank does "
-            f"not have, {FEWEST} are needed",
-            "let the daemon listen for longer, or say --alarms-were-normal where they were",
-        )
+    if span is not None:
+        new = chosen = _inside(machine, heard, span, [each for each in events if each.event_id in ids])
+        chosen = _with_states(machine, bank, chosen, condition)
+    else:
+        of_faults = [datetime.fromisoformat(each.at) for each in events if each.event_id in ids]
+
+        def is_normal(stretch: Stretch) -> bool:
+            at = datetime.fromisoformat(stretch.at)
+            near = any(abs(at - fault) < NEAR_A_FAULT for fault in of_faults)
+            return not stretch.alarmed or (alarms_were_normal and not near)
+
+        new = [each for each in heard.stretches if _name(each) not in learnt]
+        chosen = [each for each in new if is_normal(each)]
+        if len(chosen) < FEWEST:
+            raise BankError(
+                f"machine {machine.id}: {len(chosen)} stretches of normal sound were heard that the "
+                f"bank does not have, {FEWEST} are needed",
+                "let the daemon listen for longer, or say --alarms-were-normal where they were",
+            )
     progress(0, 2, "fitting")
     enrolments = _enrolments(bank, chosen)
     proposed = _fit(bank, [*enrolments, *kept], kept)
     progress(1, 2, "judging past events")
-    events = _judged(machine, bank, proposed, heard.events, faults)
+    found = judged(machine, bank, proposed, events, ids)
     before, after = (trip_levels(machine, Calibration.of(each.calibration)) for each in (bank, proposed))
     bank_id = versions.add(proposed, *enrolments)
     return Proposal(
@@ -193,13 +168,48 @@ def propose(
         base_id=base_id,
         path=versions.path_of(bank_id),
         windows={each.session.condition: each.session.windows for each in enrolments},
-        left_out=sum(len(each.features) for each in new if not is_normal(each)),
+        left_out=sum(len(each.features) for each in new) - sum(len(each.features) for each in chosen),
         heard_h=heard.probation.hours,
         heard_days=len(heard.seconds_a_day),
         before=before,
         after=after,
-        events=events,
+        events=found,
     )
+
+
+def _inside(
+    machine: Machine, heard: FeatureSample, span: tuple[datetime, datetime], faults: Sequence[Stretch]
+) -> list[Stretch]:
+    """What is kept of a span of time: stretches of the spread sample, and what led to events.
+
+    Raises:
+        BankError: nothing is, or a confirmed fault lies in it.
+    """
+
+    def lies_in(stretch: Stretch) -> bool:
+        return span[0] <= datetime.fromisoformat(stretch.at) <= span[1]
+
+    from_to = f"from {span[0]:%Y-%m-%d %H:%M:%S} to {span[1]:%Y-%m-%d %H:%M:%S} UTC"
+    inside = [each for each in faults if lies_in(each)]
+    if inside:
+        raise BankError(
+            f"machine {machine.id}: a confirmed fault lies in the time {from_to}: that of {inside[0].at}",
+            "name a time without it",
+        )
+    found = [each for each in (*heard.stretches, *heard.events) if lies_in(each)]
+    if not found:
+        kept = ", ".join(each.at for each in (*heard.stretches, *heard.events)[-5:]) or "none"
+        raise BankError(
+            f"machine {machine.id}: of the time {from_to} no features are kept",
+            f"the daemon keeps {STRETCH} windows now and then, and what led to an alarm; the newest: {kept}",
+        )
+    return found
+
+
+def _with_states(
+    machine: Machine, bank: NormalBank, stretches: Sequence[Stretch], named: str | None
+) -> list[Stretch]:
+    return [replace(each, condition=state_of(machine, bank, each.features, named)) for each in stretches]
 
 
 def _name(stretch: Stretch) -> str:
@@ -273,34 +283,3 @@ def _fit(bank: NormalBank, enrolments: Sequence[Enrolment], kept: Sequence[Enrol
     )
     provenance = {**fitted.provenance, SESSIONS: to_provenance([each.session for each in kept])}
     return replace(fitted, calibration=calibration, provenance=provenance)
-
-
-def _judged(
-    machine: Machine, old: NormalBank, new: NormalBank, events: Sequence[Stretch], faults: Sequence[str]
-) -> list[Judged]:
-    if not events:
-        return []
-    finds = [_finds(machine, bank) for bank in (old, new)]
-    found = []
-    for event in events:
-        before, after = (each(event) for each in finds)
-        found.append(Judged(event.event_id, event.at, event.level, event.event_id in faults, before, after))
-    return found
-
-
-def _finds(machine: Machine, bank: NormalBank) -> Callable[[Stretch], bool]:
-    """Tells whether a bank, with the machine's settings, would announce an event, should it last."""
-    calibration, scorer = Calibration.of(bank.calibration), Scorer(bank)
-    (warning, _), ways = build_alarms(machine, bank)
-    from_score: Announced = announced(ways.levels, ways.timing, calibration.runs)
-
-    def found(event: Stretch) -> bool:
-        scores = scorer.score(event.features[-JUDGED:])
-        if all(score.condition == OFF for score in scores):
-            return False
-        values = [score.value for score in scores[len(scores) // 2 :]]  # the first are from before
-        if event.level == AlarmLevel.WARNING.value:
-            return float(np.median(values)) > warning.trip
-        return from_score.path(values) is not None
-
-    return found

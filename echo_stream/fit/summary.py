@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from echo_stream.alarm.calibration import Calibration, TripLevel
-from echo_stream.config.schema import Machine
+from echo_stream.config.schema import Config, Machine
 from echo_stream.core.checks import Check, Verdict, worst
 from echo_stream.core.errors import BankError
 from echo_stream.core.sensitivity import BLIND_DB, Sensitivity
@@ -16,9 +16,10 @@ from echo_stream.core.text import DAYS_A_MONTH, clock, duration_text
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect.bank import NormalBank
 from echo_stream.evidence.normal_sound import folder_of, read_clips
+from echo_stream.fit.judge import Judged, judged, known_faults, merged, past_events
 from echo_stream.fit.session import LeftOut, Session, from_provenance
 from echo_stream.fit.versions import BankVersions
-from echo_stream.pipeline.factory import trip_levels
+from echo_stream.pipeline.factory import build_encoder, trip_levels
 
 MOST_NAMES = 8
 SAID = ("Disturbances", "Smallest fault")
@@ -43,11 +44,17 @@ class Change:
     """Share of the new windows over the old trip level."""
     raised: Mapping[AlarmLevel, int]
     """How often the old bank would have raised a warning, an alarm, with its delays."""
+    state: str = ""
+    """Operating state as which it was learnt."""
+    events: Sequence[Judged] = ()
+    """Past events and confirmed faults, by the old bank and the new."""
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
         return {
             "base": self.base_id,
+            "state": self.state,
+            "events": [each.to_json() for each in self.events],
             "levels": {level.value: trip.level for level, trip in self.levels.items()},
             "new_sound": {
                 "median_score": round(self.median_score, 3),
@@ -172,7 +179,7 @@ def change_text(fitted: Fitted) -> list[str]:
         return []
     lines = [
         f"against bank {change.base_id} the new sound scores {change.median_score:.1f} in the middle and "
-        f"{change.highest_score:.1f} at most"
+        f"{change.highest_score:.1f} at most; it is learnt as operating state {change.state}"
     ]
     for level, trip in fitted.levels.items():
         before, count = change.levels[level].level, change.raised[level]
@@ -181,6 +188,7 @@ def change_text(fitted: Fitted) -> list[str]:
             f"{100 * change.share_over[level]:.0f} % of it is over the {level.value} level, and would have "
             f"raised it {times}; accepting moves that level from {before:.1f} to {trip.level:.1f}"
         )
+    lines += [f"{each.level} of {each.at} ({each.event_id}): {each.what}" for each in change.events]
     if change.share_over[AlarmLevel.ALARM] > 0:
         lines.append("be sure that the machine was well: what is learnt as normal raises no alarm any more")
     return lines
@@ -350,4 +358,42 @@ def bank_summary(found: dict[str, Any]) -> str:
         f"  {entry['did']:10s} {entry['at']} {entry.get('by', '')}".rstrip() for entry in found["history"]
     ]
     lines.append(f"  files      {found['path']}" + (f", {found['report']}" if found["report"] else ""))
+    return "\n".join(lines)
+
+
+def compared(config: Config, machine: Machine, bank_id: str) -> dict[str, Any]:
+    """A version beside the one in use, and what both make of past events and confirmed faults.
+
+    Raises:
+        BankError: there is no such version, or one cannot be read.
+        BankMismatch: it is for another encoder, rate or window, so that nothing can be compared.
+    """
+    versions, encoder = BankVersions(machine.bank), build_encoder(config, machine)
+    old, new = NormalBank.load(machine.bank), NormalBank.load(versions.path_of(bank_id))
+    cut = config.encoder
+    new.require(encoder.identity, old.sample_rate_hz, cut.window_s, cut.hop_s)
+    faults = known_faults(config, machine, encoder, new)
+    events = merged(faults, past_events(config, machine, new))
+    found = judged(machine, old, new, events, {each.event_id for each in faults})
+    return {
+        "in_use": facts(machine, None),
+        "other": facts(machine, bank_id),
+        "events": [{**each.to_json(), "what": each.what} for each in found],
+    }
+
+
+def comparison_text(found: dict[str, Any]) -> str:
+    """What `compared` gave, for people."""
+    both = found["in_use"], found["other"]
+    lines = [f"{'':24s}{both[0]['id'] + ' (in use)':>16s}{both[1]['id']:>16s}"]
+    lines.append(f"{'learnt of, min':24s}{both[0]['minutes']:16.1f}{both[1]['minutes']:16.1f}")
+    for level in ("warning", "alarm"):
+        trips = [each["levels"][level]["level"] for each in both]
+        lines.append(f"{level + ' above':24s}{trips[0]:16.1f}{trips[1]:16.1f}")
+    lines.append(
+        f"{'operating states':24s}{', '.join(both[0]['conditions'])} | {', '.join(both[1]['conditions'])}"
+    )
+    lines += [
+        f"{each['level']} of {each['at']} ({each['event_id']}): {each['what']}" for each in found["events"]
+    ]
     return "\n".join(lines)

@@ -28,6 +28,8 @@ FORMAT = 1
 HEADER_KEY = "echo_stream_sample"
 FOLDER = "samples"
 """Below the state directory."""
+FAULTS = "faults"
+"""The same, of confirmed faults: their sound, and their features in the form of a sample of one event."""
 STRETCH = 16
 """Windows in a row: a calibration needs to see what follows what."""
 MOST_STRETCHES, FEWEST_STRETCHES = 60, 4

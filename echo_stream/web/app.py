@@ -7,6 +7,7 @@ outside (machine, event) are looked up, never made into a path.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from importlib import resources
@@ -34,6 +35,7 @@ with of_extra("the page (web.enabled)", "web"):
     from starlette.staticfiles import StaticFiles
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+BANK_ID: Final = re.compile(r"b[0-9]{1,9}")
 STATIC: Final = Path(str(resources.files(__package__) / "static"))
 COMMAND_S: Final = 10.0
 MOST_POINTS: Final = 1_000
@@ -104,6 +106,8 @@ class Api:
             ),
             Operation("GET", f"{one}/bank", "Versions of its bank", m.Bank, self.bank),
             Operation("POST", f"{one}/bank", "Use another", m.Outcome, self.change_bank, m.BankChange),
+            Operation("GET", f"{one}/bank/{{bank_id}}", "Compare", m.Comparison, self.compare),
+            Operation("POST", f"{one}/answer", "Of its past", m.Outcome, self.answer_span, m.SpanAnswer),
             Operation("POST", event + "/answer", "Fault or normal", m.Outcome, self.answer, m.Answer),
             *EnrolmentApi(self._backend, self._known, self._send).operations(),
             Operation("GET", f"{one}/listen", "Its live sound, without an end", "audio/wav", self.listen),
@@ -229,6 +233,21 @@ class Api:
         """A fault, or normal: learn it."""
         event_id, asked = event_id_of(request), await body_of(request, models.Answer)
         return await self._changed(self._backend.answer, event_id, asked, by_of(request, asked.by))
+
+    async def answer_span(self, request: Request) -> Response:
+        """The same of a stretch of history."""
+        machine, asked = self._known(request), await body_of(request, models.SpanAnswer)
+        return await self._changed(self._backend.answer_span, machine, asked, by_of(request, asked.by))
+
+    async def compare(self, request: Request) -> Response:
+        """A version beside the one in use."""
+        machine, bank_id = self._known(request), str(request.path_params["bank_id"])
+        if not BANK_ID.fullmatch(bank_id):
+            raise Problem(404, "no such version")
+        try:
+            return to_json(await run_in_threadpool(self._backend.compare, machine, bank_id))
+        except CommandRefused as error:
+            raise Problem(409, error.message) from None
 
     async def bank(self, request: Request) -> Response:
         """Versions of a machine's bank."""

@@ -72,6 +72,12 @@ class Backend(Protocol):
     def answer(self, event_id: str, asked: models.Answer, by: str) -> str:
         """Takes what a person says about an alarm; what comes of it. May wait; raises CommandRefused."""
 
+    def answer_span(self, machine: str, asked: models.SpanAnswer, by: str) -> str:
+        """Takes what a person says about a stretch of history. May wait; raises CommandRefused."""
+
+    def compare(self, machine: str, bank_id: str) -> models.Comparison:
+        """A version of a bank beside the one in use. May wait for seconds; raises CommandRefused."""
+
     def bank(self, machine: str) -> models.Bank:
         """Versions of a bank; may wait."""
 

@@ -208,6 +208,13 @@ class Answer(Model):
     )
 
 
+class SpanAnswer(Answer):
+    """What a person says about a stretch of history."""
+
+    from_s: float = Field(ge=0, le=2**40, description="Unix time")
+    to_s: float = Field(ge=0, le=2**40)
+
+
 class Proposal(Model):
     """A version of a bank that was learnt from an answer, and what accepting it would change."""
 
@@ -246,6 +253,7 @@ class BankChange(Model):
 
     do: Literal["accept", "rollback", "propose"]
     bank_id: str | None = Field(None, pattern=r"^b[0-9]{1,9}$", description="of `accept`")
+    anyway: bool = Field(False, description="of `accept`: though a confirmed fault is no longer found")
     by: str | None = Field(None, max_length=100, description="as of a command")
 
 
@@ -296,6 +304,14 @@ class EnrolmentCommand(Model):
     accept: bool | None = Field(None, description="of `start`")
     by: str | None = Field(None, max_length=100, description="as of a command")
     reason: str | None = Field(None, max_length=500)
+
+
+class Comparison(Model):
+    """Two versions of a bank beside each other, as `bank compare --json` gives them."""
+
+    in_use: dict[str, Any]
+    other: dict[str, Any]
+    events: list[dict[str, Any]] = Field(description="past events and confirmed faults, by both")
 
 
 class Health(Model):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from echo_stream.alarm.calibration import TripLevel
 from echo_stream.core.types import AlarmLevel
-from echo_stream.daemon.answers import bank_versions, to_sample_proposal
-from echo_stream.fit.propose import Judged, Proposal
+from echo_stream.daemon.proposal_models import bank_versions, to_sample_proposal
+from echo_stream.fit.judge import Judged
+from echo_stream.fit.propose import Proposal
 
 
 def levels(warning: float, alarm: float) -> dict[AlarmLevel, TripLevel]:

@@ -353,6 +353,13 @@ def test_normal_learn_it_leads_to_a_bank_that_no_longer_raises_the_alarm(alarmed
     assert found["state"] == "ready", found["said"]
     assert (found["bank_id"], found["base_id"], found["by"]) == ("b2", "b1", "anna")
     assert found["score_before"] > found["alarm_before"]
+    assert found["alarm_after"] < 1.3 * found["alarm_before"], "a state of its own raises no other's level"
+    assert any("as operating state learnt-" in check for check in found["checks"])
+    assert any(check.startswith("would not have been announced: alarm") for check in found["checks"])
+    beside = alarmed.json("/api/machines/pump3/bank/b2")
+    assert [beside[each]["id"] for each in ("in_use", "other")] == ["b1", "b2"]
+    assert [e for e in beside["events"] if e["found_before"] and not e["found_after"]]
+    assert alarmed.ask("/api/machines/pump3/bank/b99")[0] == 409
     assert alarmed.machine()["bank"] == "b1"  # nothing changes before it is accepted
     change = {"do": "accept", "bank_id": "b2", "by": "anna"}
     assert alarmed.ask("/api/machines/pump3/bank", {**change, "bank_id": "../b2"})[0] == 400
@@ -371,3 +378,15 @@ def test_normal_learn_it_leads_to_a_bank_that_no_longer_raises_the_alarm(alarmed
         ".flac",
         ".json",
     ]
+    status, _, body = alarmed.ask("/api/machines/pump3/bank", change)
+    assert status == 409
+    assert b"confirmed faults that are found now would no longer be found" in body
+    assert alarmed.machine()["bank"] == "b1"
+    assert alarmed.json("/api/machines/pump3/bank", {**change, "anyway": True})["ok"]
+    assert alarmed.json("/api/machines/pump3/bank", {"do": "rollback", "by": "bo"})["ok"]
+    now_s = time.time()
+    span = {"answer": "fault", "by": "bo", "from_s": now_s - 600, "to_s": now_s}
+    assert alarmed.json("/api/machines/pump3/answer", span)["ok"]
+    assert alarmed.ask("/api/machines/pump3/answer", {**span, "from_s": now_s - 9e7})[0] == 409
+    nothing = {**span, "answer": "fault", "from_s": now_s - 90_000, "to_s": now_s - 80_000}
+    assert b"nothing is kept of that time" in alarmed.ask("/api/machines/pump3/answer", nothing)[2]

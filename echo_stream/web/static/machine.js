@@ -4,7 +4,7 @@ import { h, band, hertz, number, percent, when, ago } from "./dom.js";
 import { get, state, stream } from "./api.js";
 import { Spectrogram, chart } from "./charts.js";
 import { buttons } from "./actions.js";
-import { bankBox } from "./answers.js";
+import { bankBox, spanBox } from "./answers.js";
 import { enrolBox } from "./enrol.js";
 import { journalTable } from "./alarms.js";
 
@@ -45,7 +45,7 @@ export function machine(main, id) {
           "minutes (step) or creeps up over hours (slow).")),
       h("section", {}, h("h2", {}, "Sound, last minute"), picture, deciding)),
     h("section", {}, h("div", { class: "row" }, h("h2", {}, "Trend"), days), trend,
-      h("p", { class: "small faint" }, "Line: the middle score of each minute. Shade: up to the highest. No line: not heard.")),
+      h("p", { class: "small faint" }, "Line: the middle score of each minute. Shade: up to the highest. No line: not heard."), spanBox(id)),
     h("div", { class: "split" },
       h("section", {}, h("h2", {}, "What happened"), journal),
       h("section", {}, h("h2", {}, "Device and its health"), h("div", { class: "box" }, facts),

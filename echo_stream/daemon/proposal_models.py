@@ -41,10 +41,9 @@ def to_proposal(fitted: Mapping[str, Any], event_id: str, by: str) -> models.Pro
     change, levels = fitted["change"], fitted["levels"]
     sound, events, state = change["new_sound"], change["events"], change["state"]
     before, after = change["levels"]["alarm"], levels["alarm"]["trip"]
-    others = len(fitted["conditions"]) - 1
     own = state not in {each["condition"] for each in fitted["sessions"][:-1]}
     said = f"it is learnt as operating state {state}"
-    said += f", of its own beside {others} other{'s' * (others > 1)}: their levels stay" if own else ""
+    said += ", of its own: within another it would raise that one's level far more" if own else ""
     higher = (
         [f"the level of an alarm rises from {before:.1f} to {after:.1f}"] if after > RAISED * before else []
     )

@@ -69,7 +69,7 @@ function comparison(found) {
   const both = [found.in_use, found.other];
   const finds = (bank, events) => `${events.filter((e) => (bank === both[0] ? e.found_before : e.found_after)).length} of ${events.length}`;
   const smallest = ({ sensitivity: s }) => {
-    const gains = s?.faults.flatMap((fault) => Object.values(fault.steady_db)).filter((gain) => gain !== null) ?? [];
+    const gains = s?.thirds.flatMap((fault) => Object.values(fault.steady_db)).filter((gain) => gain !== null) ?? [];
     return gains.length ? `${number(Math.min(...gains), 0)} dB` : "–";
   };
   const lines = {

@@ -39,6 +39,7 @@ from echo_stream.daemon.page_models import (
     versions,
     without_secrets,
 )
+from echo_stream.daemon.page_what_if import WhatIf
 from echo_stream.daemon.proposal_models import bank_versions
 from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.daemon.stations import StationRegistry
@@ -122,6 +123,7 @@ class Page:
         self._commands: deque[tuple[Command, Future[models.Outcome]]] = deque()
         self._watched: frozenset[str] = frozenset()
         self._live: deque[Live] = deque(maxlen=MOST_LIVE)
+        self._what_if = WhatIf(self._state_dir / HISTORY_FILE)
         self._checked: tuple[tuple[int, int, int], str] = ((0, 0, 0), "")
         web = config.web
         self._server = PageServer(
@@ -377,6 +379,21 @@ class Page:
         if asked.bank_id is None:
             raise CommandRefused("accept needs bank_id")
         return self._answers.accept(machine, asked.bank_id, by, anyway=asked.anyway)
+
+    def what_if(
+        self, machine: str, days: float, *, on_delay_s: float, level: float | None, per_month: float | None
+    ) -> models.WhatIf:
+        """Which alarms another level would have raised.
+
+        Raises:
+            CommandRefused: there is no history, or the machine is not listened to.
+        """
+        configured, station = self._registry.config.machine(machine), self._registry.stations.get(machine)
+        if self._history is None or configured is None or station is None:
+            raise CommandRefused("no history is kept, or the machine is not listened to now")
+        return self._what_if.answer(
+            configured, station.bank, days, on_delay_s=on_delay_s, level=level, per_month=per_month
+        )
 
     def compare(self, machine: str, bank_id: str) -> models.Comparison:
         """A version beside the one in use.

@@ -43,7 +43,7 @@ def to_proposal(fitted: Mapping[str, Any], event_id: str, by: str) -> models.Pro
     before, after = change["levels"]["alarm"], levels["alarm"]["trip"]
     own = state not in {each["condition"] for each in fitted["sessions"][:-1]}
     said = f"it is learnt as operating state {state}"
-    said += ", of its own: within another it would raise that one's level far more" if own else ""
+    said += ", of its own, which raises no level of the others" if own else ""
     higher = (
         [f"the level of an alarm rises from {before:.1f} to {after:.1f}"] if after > RAISED * before else []
     )

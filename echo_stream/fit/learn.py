@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,6 +36,8 @@ from echo_stream.fit.summary import LATER, number, sensitivity_text
 from echo_stream.fit.trimming import Outlier, Trimming, keep_all, trim
 from echo_stream.pipeline.factory import build_alarms, trip_levels
 
+LEAST_TELLING_S = 60.0
+"""Of an operating state: of less, what is left without a block of it is too little to compare with."""
 ON_DELAY_S = AlarmSettings().on_delay_s
 """Of an alarm, by default."""
 
@@ -241,10 +244,13 @@ def joined_held_out(
 ) -> Joined:
     """Held-out scores, clips of one series joined.
 
-    Trip levels rest on the states in which there can be an alarm: not on a machine that is off.
+    Trip levels rest on the states in which there can be an alarm: not on a machine that is off. Nor, beside
+    states that are longer, on one of so few seconds that it can hardly be judged without a part of itself.
     """
-    mine = [i for i, members in enumerate(places) if enrolled[members[0]].condition != OFF]
-    mine = mine or list(range(len(places)))
+    seconds = Counter(item.condition for item in enrolled)
+    running = [i for i, members in enumerate(places) if enrolled[members[0]].condition != OFF]
+    told = [i for i in running if seconds[enrolled[places[i][0]].condition] * bank.hop_s >= LEAST_TELLING_S]
+    mine = told or running or list(range(len(places)))
     return joined_clips(
         [bank.held_out[i] for i in mine],
         [places[i] for i in mine],

@@ -102,6 +102,14 @@ class Api:
             Operation("GET", one, "One machine with its last ten minutes", m.MachineDetail, self.machine),
             Operation("GET", f"{one}/history", "Its past", m.History, self.history, query=("days",)),
             Operation(
+                "GET",
+                f"{one}/what-if",
+                "Which alarms another level would have raised",
+                m.WhatIf,
+                self.what_if,
+                query=("days", "on_delay_s", "level", "false_alarms_per_month"),
+            ),
+            Operation(
                 "POST", f"{one}/command", "Ask what MQTT's commands ask", m.Outcome, self.command, m.Command
             ),
             Operation("GET", f"{one}/bank", "Versions of its bank", m.Bank, self.bank),
@@ -202,6 +210,26 @@ class Api:
         since_s = time.time() - days * DAY_S
         minutes = await run_in_threadpool(self._backend.history, machine, since_s, step_s)
         return to_json(models.History(machine=machine, step_s=step_s, minutes=minutes))
+
+    async def what_if(self, request: Request) -> Response:
+        """What a level, or a rate of false alarms, would have raised."""
+        machine = self._known(request)
+        days = number_of(request, "days", 28.0, least=1 / 24, most=90.0)
+        on_delay_s = number_of(request, "on_delay_s", 7.0, least=0.0, most=3600.0)
+        query = request.query_params
+        level = number_of(request, "level", 0.0, least=-1e6, most=1e6) if "level" in query else None
+        rate = "false_alarms_per_month"
+        per_month = number_of(request, rate, 1.0, least=1e-3, most=1e3) if rate in query else None
+
+        def asked() -> models.WhatIf:
+            return self._backend.what_if(
+                machine, days, on_delay_s=on_delay_s, level=level, per_month=per_month
+            )
+
+        try:
+            return to_json(await run_in_threadpool(asked))
+        except CommandRefused as error:
+            raise Problem(409, error.message) from None
 
     async def trends(self, _request: Request) -> Response:
         """The last day of all; computed once a minute at most, whoever asks."""

@@ -75,6 +75,11 @@ class Backend(Protocol):
     def answer_span(self, machine: str, asked: models.SpanAnswer, by: str) -> str:
         """Takes what a person says about a stretch of history. May wait; raises CommandRefused."""
 
+    def what_if(
+        self, machine: str, days: float, *, on_delay_s: float, level: float | None, per_month: float | None
+    ) -> models.WhatIf:
+        """Which alarms another level would have raised. May wait; raises CommandRefused."""
+
     def compare(self, machine: str, bank_id: str) -> models.Comparison:
         """A version of a bank beside the one in use. May wait for seconds; raises CommandRefused."""
 

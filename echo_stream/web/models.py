@@ -233,6 +233,28 @@ class Proposal(Model):
     score_before: float | None = Field(None, description="highest score of the sound that was learnt, now")
 
 
+class Episode(Model):
+    """An alarm or warning that would have come, or may have."""
+
+    from_s: float = Field(description="Unix time")
+    to_s: float
+    sure: bool = Field(description="false: it may have come; minutes do not say how long a score was held")
+    highest: float
+    operating_state: str
+
+
+class WhatIf(Model):
+    """What another trip level would have raised, by the minutes that were stored."""
+
+    level: float = Field(description="the trip level that was tried")
+    on_delay_s: float
+    false_alarms_per_month: float | None = Field(None, description="that it stands for; null: it was given")
+    since_s: float = Field(description="Unix time: not before the bank in use was accepted")
+    minutes: int = Field(description="that were heard since")
+    episodes: list[Episode]
+    raised: list[JournalItem] = Field(description="alarms that were raised in this time, newest first")
+
+
 class BankVersion(Model):
     """One version."""
 

@@ -253,6 +253,21 @@ def test_what_was_heard_is_too_little_to_learn_from_at_the_start(page: RunningPa
     assert "heard" in found["said"]
 
 
+def test_what_another_level_would_have_raised(page: RunningPage) -> None:
+    wait_for(lambda: page.json("/api/machines/fan1/what-if")["minutes"] > 0, 140, "a minute in the history")
+    found = page.json("/api/machines/fan1/what-if?level=-100&on_delay_s=7&days=1")
+    assert (found["level"], found["on_delay_s"], found["false_alarms_per_month"]) == (-100, 7, None)
+    assert found["episodes"][0]["sure"]
+    assert page.json("/api/machines/fan1/what-if?level=1e5")["episodes"] == []
+    rare, often = (
+        page.json(f"/api/machines/fan1/what-if?false_alarms_per_month={rate}")["level"]
+        for rate in (0.001, 1000)
+    )
+    assert rare > often > 0, "the alarm's level lies over the warning's, however many alarms are accepted"
+    for wrong in ("level=nan", "days=1e9", "on_delay_s=-1", "false_alarms_per_month=0"):
+        assert page.ask(f"/api/machines/fan1/what-if?{wrong}")[0] == 400
+
+
 def test_openapi_names_every_operation(page: RunningPage) -> None:
     described = page.json("/api/openapi.json")
     assert "/api/machines/{machine}/command" in described["paths"]
@@ -353,7 +368,7 @@ def test_normal_learn_it_leads_to_a_bank_that_no_longer_raises_the_alarm(alarmed
     assert found["state"] == "ready", found["said"]
     assert (found["bank_id"], found["base_id"], found["by"]) == ("b2", "b1", "anna")
     assert found["score_before"] > found["alarm_before"]
-    assert found["alarm_after"] < 1.3 * found["alarm_before"], "a state of its own raises no other's level"
+    assert found["alarm_after"] < 1.1 * found["alarm_before"], "a state of its own raises no other's level"
     assert any("as operating state learnt-" in check for check in found["checks"])
     assert any(check.startswith("would not have been announced: alarm") for check in found["checks"])
     beside = alarmed.json("/api/machines/pump3/bank/b2")

@@ -6,6 +6,7 @@ import { Spectrogram, chart } from "./charts.js";
 import { buttons } from "./actions.js";
 import { bankBox, spanBox } from "./answers.js";
 import { enrolBox } from "./enrol.js";
+import { whatIfBox } from "./whatif.js";
 import { journalTable } from "./alarms.js";
 
 const LIVE_S = 600;
@@ -34,6 +35,7 @@ export function machine(main, id) {
   const [bank, leaveBank] = bankBox(id);
   const [enrolment, leaveEnrolment] = enrolBox(id);
   const learning = h("section", {}, h("h2", {}, "Learning"), enrolment);
+  const [whatIf, leaveWhatIf] = whatIfBox(id);
   main.replaceChildren(
     h("p", {}, h("a", { href: "#/" }, "← all machines")),
     h("div", { class: "row" }, title, pill, since), reason, actions,
@@ -45,7 +47,7 @@ export function machine(main, id) {
           "minutes (step) or creeps up over hours (slow).")),
       h("section", {}, h("h2", {}, "Sound, last minute"), picture, deciding)),
     h("section", {}, h("div", { class: "row" }, h("h2", {}, "Trend"), days), trend,
-      h("p", { class: "small faint" }, "Line: the middle score of each minute. Shade: up to the highest. No line: not heard."), spanBox(id)),
+      h("p", { class: "small faint" }, "Line: the middle score of each minute. Shade: up to the highest. No line: not heard."), spanBox(id), whatIf),
     h("div", { class: "split" },
       h("section", {}, h("h2", {}, "What happened"), journal),
       h("section", {}, h("h2", {}, "Device and its health"), h("div", { class: "box" }, facts),
@@ -146,5 +148,5 @@ export function machine(main, id) {
   stream(id, columns);
   past();
   const timers = [setInterval(past, 60_000), setInterval(refresh, 10_000)];
-  return () => { state.listeners.delete(update); timers.forEach(clearInterval); clearTimeout(late); leaveBank(); leaveEnrolment(); };
+  return () => { state.listeners.delete(update); timers.forEach(clearInterval); clearTimeout(late); leaveBank(); leaveEnrolment(); leaveWhatIf(); };
 }

@@ -88,8 +88,8 @@ def test_a_fault_is_seen_heard_and_answered(page: RunningPage) -> None:
         window.goto(f"{page.url}#/machine/pump3")
         window.get_by_text("What would have happened with another level?").click()
         expect(window.get_by_text("may have come;")).to_be_visible(timeout=15_000)
-        window.get_by_label("trip level").fill("99")
-        expect(window.get_by_text("above 99.0; in use")).to_be_visible(timeout=15_000)
+        window.get_by_role("slider", name="trip level").fill("29")
+        expect(window.get_by_text("above 29.0; in use")).to_be_visible(timeout=15_000)
 
         window.set_viewport_size({"width": 360, "height": 740})
         event_id = event["event_id"]

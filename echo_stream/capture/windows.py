@@ -41,6 +41,11 @@ class Slicer:
         """Samples missing between blocks."""
 
     @property
+    def end(self) -> int:
+        """Index after the last sample that was pushed."""
+        return self._claimed
+
+    @property
     def pending(self) -> int:
         """Windows ready to be popped."""
         return len(self._ready)

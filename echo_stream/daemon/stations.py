@@ -299,7 +299,11 @@ class StationRegistry:
         def change() -> None:
             for station, present in opened:
                 self._pending.discard(present.id)
-                self._failed.pop(present.id, None)
+                gone = self._failed.pop(present.id, None)
+                if gone is not None and gone.reader is not None and gone.source is station.reader.source:
+                    # What was read without a bank was not missed.
+                    station.health.origin_s = gone.reader.slicer.end / station.reader.source.sample_rate_hz
+                    station.reader.losses()
                 self._add(station, present)
                 log.info("a machine is listened to again", machine=present.id)
 

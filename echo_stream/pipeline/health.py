@@ -69,6 +69,8 @@ class Health:
         self.hop_s = hop_s
         self._lock = threading.Lock()
         self._asked_s = now_s
+        self.origin_s = 0.0
+        """Where on the source's time line listening was asked for: what was read before had no bank."""
         self._last_window_s: float | None = None
         """Monotonic time of the last window."""
         self._offset_s = 0.0
@@ -94,7 +96,7 @@ class Health:
             lag_s: seconds from its last sample until now.
             now_s: monotonic time.
         """
-        end_s = window.end / window.sample_rate_hz
+        end_s = window.end / window.sample_rate_hz - self.origin_s
         with self._lock:
             if self._last_window_s is None:
                 filling_s = window.samples.size / window.sample_rate_hz - self.hop_s

@@ -150,6 +150,8 @@ def test_a_daemon_without_any_bank_is_heard_and_takes_the_first(scene: Scene, ba
     (scene.folder / "one.safetensors").write_bytes(bank)
     registry.take_new_banks()
     assert set(registry.apply_changes()) == {"pump1"}
+    health = registry.stations["pump1"].health
+    assert health.origin_s >= following.end / following.sample_rate_hz  # what was read before was not missed
     assert {window.machine for window, _ in registry.read_without_bank(lambda _: True)} == {"pump2"}
     registry.close()
 

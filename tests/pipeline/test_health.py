@@ -57,6 +57,15 @@ def test_a_perfect_stream_is_covered_whole() -> None:
     json.dumps(snapshot, allow_nan=False)
 
 
+def test_what_was_read_before_there_was_a_bank_was_not_missed() -> None:
+    health = Health("pump3", 1.0, now_s=600.0)
+    health.origin_s = 600.0
+    listen(health, 602, 1000)
+    snapshot = health.snapshot(now_s=1000.2)
+    assert snapshot["coverage"] == pytest.approx(1.0, abs=1e-3)
+    assert snapshot["unheard_s"] < 0.5
+
+
 def test_a_microphone_that_never_came_is_not_covered() -> None:
     health = Health("pump3", 1.0, now_s=0.0)
     snapshot = health.snapshot(now_s=100.0)

@@ -132,6 +132,7 @@ def test_a_new_machine_is_learnt(page: RunningPage) -> None:
         report = box.frame_locator("iframe")
         expect(report.locator("body")).to_contain_text("New 1", timeout=60_000)
         expect(box).to_contain_text("Learnt: normal")
+        expect(window.get_by_role("cell", name="in use")).to_be_visible()
         expect(window.locator("main .pill")).not_to_have_text("not learnt yet", timeout=15_000)
         expect(window.locator("main")).to_contain_text("learning begins: normal; by anna", timeout=15_000)
         window.set_viewport_size({"width": 360, "height": 740})

@@ -102,7 +102,8 @@ export function bankBox(id) {
     } catch (error) { box.replaceChildren(h("p", {}, error.message)); }
   }
   load();
-  return [box, () => clearTimeout(timer)];
+  window.addEventListener("learnt", load);
+  return [box, () => { clearTimeout(timer); window.removeEventListener("learnt", load); }];
 }
 
 function content(id, { versions, proposal }, again) {

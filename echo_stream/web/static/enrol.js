@@ -58,6 +58,7 @@ export function enrolBox(id) {
   let timer = null;
   let shown = "";
   let gone = false;
+  let stage = null;
   async function load() {
     clearTimeout(timer);
     try {
@@ -71,6 +72,8 @@ export function enrolBox(id) {
         box.replaceChildren(...content(id, found, load, report));
         if (focused) [...box.querySelectorAll("button")].find((each) => each.textContent === focused)?.focus();
       }
+      if (stage === "fitting" && found.enrolling?.stage === "done") window.dispatchEvent(new Event("learnt"));
+      stage = found.enrolling?.stage;
       const working = ["listening", "paused", "fitting"].includes(found.enrolling?.stage);
       timer = setTimeout(load, working ? 1000 : 10000);
     } catch (error) {

@@ -53,6 +53,7 @@ from echo_stream.pipeline.station import Scored, Station
 from echo_stream.web import installed as web_installed
 from echo_stream.web import models
 from echo_stream.web.backend import Files, Live
+from echo_stream.web.columns import audible_rate_hz
 from echo_stream.web.server import PageServer
 from echo_stream.web.status import URGENCY, WORDS, status_of
 
@@ -168,7 +169,20 @@ class Page:
             if window.machine in self._watched:
                 station = self._registry.stations.get(window.machine)
                 if station is not None:
-                    self._live.append(Live(window, score, station.reader.hop_s))
+                    vibration = self._is_vibration(window.machine)
+                    self._live.append(Live(window, score, station.reader.hop_s, vibration))
+
+    def _is_vibration(self, machine: str) -> bool:
+        configured = self._registry.config.machine(machine)
+        return configured is not None and configured.source.sensor == "vibration"
+
+    def heard_rate_hz(self, machine: str) -> int | None:
+        """Sample rate of its live sound as it is sent; None while it is not heard."""
+        station = self._registry.stations.get(machine)
+        if station is None:
+            return None
+        rate = station.reader.source.sample_rate_hz
+        return audible_rate_hz(rate) if self._is_vibration(machine) else rate
 
     # The page's threads: echo_stream.web.backend.Backend.
 

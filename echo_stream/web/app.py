@@ -356,8 +356,7 @@ class Api:
         if not self._backend.listen:
             raise Problem(403, "live listening is not allowed here: web.listen")
         machine = self._known(request)
-        known = self._backend.machine(machine)
-        rate = known.sample_rate_hz if known else None
+        rate = self._backend.heard_rate_hz(machine)
         if rate is None:
             raise Problem(503, "it is not heard now")
         if self._feed.listeners >= MOST_LISTENERS:

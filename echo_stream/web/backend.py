@@ -22,6 +22,8 @@ class Live:
     window: Window
     score: Score
     hop_s: float
+    vibration: bool = False
+    """Of an accelerometer: it has to be moved up to be heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,9 @@ class Backend(Protocol):
 
     def health(self) -> models.Health:
         """How the daemon is; may wait."""
+
+    def heard_rate_hz(self, machine: str) -> int | None:
+        """Sample rate of its live sound as it is sent; None while it is not heard."""
 
     def log_lines(self) -> list[dict[str, Any]]:
         """The last lines of the log."""

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from echo_stream.web import models
 from echo_stream.web.backend import Backend, Live
-from echo_stream.web.columns import A_SECOND, LOWEST_HZ, ROWS, live_columns
+from echo_stream.web.columns import A_SECOND, LOWEST_HZ, ROWS, audible, live_columns
 
 EVERY_S: Final = 1.0
 WAITING: Final = 8
@@ -195,7 +195,10 @@ def to_columns(live: Live) -> models.LiveColumns:
 def newest_pcm(live: Live) -> bytes:
     """The last hop of a window as 16-bit samples; sound in a unit of its own is brought to full scale."""
     window = live.window
-    new = window.samples[-round(live.hop_s * window.sample_rate_hz) :]
+    if live.vibration:
+        new, _ = audible(window, live.hop_s)
+    else:
+        new = window.samples[-round(live.hop_s * window.sample_rate_hz) :]
     scale = window.full_scale
     if np.isinf(scale):
         scale = 1.4 * float(np.abs(window.samples).max()) or 1.0

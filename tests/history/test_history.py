@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from echo_stream.history import store as store_module
@@ -299,3 +300,21 @@ def test_highest_scores_of_all_machines_by_piece(tmp_path: Path) -> None:
     assert found["pump3"][0][2] == pytest.approx(1.0)
     assert found["pump3"][1][2] == pytest.approx(5 / 15)
     assert set(found) == {"pump3", "fan1"}
+
+
+def test_a_week_of_minutes_takes_as_much_as_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    store = HistoryStore(path, max_days=400)
+    store.start()
+    scores = np.random.default_rng(0).normal(0, 1, (7 * 1440, 2))
+    for minute, (middle, spread) in enumerate(scores.tolist()):
+        band = (1000.0, 2000.0)
+        at_s = 1_700_000_040 + 60 * minute
+        highest = middle + abs(spread)
+        store.put(MinuteRow("pump3", at_s, 60, middle, highest, 0.1, 0.0, -30.0 + spread, "load", 1.0, band))
+    store.stop(60)
+    assert len(read_history(path, "pump3", since_s=0)) == 7 * 1440
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("VACUUM")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert 30 < path.stat().st_size / (7 * 1440) < 45, "bytes a row; 21 MB a machine and year"

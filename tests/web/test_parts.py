@@ -16,7 +16,7 @@ from echo_stream.config.load import load
 from echo_stream.core.errors import ConfigError
 from echo_stream.core.types import Score, Window
 from echo_stream.web.backend import Live
-from echo_stream.web.columns import HIGH_DB, LOW_DB, LOWEST_HZ, ROWS, live_columns
+from echo_stream.web.columns import HIGH_DB, LOW_DB, LOWEST_HZ, ROWS, SHIFT_HZ, audible, live_columns
 from echo_stream.web.feed import newest_pcm, wav_header
 from echo_stream.web.status import URGENCY, LevelFacts, status_of
 from tests.support.daemon import ENVIRONMENT
@@ -162,3 +162,23 @@ def test_the_command_writes_a_file_that_the_page_takes(tmp_path: Path) -> None:
         assert done.returncode == code, done.stderr
     assert (tmp_path / "passwords").stat().st_mode & 0o777 == 0o600
     assert check(tmp_path, "{enabled: true, password_file: passwords}")[0] == 0
+
+
+@pytest.mark.parametrize(("rate", "line_hz", "heard_rate"), [(2000, 10.0, 8000), (25_600, 430.0, 25_600)])
+def test_vibration_is_moved_into_the_audible_without_clicks(
+    rate: int, line_hz: float, heard_rate: int
+) -> None:
+    sound = (0.5 * np.sin(2 * np.pi * line_hz * np.arange(6 * rate) / rate)).astype(np.float32)
+    at = datetime.now(UTC)
+    pieces = []
+    for start in range(0, 4 * rate + 1, rate):
+        window = Window("gearbox", sound[start : start + 2 * rate], start, start + 2 * rate, rate, at)
+        piece, found_rate = audible(window, hop_s=1.0)
+        assert (found_rate, len(piece)) == (heard_rate, heard_rate)
+        pieces.append(piece)
+    heard = np.concatenate(pieces)
+    spectrum = np.abs(np.fft.rfft(heard * np.hanning(len(heard))))
+    assert np.argmax(spectrum) * heard_rate / len(heard) == pytest.approx(line_hz + SHIFT_HZ, abs=0.3)
+    assert np.abs(heard).max() == pytest.approx(0.5, rel=0.05)
+    largest_step = 0.5 * 2 * np.pi * (line_hz + SHIFT_HZ) / heard_rate
+    assert np.abs(np.diff(heard)).max() < 1.1 * largest_step, "pieces join"

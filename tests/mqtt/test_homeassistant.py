@@ -272,8 +272,8 @@ def test_home_assistants_own_code_takes_it() -> None:
     python = os.environ.get("HOMEASSISTANT_PYTHON")
     if not python:
         pytest.skip(
-            "HOME ASSISTANT'S OWN CODE WAS NOT ASKED, only the documented fields: set HOMEASSISTANT_PYTHON "
-            "to a Python that has the packages homeassistant and paho-mqtt"
+            "HOME ASSISTANT'S OWN CODE WAS NOT ASKED, only the documented fields: run "
+            "scripts/test-homeassistant, which sets HOMEASSISTANT_PYTHON"
         )
     alarm = messages.alarm_state(node="pc7", machine="pump3", name="Pump 3", ts=NOON, levels={})
     score = messages.score(a_score(), node="pc7", machine="pump3", ts=NOON, threshold=2.1)

@@ -8,7 +8,10 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import paho.mqtt.client as mqtt
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.publish import single
 
 from echo_stream.mqtt.connection import untrusted
 from echo_stream.mqtt.publisher import Publisher
@@ -178,3 +181,70 @@ def test_the_hint_about_a_certificate_leads_to_the_cause(code: int, words: str) 
     error = ssl.SSLCertVerificationError("certificate verify failed")
     error.verify_code, error.verify_message = code, "why"
     assert words in untrusted("broker:8883", error).hint
+
+
+def test_the_access_rules_of_contrib_let_each_do_its_work_and_no_more(
+    tmp_path: Path, publish: Publish
+) -> None:
+    rules = Path(__file__).parents[2] / "contrib" / "mosquitto.acl"
+    own = tmp_path / "rules.acl"  # mosquitto reads it as another user
+    own.write_text(rules.read_text(encoding="utf-8"))
+    names = ("echo-stream", "operator", "viewer", "homeassistant")
+    with mosquitto(tmp_path, users=dict.fromkeys(names, "s3cret"), extra=f"acl_file {own}") as broker:
+        clients: dict[str, mqtt.Client] = {}
+        heard: dict[str, list[str]] = {name: [] for name in names}
+        for name in names[1:]:
+            client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv311)
+            client.username_pw_set(name, "s3cret")
+            client.on_message = lambda _c, to, message: to.extend(
+                (message.topic, f"{message.topic} {message.payload!r}")
+            )
+            client.user_data_set(heard[name])
+            client.on_connect = lambda c, *_: c.subscribe("#", qos=1)
+            client.connect(broker.host, broker.port)
+            client.loop_start()
+            clients[name] = client
+        try:
+            publisher = publish(
+                broker,
+                username="echo-stream",
+                password_file=secret(tmp_path, "s3cret"),
+                discovery_prefix="homeassistant",
+            )
+            wait_until(
+                lambda: "homeassistant/device/echo-stream_pc7_pump3/config" in heard["homeassistant"], "HA"
+            )
+            for name in ("operator", "viewer"):
+                wait_until(lambda name=name: "echo-stream/pc7/status" in heard[name], name)  # type: ignore[misc]
+                assert not any(topic.startswith("homeassistant/") for topic in heard[name])
+            command = "echo-stream/pc7/pump3/cmd"
+            for name in ("viewer", "operator", "homeassistant"):
+                told = f'{{"command": "ack", "by": "{name}"}}'
+                clients[name].publish(command, told, qos=1).wait_for_publish(10)
+            found: list[str | None] = []
+
+            def both() -> bool:
+                found.extend(asked.by for asked in publisher.commands())
+                return len(found) >= 2
+
+            wait_until(both, "both commands")
+            assert found == ["operator", "homeassistant"]
+            for name in ("viewer", "operator"):  # each as a client of its own: a refusal may end a connection
+                login = {"username": name, "password": "s3cret"}
+                single(
+                    "echo-stream/pc7/status",
+                    "offline",
+                    1,
+                    hostname=broker.host,
+                    port=broker.port,
+                    auth=login,  # type: ignore[arg-type]
+                )
+            publisher.set_available("pump3", True)
+            available = "echo-stream/pc7/pump3/availability"
+            wait_until(lambda: heard["viewer"].count(available) >= 2, "what the daemon says")
+            assert "echo-stream/pc7/status b'online'" in heard["viewer"]
+            assert "echo-stream/pc7/status b'offline'" not in heard["viewer"]
+        finally:
+            for client in clients.values():
+                client.disconnect()
+                client.loop_stop()

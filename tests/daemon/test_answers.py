@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from echo_stream.alarm.calibration import TripLevel
+from echo_stream.config.schema import EvidenceSettings
+from echo_stream.core.errors import CommandRefused
 from echo_stream.core.types import AlarmLevel
+from echo_stream.daemon.answers import Answers
 from echo_stream.daemon.proposal_models import bank_versions, to_sample_proposal
+from echo_stream.daemon.sampler import FeatureSampler
+from echo_stream.evidence.store import Kept
 from echo_stream.fit.judge import Judged
 from echo_stream.fit.propose import Proposal
 
@@ -63,3 +70,27 @@ def test_versions_are_found_by_their_names_and_the_one_in_use_is_marked(tmp_path
     bank.symlink_to(folder / "b2.safetensors")
     assert [(each.id, each.accepted) for each in bank_versions(bank)] == [("b2", True), ("b10", False)]
     assert all(each.made and each.made.endswith("Z") for each in bank_versions(bank))
+
+
+def test_the_sound_of_a_fault_obeys_free_space(tmp_path: Path) -> None:
+    sampler = FeatureSampler(tmp_path)
+    folder = tmp_path / "evidence" / "pump3"
+    folder.mkdir(parents=True)
+    document = folder / "20261120T080000Z_pump3_A.json"
+    document.write_text("{}")
+    document.with_suffix(".flac").write_bytes(b"sound")
+    kept = Kept(document, {"event_id": "A", "machine": "pump3", "ts": "2026-11-20T08:00:00Z"}, complete=True)
+    told: list[object] = []
+
+    def answers(min_free_mb: float) -> Answers:
+        limits = EvidenceSettings(min_free_mb=min_free_mb)
+        journal = lambda _kind, payload: told.append(payload["answer"])  # noqa: E731
+        return Answers(tmp_path / "config.yaml", tmp_path, "pc7", journal, limits=limits, sampler=sampler)
+
+    with pytest.raises(CommandRefused, match="MB are free, 1e\\+12 MB stay free"):
+        answers(1e12).fault(kept, "anna", "")
+    assert list((tmp_path / "faults").glob("*/*")) == []
+    assert told == []
+    assert answers(0).fault(kept, "anna", "") == "kept as a fault"
+    assert sorted(path.suffix for path in (tmp_path / "faults").glob("*/*")) == [".flac", ".json"]
+    assert told == ["fault"]

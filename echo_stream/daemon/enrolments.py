@@ -234,9 +234,8 @@ class Enrolments:
             asked.done(False, f"it failed: {error!r}")
             raise
         else:
+            self._tell()  # first: whoever is answered looks at once
             asked.done(True, outcome)
-        finally:
-            self._tell()
 
     def _execute(self, command: Command, asked: Enrol) -> str:
         machine = self._registry.config.machine(command.machine)

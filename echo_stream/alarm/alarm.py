@@ -484,11 +484,12 @@ class Alarm:
         """
         then = at - round(away_s * self._rate)
         memory = AlarmMemory.from_json(snapshot, self.machine, self.level, self._rate, then)
-        saved, damage = memory.condition if same_bank else None, ""
+        stood: dict[str, Any] = {"active": memory.active, "onset": memory.onset, "same_bank": same_bank}
+        damage = ""
         try:
-            self._condition.restore(saved, active=memory.active, onset=memory.onset)
+            self._condition.restore(memory.condition, **stood)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            self._condition.restore(None, active=memory.active, onset=memory.onset)
+            self._condition.restore(None, **stood)
             damage = repr(error)
         self._announced_at = memory.announced_at
         self._standing = Standing(

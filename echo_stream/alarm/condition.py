@@ -68,8 +68,10 @@ class TripCondition(Protocol):
     def to_json(self) -> dict[str, Any]:
         """What a restart must know beyond `active` and `onset`."""
 
-    def restore(self, saved: Mapping[str, Any] | None, *, active: bool, onset: int | None) -> None:
-        """From what `to_json` gave, or None where that is of another bank.
+    def restore(
+        self, saved: Mapping[str, Any] | None, *, active: bool, onset: int | None, same_bank: bool = True
+    ) -> None:
+        """From what `to_json` gave, of this bank or of another one; None where nothing is known.
 
         Raises:
             KeyError, TypeError, ValueError: It is damaged.
@@ -151,7 +153,14 @@ class Condition:
         """Nothing."""
         return {}
 
-    def restore(self, saved: Mapping[str, Any] | None, *, active: bool, onset: int | None) -> None:  # noqa: ARG002
+    def restore(
+        self,
+        saved: Mapping[str, Any] | None,  # noqa: ARG002
+        *,
+        active: bool,
+        onset: int | None,
+        same_bank: bool = True,  # noqa: ARG002
+    ) -> None:
         """What was pending begins anew, what was active stays so until it clears."""
         self.forget()
         self.active, self.onset = active, onset

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from echo_stream.alarm.calibration import poisson_upper
+from echo_stream.alarm.past import LONGER
 from echo_stream.alarm.ways import LEAST_PAST_S, WAYS, Ways
 from echo_stream.core.text import MONTH_H, duration_text
 from echo_stream.core.types import AlarmPath
@@ -31,18 +32,23 @@ class Outlook:
     """For how long."""
     past_s: float
     """What the slow way compares with."""
+    passed_s: float = 0.0
+    """So long lasts what comes and goes by itself here, and alarms wait for it; 0: they wait for nothing."""
+    passed: int = 0
+    """How often it came within a week."""
 
     @classmethod
     def of(cls, ways: Ways) -> Self:
         """Of a machine's ways, as they are now."""
-        timing = ways.timing
         return cls(
             per_month=ways.levels.per_month,
             quiet_s=ways.quiet_s,
             raised=dict(ways.raised),
             levels=ways.levels_now,
-            delays_s={AlarmPath.STRONG: timing.on_delay_s, AlarmPath.STEP: timing.step_delay_s},
+            delays_s=ways.waits_s,
             past_s=3600 * ways.slow_way.hours,
+            passed_s=ways.passed.longest_s if ways.passed.wait_s > ways.timing.on_delay_s else 0.0,
+            passed=ways.passed.count,
         )
 
     @property
@@ -73,7 +79,12 @@ class Outlook:
 
     def known(self) -> list[str]:
         """In words: what was measured, and what each way does now."""
-        return [self._measured(), *(self._of_level(path) for path in self.delays_s), self._slow()]
+        return [
+            self._measured(),
+            *(self._of_level(path) for path in self.delays_s),
+            self._slow(),
+            *self._passing(),
+        ]
 
     def _measured(self) -> str:
         most, count = self.at_most_per_month, sum(self.raised.values())
@@ -102,6 +113,16 @@ class Outlook:
             return f"{of}: stands until minutes are back under {level:.1f}"
         better = "" if self.past_s > 86_400 else "; better after a day"
         return f"{of}: minutes that stay higher than its last {duration_text(self.past_s)}{better}"
+
+    def _passing(self) -> list[str]:
+        if not self.passed_s:
+            return []
+        wait = duration_text(LONGER * self.passed_s)
+        return [
+            f"changes of up to {duration_text(self.passed_s)} came and went by themselves {self.passed} "
+            f"times within a week: they are warnings, an alarm must last {wait}; "
+            "less again, once such sounds are known (ignore add) or heard by a reference microphone"
+        ]
 
 
 def _share(per_month: float) -> str:

@@ -1,7 +1,8 @@
 """A machine's own past: what its scores were while nothing was wrong, in bounded memory. Pure; pipeline.
 
-Two parts, because two questions are asked of it: what is the score a change *from* (the last minutes), and
-how far does it reach by itself (the last week). Nothing of it ever moves the bank.
+Three parts, because three questions are asked of it: what is the score a change *from* (the last minutes),
+how far does it reach by itself (the last week), and how long do changes last here that end by themselves.
+Nothing of it ever moves the bank.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
+from heapq import nlargest
 from statistics import fmean, median, stdev
 from typing import Any, NamedTuple
 
@@ -25,6 +27,14 @@ BLOCK_S = 600.0
 BLOCKS = 1008
 """A week: what a shift, a night and a Sunday sound like is in it."""
 FEWEST_BLOCKS = 3
+LONGER = 1.5
+"""A change outlasts what passes here when it lasts so many times as long."""
+PASSES = 3
+"""So many changes of a length make it one of what passes here: one or two may be faults."""
+LONGEST_PASS_S = 20.0
+"""What lasts longer is none that passes: an alarm waits 30 s at most."""
+WEEK_S = 7 * 86_400.0
+MOST_PASSED = 256
 EULER, SCALE_OF_SPREAD = 0.5772, math.sqrt(6) / math.pi
 """Of a Gumbel distribution: its mean over its mode, and its scale, in spreads."""
 
@@ -166,6 +176,63 @@ class Ceiling:
         if saved["newest"] is not None:
             (self._newest,) = numbers([saved["newest"]])
         self._settle()
+
+
+class Passed:
+    """How long changes lasted that ended by themselves, within a week of listening.
+
+    A forklift, a horn, a gust pass by, and come again: what is to be an alarm must stay for longer.
+
+    Args:
+        hop_s: Between two windows.
+    """
+
+    def __init__(self, hop_s: float) -> None:
+        self._hop_s = hop_s
+        self._heard_s = 0.0
+        self._lengths: deque[tuple[float, float]] = deque(maxlen=MOST_PASSED)
+        """Heard until then, in seconds, and length."""
+        self.longest_s = 0.0
+        """What `PASSES` of them at least reached; 0 where too few did."""
+
+    @property
+    def count(self) -> int:
+        """How many changes are remembered that are no longer than what passes here."""
+        return sum(length_s <= self.longest_s for _, length_s in self._lengths)
+
+    @property
+    def wait_s(self) -> float:
+        """So long a change must last to be none of these."""
+        return LONGER * self.longest_s
+
+    def hear(self) -> None:
+        """One more window."""
+        self._heard_s += self._hop_s
+        if self._lengths and self._heard_s - self._lengths[0][0] > WEEK_S:
+            self._lengths.popleft()
+            self._look()
+
+    def add(self, length_s: float) -> None:
+        """A change ended by itself."""
+        if length_s <= LONGEST_PASS_S:
+            self._lengths.append((self._heard_s, length_s))
+            self._look()
+
+    def _look(self) -> None:
+        longest = nlargest(PASSES, (length_s for _, length_s in self._lengths))
+        self.longest_s = longest[-1] if len(longest) == PASSES else 0.0
+
+    def to_json(self) -> list[list[float]]:
+        """Plain JSON: how long ago, and length, in seconds."""
+        return [
+            [round(self._heard_s - heard_s, 1), round(length_s, 3)] for heard_s, length_s in self._lengths
+        ]
+
+    def restore(self, saved: Iterable[Iterable[Any]]) -> None:
+        """From what `to_json` gave; raises what `numbers` raises."""
+        found = [numbers(each) for each in saved]
+        self._lengths = deque(((self._heard_s - ago_s, length_s) for ago_s, length_s in found), MOST_PASSED)
+        self._look()
 
 
 LARGEST = 1e12

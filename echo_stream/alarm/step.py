@@ -2,7 +2,8 @@
 
 A score is a *change* while it stands over what quiet sound was ever held at (`Ceiling`) and over the last
 minutes by a robust margin. Both are frozen when it begins: a change must not become its own past. One that
-lasts for the on-delay is an alarm; one that does not joins the past. Why: docs/adr/0015-three-ways.md.
+lasts for the on-delay is an alarm; one that does not joins the past. Where changes come and go by themselves
+the on-delay is longer than they are. Why: docs/adr/0015-three-ways.md, 0050-what-passes-by-itself.md.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from echo_stream.alarm.past import Base, Ceiling, numbers
+from echo_stream.alarm.past import Base, Ceiling, Passed, numbers
 
 SMALLEST = 2.0
 """Margin over the last minutes, in spreads of held-out sound."""
@@ -23,13 +24,25 @@ class StepWay:
 
     Args:
         ceiling: What quiet sound is held at; this adds to it what turned out to be no change.
-        on_delay: Samples for which a change must last.
+        passed: How long changes last that end by themselves; this adds to it, too.
+        sample_rate_hz: Of the sample indices.
+        on_delay: Samples for which a change must last, at least.
         off_delay: Samples after which it is over.
         dead_band: Share of the way from the level back to the base, for the clear level.
     """
 
-    def __init__(self, ceiling: Ceiling, *, on_delay: int, off_delay: int, dead_band: float) -> None:
-        self.ceiling = ceiling
+    def __init__(
+        self,
+        ceiling: Ceiling,
+        passed: Passed,
+        *,
+        sample_rate_hz: int,
+        on_delay: int,
+        off_delay: int,
+        dead_band: float,
+    ) -> None:
+        self.ceiling, self.passed = ceiling, passed
+        self._rate = sample_rate_hz
         self._on_delay, self._off_delay, self._dead_band = on_delay, off_delay, dead_band
         self.active = False
         self.onset: int | None = None
@@ -131,11 +144,15 @@ class StepWay:
     def _wait(self, value: float, end: int) -> Sequence[float]:
         assert self._since is not None  # noqa: S101 - of the caller
         self._pending.append(value)
+        lasts = end - self._since
         if value <= self.clear:
             settled, self._pending = self._pending, []
             self._since = self.onset = None
-            return settled
-        if end - self._since >= self._on_delay:
+            self.passed.add(lasts / self._rate)
+            if lasts <= self._on_delay:
+                return settled
+            self.ceiling.interrupt()  # it passed, and is not what the machine by itself is held at
+        elif lasts >= max(self._on_delay, self.passed.wait_s * self._rate):
             self.active, self._under_since = True, None
             self._pending = []
         return ()
@@ -146,6 +163,8 @@ class StepWay:
         elif self._under_since is None:
             self._under_since = end
         if self._under_since is not None and end - self._under_since >= self._off_delay:
+            if self._since is not None:
+                self.passed.add((self._under_since - self._since) / self._rate)
             self.active = False
             self._since = self.onset = self._under_since = None
 

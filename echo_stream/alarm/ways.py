@@ -5,6 +5,7 @@ An alarm says that the sound changed and stayed changed; the longer it stays, th
 - *strong*: a change whose score is over the bank's strong level, for the on-delay. Without a change that was
   heard (the bank is of another day, or the machine was broken from the start): ten minutes over twice that.
 - *step*: a change, see step.py, for 10 s or more.
+  Both wait longer, 30 s at most, where changes come and go by themselves.
 - *slow*: minutes that are higher than the quiet minutes of the past days, see slow.py.
 
 While one of them stands, a step beyond what it stands at is announced again. What is pending, active,
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from echo_stream.alarm.condition import Condition, hops_in
-from echo_stream.alarm.past import Base, Ceiling, Recent, numbers
+from echo_stream.alarm.past import Base, Ceiling, Passed, Recent, numbers
 from echo_stream.alarm.slow import MINUTE_S, WARM, Found, SlowWay
 from echo_stream.alarm.step import StepWay
 from echo_stream.core.text import duration_text
@@ -96,6 +97,8 @@ class Ways:
     def __init__(self, levels: Levels, timing: Timing) -> None:
         self.levels, self.timing = levels, timing
         self._each_per_month = levels.per_month / WAYS
+        self.passed = Passed(timing.hop_s)
+        """Lengths say nothing of scores: they stay when the bank changes."""
         self._begin()
 
     def _begin(self) -> None:
@@ -194,6 +197,12 @@ class Ways:
         """Of the operating state of the newest window."""
         return self._slow
 
+    @property
+    def waits_s(self) -> dict[AlarmPath, float]:
+        """How long a change must last now, for the ways that wait for one."""
+        least_s = {AlarmPath.STRONG: self.timing.on_delay_s, AlarmPath.STEP: self.timing.step_delay_s}
+        return {path: max(each_s, self.passed.wait_s) for path, each_s in least_s.items()}
+
     # What the pipeline does.
 
     def step(self, value: float, start: int, end: int, state: str = "") -> None:
@@ -219,6 +228,7 @@ class Ways:
         if self._settled is None or end - self._state_since >= STATE_S * self.timing.sample_rate_hz:
             self._settled = state
         self._end, self._news = end, None
+        self.passed.hear()
         self._fits |= value <= self.levels.floor
         was_active = self.active
         for quiet in self.step_way.step(value, start, end, base=self._base, quiet=not was_active):
@@ -311,7 +321,6 @@ class Ways:
         path = self._path
         if path is None:
             return ""
-        delay_s = self.timing.on_delay_s if path is AlarmPath.STRONG else self.timing.step_delay_s
         if path is AlarmPath.SLOW:
             slow = self._shifted or self._slow
             return (
@@ -330,7 +339,7 @@ class Ways:
         level = self._strong.trip if path is AlarmPath.STRONG else step.level
         return (
             f"the score changed{again} from {step.base.median:.1f} in the minutes before to over "
-            f"{level:.1f}, and stayed there for {duration_text(delay_s)}; quiet sound was held at "
+            f"{level:.1f}, and stayed there for {duration_text(self.waits_s[path])}; quiet sound was held at "
             f"{step.ceiling.level:.1f} at most"
         )
 
@@ -346,23 +355,30 @@ class Ways:
             "recent": {state: recent.to_json() for state, recent in self._recents.items()},
             "slow": {state: slow.to_json() for state, slow in self._slows.items()},
             "quiet_s": self.quiet_s,
+            "passed": self.passed.to_json(),
             "raised": {path.value: count for path, count in self.raised.items()},
         }
 
-    def restore(self, saved: Mapping[str, Any] | None, *, active: bool, onset: int | None) -> None:
+    def restore(
+        self, saved: Mapping[str, Any] | None, *, active: bool, onset: int | None, same_bank: bool = True
+    ) -> None:
         """From what `to_json` gave.
 
         Args:
-            saved: None where the past is another bank's: then the scores are no longer comparable, and what
-                stood goes on until the score comes back to the strong way's clear level.
+            saved: None where nothing is known of the past.
             active: It stood.
             onset: Since when, on the present clock.
+            same_bank: False: the scores are no longer comparable; what stood goes on until the score comes
+                back to the strong way's clear level, and of the past only lengths are kept.
 
         Raises:
             KeyError, TypeError, ValueError: It is damaged.
         """
+        self.passed = Passed(self.timing.hop_s)
+        if saved is not None:
+            self.passed.restore(saved.get("passed", []))  # an earlier version saved none
         self._begin()
-        if saved is None or (active and saved["path"] is None):
+        if saved is None or not same_bank or (active and saved["path"] is None):
             if active:
                 self.step_way.hold(self.levels.strong, self.levels.clear, onset)
                 self._path = AlarmPath.STEP
@@ -417,6 +433,8 @@ class Ways:
         )
         return StepWay(
             ceiling,
+            self.passed,
+            sample_rate_hz=timing.sample_rate_hz,
             on_delay=round(timing.step_delay_s * timing.sample_rate_hz),
             off_delay=round(timing.off_delay_s * timing.sample_rate_hz),
             dead_band=timing.dead_band,
@@ -454,9 +472,10 @@ class Ways:
         return (self._shifted or self._slow).onset
 
     def _changed(self, end: int) -> bool:
-        """A change goes on for the strong way's on-delay at least."""
+        """A change goes on for as long as the strong way waits."""
         since = self.step_way.since
-        return since is not None and end - since >= round(self.timing.on_delay_s * self.timing.sample_rate_hz)
+        wait_s = max(self.timing.on_delay_s, self.passed.wait_s)
+        return since is not None and end - since >= round(wait_s * self.timing.sample_rate_hz)
 
     def _base(self) -> Base | None:
         """Of this operating state; one that was not heard yet is compared with the others, or the bank."""

@@ -56,3 +56,13 @@ def test_what_is_sent_is_what_the_schema_says() -> None:
     told = Told.model_validate(json.loads(json.dumps(after(quiet(1.0)).to_json())))
     assert set(told.paths) == {path.value for path in AlarmPath}
     assert sum(path.share_per_month for path in told.paths.values()) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_that_alarms_wait_for_what_passes_is_said_with_what_ends_it() -> None:
+    ways = Ways(Levels(20.0, 18.0, 2.0, 1.0), Timing(100, 1.0, 7.0, 6.0, 0.1))
+    assert not any("ignore add" in line for line in Outlook.of(ways).known())
+    for length_s in (12.0, 13.0, 14.0):
+        ways.passed.add(length_s)
+    found = Outlook.of(ways)
+    assert found.delays_s[AlarmPath.STRONG] == 18.0
+    assert any("12 s came and went" in line and "last 18 s" in line for line in found.known())

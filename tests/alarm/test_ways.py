@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
+from echo_stream.alarm.past import Passed
 from echo_stream.alarm.ways import SETTLED_S, STATE_S, WITHOUT_CHANGE_S, Levels, Timing, Ways
 from echo_stream.core.types import AlarmPath
 
@@ -78,6 +79,50 @@ def test_one_window_like_the_bank_is_past_enough() -> None:
 def test_what_passes_sooner_is_nothing_and_joins_the_past(life: Life, length: int) -> None:
     assert life.hear([5.0] * length + normal(60)) == []
     assert life.ways.step_way.ceiling.level < 5.0
+
+
+def passes(life: Life, length: int, score: float = 50.0) -> list[AlarmPath | None]:
+    """Ways by which a sound is announced that lasts so many windows and ends by itself."""
+    return [path for _, path in life.hear([score] * length + normal(5 * MINUTE))]
+
+
+def test_what_comes_and_goes_by_itself_three_times_is_waited_for(life: Life) -> None:
+    assert [passes(life, 12) for _ in range(4)] == [[AlarmPath.STRONG]] * 3 + [[]]
+    assert life.ways.step_way.ceiling.level < 5.0, "what passes does not make the machine deaf"
+    assert passes(life, 17) == []
+    assert life.hear([50.0] * 40) == [(18.0, AlarmPath.STRONG)]
+    life.hear(normal(5 * MINUTE))
+    assert life.hear([5.0] * 40) == [(18.0, AlarmPath.STEP)]
+    assert "for 18 s" in life.ways.why()
+
+
+def test_a_fault_waits_for_what_passes_no_longer_than_30_s(life: Life) -> None:
+    for length in (20, 20, 20, 35, 35, 35):
+        assert passes(life, length) == [AlarmPath.STRONG]
+    assert life.hear([50.0] * 60) == [(30.0, AlarmPath.STRONG)]
+
+
+def test_what_passes_is_forgotten_after_a_week_without_it() -> None:
+    passed = Passed(3600.0)
+    for length_s in (12.0, 14.0, 5.0):
+        passed.add(length_s)
+    assert (passed.wait_s, passed.count) == (7.5, 1)
+    for _ in range(7 * 24 + 1):
+        passed.hear()
+    assert passed.wait_s == 0.0
+
+
+def test_what_passes_is_known_after_a_restart_and_with_another_bank(life: Life) -> None:
+    for _ in range(3):
+        passes(life, 12)
+    for same_bank in (True, False):
+        again = restarted(life, same_bank=same_bank)
+        again.hear(normal(3 * MINUTE))
+        assert passes(again, 12) == []
+    old = {key: value for key, value in life.ways.to_json().items() if key != "passed"}
+    again = Life()
+    again.ways.restore(old, active=False, onset=None)
+    assert passes(again, 12) == [AlarmPath.STRONG], "an earlier version saved none"
 
 
 def test_within_what_held_out_sound_held_nothing_is_a_step(life: Life) -> None:
@@ -197,7 +242,7 @@ def test_a_fault_that_sounds_like_a_state_never_heard_is_a_step(life: Life) -> N
 def restarted(life: Life, *, same_bank: bool = True) -> Life:
     saved = json.loads(json.dumps(life.ways.to_json()))
     again = Ways(LEVELS, TIMING)
-    again.restore(saved if same_bank else None, active=life.ways.active, onset=life.ways.onset)
+    again.restore(saved, active=life.ways.active, onset=life.ways.onset, same_bank=same_bank)
     return Life(ways=again)
 
 
@@ -239,10 +284,11 @@ def test_a_standing_slow_alarm_survives_a_restart() -> None:
 
 def damaged() -> Iterator[dict[str, object]]:
     whole = Ways(LEVELS, TIMING).to_json()
-    for key in sorted(whole.keys() - {"path"}):
+    for key in sorted(whole.keys() - {"path", "passed"}):
         yield {name: value for name, value in whole.items() if name != key}
     yield whole | {"recent": {"": ["nan"]}}
     yield whole | {"slow": {"": {}}}
+    yield whole | {"passed": [[1.0, "long"]]}
 
 
 @pytest.mark.parametrize("saved", list(damaged()))

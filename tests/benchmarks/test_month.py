@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.month import DAY_S, EVERY_S, FAULTS, HOUR_S, ON_S, SEVERITIES, Machine, judged, summary
+from benchmarks.month import (
+    DAY_S,
+    EVERY_S,
+    FAULTS,
+    HOUR_S,
+    NOISES_DB,
+    ON_S,
+    SEVERITIES,
+    Hall,
+    Key,
+    Machine,
+    judged,
+    noise_db,
+    summary,
+)
 from echo_stream.core.types import OFF
 from echo_stream.encode.spectral import SpectralEncoder
 
@@ -40,15 +54,26 @@ def test_faults_come_as_their_kind_says() -> None:
 def test_what_was_raised_is_sorted() -> None:
     plant = machine("sudden")
     raised = [
-        (DAY_S / 2.0, "alarm", "step"),
-        (DAY_S / 2.0, "warning", ""),
-        (plant.begins_s + 60.0, "alarm", "strong"),
-        (plant.moved_s + 60.0, "alarm", "step"),
-        (25.0 * DAY_S, "alarm", "slow"),
+        (DAY_S / 2.0, "alarm", "step", Key("load", noise="hiss", noise_db=6.0)),
+        (DAY_S / 2.0, "warning", "", Key("load")),
+        (plant.begins_s + 30.0, "alarm", "strong", Key("load", severity=1.0, noise="hiss")),
+        (plant.begins_s + 60.0, "alarm", "strong", Key("load", severity=1.0)),
+        (plant.moved_s + 60.0, "alarm", "step", Key("load", moved=True)),
+        (25.0 * DAY_S, "alarm", "slow", Key("load")),
     ]
     found = judged(plant, raised, 30)
     assert (found["first"], found["later"], found["microphone"], found["warnings"]) == (1, 1, 1, 1)
+    assert found["of_noise"] == {"first": 1}
     assert (found["found_s"], found["path"]) == (60.0, "strong")
     line = summary([{"kind": "sudden", "ways": found}], "ways", 30)
     assert "sudden 1 of 1 (60 s)" in line
     assert judged(plant, raised[:1], 30)["found_s"] is None
+
+
+def test_a_noise_is_heard_by_all_and_loudest_where_it_passes() -> None:
+    heard_db = [noise_db(seed, 10.0) for seed in range(1, 9)]
+    assert heard_db[2] == max(heard_db) == NOISES_DB[-1]
+    assert heard_db[-1] == min(heard_db) == NOISES_DB[0]
+    hall = Hall(2)
+    begin_s, end_s, along_m, noise = hall.passing[5]
+    assert hall.at((begin_s + end_s) / 2 - 1) == (along_m, noise)

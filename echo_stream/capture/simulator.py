@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -144,6 +144,9 @@ class SimulatedMachine:
         self._tones = tones(draw, self.teeth)
         self._filter = noise_filter(draw, sample_rate_hz)
         self._frame_n = _FILTERS_PER_FRAME * len(self._filter)
+        self._filter_spectrum = np.fft.rfft(self._filter, len(self._filter) + self._frame_n)
+        power_of_noise = 2 / len(self._filter) * np.abs(np.fft.rfft(self._filter)) ** 2
+        self._noise_power = np.concatenate([[0.0], np.cumsum(power_of_noise)])
         level_dbfs = float(draw.uniform(-33, -27))
         power = 1 + float((self._tones[:, 1] ** 2).sum()) / 2
         self._gain = 10 ** (level_dbfs / 20) / math.sqrt(power)
@@ -183,10 +186,10 @@ class SimulatedMachine:
 
     def background_rms(self, low_hz: float, high_hz: float) -> float:
         """Root mean square of the noise between two frequencies at middle load, full scale is 1."""
-        n = len(self._filter)
-        hz = np.fft.rfftfreq(n, 1 / self.sample_rate_hz)
-        power = 2 / n * np.abs(np.fft.rfft(self._filter)) ** 2
-        return self._gain * math.sqrt(float(power[(hz >= low_hz) & (hz <= high_hz)].sum()))
+        line_hz = self.sample_rate_hz / len(self._filter)
+        last = len(self._noise_power) - 1
+        low, high = min(math.ceil(low_hz / line_hz), last), min(math.floor(high_hz / line_hz) + 1, last)
+        return self._gain * math.sqrt(max(float(self._noise_power[high] - self._noise_power[low]), 0.0))
 
     def frame(self, number: int, faults: Sequence[Fault]) -> Float32:
         """Frame `number` of the fixed grid, with its faults."""
@@ -200,10 +203,15 @@ class SimulatedMachine:
         )
         tones = np.zeros_like(t_s)
         nyquist_turns = 0.47 * self.sample_rate_hz / self.shaft_hz
-        for multiple, amplitude, phase, with_load in self._tones:
+        turning, turned, turned_times = np.exp(1j * angle), np.ones(len(angle), complex), 0
+        for multiple, amplitude, phase, with_load in self._tones:  # in rising order: a product, not a cosine
             if multiple < nyquist_turns:
+                for _ in range(turned_times, int(multiple)):
+                    turned *= turning
+                turned_times = int(multiple)
+                tone = math.cos(phase) * turned.real - math.sin(phase) * turned.imag
                 heavier = 1 + imbalance * {1: 5.0, 2: 1.5}.get(multiple, 0.0)
-                tones += amplitude * heavier * (1 + with_load * load) * np.cos(multiple * angle + phase)
+                tones += amplitude * heavier * (1 + with_load * load) * tone
         samples = self._gain * (noise + tones)
         for fault in faults:
             if fault.kind != "imbalance":
@@ -217,9 +225,7 @@ class SimulatedMachine:
             np.random.default_rng([self.seed, _NOISE, k]).standard_normal(self._frame_n)
             for k in (number, number + 1)
         )
-        spectrum = np.fft.rfft(np.concatenate([before[-n:], now])) * np.fft.rfft(
-            self._filter, n + self._frame_n
-        )
+        spectrum = np.fft.rfft(np.concatenate([before[-n:], now])) * self._filter_spectrum
         return np.asarray(np.fft.irfft(spectrum, n + self._frame_n)[n:])
 
     def _add_hits(self, samples: _Float64, t_s: _Float64, fault: Fault) -> None:
@@ -231,32 +237,44 @@ class SimulatedMachine:
         hit_s = numbers / (per_turn * self.shaft_hz)
         for _ in range(5):  # the speed swings by 2 %, so each round leaves 2 % of the error
             hit_s -= (per_turn * self.turns(hit_s) - numbers) / (per_turn * self.shaft_hz)
-        after_s = np.arange(round(_HIT_S * self.sample_rate_hz)) / self.sample_rate_hz
         for number, time_s in zip(numbers, hit_s, strict=True):
             make = self._impact if fault.kind == "bearing" else self._knock
-            late_s, hit = make(int(number), after_s)
+            if not fault.start_s <= time_s < fault.end_s:
+                continue
+            late_s, hit = make(int(number))
             at = round((time_s + late_s - t_s[0]) * self.sample_rate_hz)
             low, high = max(at, 0), min(at + len(hit), len(samples))
-            if low < high and fault.start_s <= time_s < fault.end_s:
+            if low < high:
                 samples[low:high] += fault.severity * hit[low - at : high - at]
 
-    def _impact(self, number: int, after_s: _Float64) -> tuple[float, _Float64]:
+    @cached_property
+    def _after_hit_s(self) -> _Float64:
+        """Seconds since a hit, sample by sample, until it has died away."""
+        return np.asarray(np.arange(round(_HIT_S * self.sample_rate_hz)) / self.sample_rate_hz)
+
+    @cached_property
+    def _ring(self) -> _Float64:
+        """How the bearing rings after an impact of mean strength."""
+        after_s, ring = self._after_hit_s, np.zeros_like(self._after_hit_s)
+        for mode_hz in (self.resonance_hz, 0.6 * self.resonance_hz):
+            around = self.background_rms(0.89 * mode_hz, 1.12 * mode_hz)
+            ring += 8 * around * np.exp(-after_s / self.ring_s) * np.sin(2 * np.pi * mode_hz * after_s)
+        return ring
+
+    def _impact(self, number: int) -> tuple[float, _Float64]:
         """A ball over the defect: a short ring, a little early or late by slip, louder in the load zone."""
         draw = np.random.default_rng([self.seed, _BEARING, number])
         late_s = float(draw.normal(0, 0.01)) / self.defect_hz
         zone = 1 + 0.3 * math.cos(2 * math.pi * number / self.defects_per_turn)
-        ring = np.zeros_like(after_s)
-        for mode_hz in (self.resonance_hz, 0.6 * self.resonance_hz):
-            around = self.background_rms(0.89 * mode_hz, 1.12 * mode_hz)
-            ring += 8 * around * np.exp(-after_s / self.ring_s) * np.sin(2 * np.pi * mode_hz * after_s)
-        return late_s, float(draw.uniform(0.8, 1.25)) * zone * ring
+        return late_s, float(draw.uniform(0.8, 1.25)) * zone * self._ring
 
-    def _knock(self, number: int, after_s: _Float64) -> tuple[float, _Float64]:
+    def _knock(self, number: int) -> tuple[float, _Float64]:
         """A loose part: on about every third turn, never quite at the same place, a burst of noise."""
         draw = np.random.default_rng([self.seed, _RATTLE, number])
         late_s = float(draw.uniform(0, 0.3)) / self.shaft_hz
         if draw.uniform() > 0.35:
             return late_s, np.zeros(0)
+        after_s = self._after_hit_s
         burst = draw.standard_normal(len(after_s)) * np.exp(-after_s / 0.008)
         hz = np.fft.rfftfreq(len(after_s), 1 / self.sample_rate_hz)
         octaves = np.log2(np.maximum(hz, 1) / self.rattle_hz)

@@ -171,7 +171,7 @@ def test_bearing_impacts_stand_12_to_20_db_over_the_background(seed: int) -> Non
     hz = np.fft.rfftfreq(len(hit_s), 1 / RATE_HZ)
     third_octave = (hz >= low_hz) & (hz <= high_hz)
     peaks = [
-        np.abs(np.fft.irfft(np.fft.rfft(machine._impact(number, hit_s)[1]) * third_octave)).max()
+        np.abs(np.fft.irfft(np.fft.rfft(machine._impact(number)[1]) * third_octave)).max()
         for number in range(300)
     ]
     over_db = 20 * np.log10(np.array(peaks) / machine.background_rms(low_hz, high_hz))

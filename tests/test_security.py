@@ -18,7 +18,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.support.broker import free_port, mosquitto
-from tests.support.daemon import ENVIRONMENT, daemon, run, terminate, wait_for
+from tests.support.daemon import ENVIRONMENT, daemon, fitted, run, terminate, wait_for
 
 PASSWORD = "correct-horse-battery"
 CONFIG = """\
@@ -39,8 +39,7 @@ FAULTY = "start_s: 1000, faults: [{kind: rattle, start_s: 3, end_s: 100000}]"
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A fitted machine that is faulty from now on; nobody yet knows the password."""
-    configure(tmp_path, 1883, "pace: fast, duration_s: 90")
-    run(tmp_path, "fit-normal", "--machine", "pump3")
+    fitted(tmp_path, CONFIG.format(port=1883, source="pace: fast, duration_s: 90", metrics_port="null"))
     (tmp_path / "password").write_text(PASSWORD + "\n")
     return tmp_path
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +90,20 @@ def run(folder: Path, *words: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def fitted(folder: Path, config: str, machine: str = "pump3") -> None:
+    """What `fit-normal` leaves in `banks` with a configuration; fitted once in this process, then copied."""
+    shutil.copytree(_banks_of(config, machine), folder / "banks", symlinks=True)
+
+
+@cache
+def _banks_of(config: str, machine: str) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="fitted-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "config.yaml").write_text(config)
+    run(folder, "fit-normal", "--machine", machine)
+    return folder / "banks"
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.broker import MosquittoBroker, free_port, mosquitto
-from tests.support.daemon import Subscriber, daemon, run, subscriber, wait_for
+from tests.support.broker import free_port, mosquitto
+from tests.support.daemon import Subscriber, daemon, fitted, subscriber, wait_for
 
 MACHINE = """\
   - id: {id}
@@ -79,25 +79,22 @@ def running_page(
     """The daemon with pump3, which has `source`, fans that are quiet, and `more` of the configuration."""
     with mosquitto(folder) as broker:
         port = free_port()
-        write_config(folder, broker, port, web, "pace: fast, duration_s: 90", 1)
-        run(folder, "fit-normal", "--machine", "pump3")
-        write_config(folder, broker, port, web, source, machines)
-        with (folder / "config.yaml").open("a") as config:
-            config.write(more)
+        fitted(folder, config_of("localhost", 1, 1, "", "pace: fast, duration_s: 90", 1))
+        text = config_of(broker.host, broker.port, port, web, source, machines) + more
+        (folder / "config.yaml").write_text(text)
         with subscriber(broker.host, broker.port) as told, daemon(folder) as process:
             page = RunningPage(port, folder, process, told)
             wait_for(lambda: _answers(page), 20, f"the page: {(folder / 'log').read_text()}")
             yield page
 
 
-def write_config(
-    folder: Path, broker: MosquittoBroker, port: int, web: str, source: str, machines: int
-) -> None:
-    text = NODE.format(host=broker.host, port=broker.port, page=port, web=web)
+def config_of(host: str, mqtt_port: int, page_port: int, web: str, source: str, machines: int) -> str:
+    """pump3 with `source`, and fans that are quiet."""
+    text = NODE.format(host=host, port=mqtt_port, page=page_port, web=web)
     text += MACHINE.format(id="pump3", name="Pump 3", source=source)
     for n in range(1, machines):
         text += MACHINE.format(id=f"fan{n}", name=f"Fan {n}", source=QUIET)
-    (folder / "config.yaml").write_text(text)
+    return text
 
 
 def _answers(page: RunningPage) -> bool:

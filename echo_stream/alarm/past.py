@@ -35,6 +35,8 @@ LONGEST_PASS_S = 20.0
 """What lasts longer is none that passes: an alarm waits 30 s at most."""
 WEEK_S = 7 * 86_400.0
 MOST_PASSED = 256
+NEAR_S = 2.0
+"""An event of a change is announced between its begin and its end, give or take so much."""
 EULER, SCALE_OF_SPREAD = 0.5772, math.sqrt(6) / math.pi
 """Of a Gumbel distribution: its mean over its mode, and its scale, in spreads."""
 
@@ -190,15 +192,18 @@ class Passed:
     def __init__(self, hop_s: float) -> None:
         self._hop_s = hop_s
         self._heard_s = 0.0
-        self._lengths: deque[tuple[float, float]] = deque(maxlen=MOST_PASSED)
-        """Heard until then, in seconds, and length."""
+        self.now_s = 0.0
+        """UTC of what was heard last, as seconds since 1970; whoever knows it says so."""
+        self._lengths: deque[_Pass] = deque(maxlen=MOST_PASSED)
+        self._fault: tuple[float, float] | None = None
+        """When a fault was heard, as somebody said last: it may not have ended yet."""
         self.longest_s = 0.0
         """What `PASSES` of them at least reached; 0 where too few did."""
 
     @property
     def count(self) -> int:
         """How many changes are remembered that are no longer than what passes here."""
-        return sum(length_s <= self.longest_s for _, length_s in self._lengths)
+        return sum(each.length_s <= self.longest_s for each in self._lengths)
 
     @property
     def wait_s(self) -> float:
@@ -208,31 +213,55 @@ class Passed:
     def hear(self) -> None:
         """One more window."""
         self._heard_s += self._hop_s
-        if self._lengths and self._heard_s - self._lengths[0][0] > WEEK_S:
+        if self._lengths and self._heard_s - self._lengths[0].heard_s > WEEK_S:
             self._lengths.popleft()
             self._look()
 
-    def add(self, length_s: float) -> None:
-        """A change ended by itself."""
-        if length_s <= LONGEST_PASS_S:
-            self._lengths.append((self._heard_s, length_s))
+    def add(self, length_s: float, ago_s: float = 0.0) -> None:
+        """A change ended by itself, so long ago."""
+        found = _Pass(self._heard_s, length_s, self.now_s - ago_s)
+        if length_s <= LONGEST_PASS_S and not (self._fault and found.touches(*self._fault)):
+            self._lengths.append(found)
             self._look()
 
+    def drop(self, from_s: float, to_s: float) -> None:
+        """What was heard in that time, UTC in seconds, was a fault: such a change is none that passes."""
+        self._fault = (from_s, to_s)
+        left = (each for each in self._lengths if not each.touches(from_s, to_s))
+        self._lengths = deque(left, MOST_PASSED)
+        self._look()
+
     def _look(self) -> None:
-        longest = nlargest(PASSES, (length_s for _, length_s in self._lengths))
+        longest = nlargest(PASSES, (each.length_s for each in self._lengths))
         self.longest_s = longest[-1] if len(longest) == PASSES else 0.0
 
     def to_json(self) -> list[list[float]]:
-        """Plain JSON: how long ago, and length, in seconds."""
+        """Plain JSON: how long ago in seconds of listening, length, and when it ended (UTC)."""
         return [
-            [round(self._heard_s - heard_s, 1), round(length_s, 3)] for heard_s, length_s in self._lengths
+            [round(self._heard_s - each.heard_s, 1), round(each.length_s, 3), round(each.ended_s, 1)]
+            for each in self._lengths
         ]
 
     def restore(self, saved: Iterable[Iterable[Any]]) -> None:
-        """From what `to_json` gave; raises what `numbers` raises."""
-        found = [numbers(each) for each in saved]
-        self._lengths = deque(((self._heard_s - ago_s, length_s) for ago_s, length_s in found), MOST_PASSED)
+        """From what `to_json` gave; earlier versions did not say when. Raises what `numbers` raises."""
+        self._lengths = deque(maxlen=MOST_PASSED)
+        for ago_s, length_s, *ended_s in (numbers(each) for each in saved):
+            self._lengths.append(_Pass(self._heard_s - ago_s, length_s, ended_s[0] if ended_s else 0.0))
         self._look()
+
+
+class _Pass(NamedTuple):
+    """A change that ended by itself."""
+
+    heard_s: float
+    """Seconds that were listened to until then."""
+    length_s: float
+    ended_s: float
+    """UTC, seconds since 1970; 0: not known."""
+
+    def touches(self, from_s: float, to_s: float) -> bool:
+        """Whether some of it lies in that time."""
+        return self.ended_s - self.length_s - NEAR_S <= to_s and from_s <= self.ended_s + NEAR_S
 
 
 LARGEST = 1e12

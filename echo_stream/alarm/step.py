@@ -164,7 +164,9 @@ class StepWay:
             self._under_since = end
         if self._under_since is not None and end - self._under_since >= self._off_delay:
             if self._since is not None:
-                self.passed.add((self._under_since - self._since) / self._rate)
+                self.passed.add(
+                    (self._under_since - self._since) / self._rate, (end - self._under_since) / self._rate
+                )
             self.active = False
             self._since = self.onset = self._under_since = None
 

@@ -122,6 +122,8 @@ class Page:
         """Where no history is kept."""
         self._numbers = 0
         self._commands: deque[tuple[Command, Future[models.Outcome]]] = deque()
+        self._faults: deque[tuple[str, datetime, datetime]] = deque(maxlen=MOST_COMMANDS)
+        """Machine, begin and end of what was a fault, as somebody said."""
         self._watched: frozenset[str] = frozenset()
         self._live: deque[Live] = deque(maxlen=MOST_LIVE)
         self._what_if = WhatIf(self._state_dir / HISTORY_FILE)
@@ -160,6 +162,11 @@ class Page:
             if future.set_running_or_notify_cancel():  # else whoever asked has gone
                 execute(command, _replier(future))
                 self._server.feed.touch()
+        while self._faults:
+            machine, begin, end = self._faults.popleft()
+            station = self._registry.stations.get(machine)
+            if station is not None:
+                station.ways.passed.drop(begin.timestamp(), end.timestamp())
 
     def observe(self, scored: Sequence[Scored]) -> None:
         """Windows that were scored; those that somebody watches are kept for the page."""
@@ -356,7 +363,10 @@ class Page:
         if kept is None:
             raise CommandRefused("nothing was kept of this event, or it is gone")
         if asked.answer == "fault":
-            return self._answers.fault(kept, by, asked.reason or "")
+            said = self._answers.fault(kept, by, asked.reason or "")
+            at = datetime.fromisoformat(kept.event["ts"])
+            self._faults.append((kept.machine, at, at))
+            return said
         return self._answers.normal(kept, by, asked.reason or "", asked.condition)
 
     def answer_span(self, machine: str, asked: models.SpanAnswer, by: str) -> str:
@@ -369,7 +379,9 @@ class Page:
         if not timedelta(0) < end - begin <= MOST_SPAN:
             raise CommandRefused(f"expected an earlier and a later time, {MOST_SPAN.days} days apart at most")
         if asked.answer == "fault":
-            return self._answers.fault_between(machine, begin, end, by, asked.reason or "")
+            said = self._answers.fault_between(machine, begin, end, by, asked.reason or "")
+            self._faults.append((machine, begin, end))
+            return said
         return self._answers.normal_between(
             machine, begin, end, by=by, reason=asked.reason or "", condition=asked.condition
         )

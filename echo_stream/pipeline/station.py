@@ -131,6 +131,7 @@ class Station:
         """
         window, score = scored
         self.score, self.scored_until = score, window.end
+        self.ways.passed.now_s = window.captured_at.timestamp()
         yield from self.sensor.step(sensor_figures(window, score.level_dbfs), window.start, window.end)
         self.rest.step(float(score.condition == OFF), window.start, window.end)
         reasons = {SENSOR: self.sensor.masks_machine, OFF: self.rest.active}

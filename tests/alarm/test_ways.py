@@ -112,6 +112,24 @@ def test_what_passes_is_forgotten_after_a_week_without_it() -> None:
     assert passed.wait_s == 0.0
 
 
+def test_faults_that_were_confirmed_go_on_being_alarms(life: Life) -> None:
+    for n in range(6):
+        life.ways.passed.now_s = 1000.0 * n  # also after the restart: UTC, not samples
+        assert passes(life, 12) == [AlarmPath.STRONG], n
+        life = restarted(life)
+        life.ways.passed.drop(1000.0 * n - 5.0, 1000.0 * n - 5.0)
+        life.hear(normal(3 * MINUTE))
+    life.ways.passed.drop(9000.0, 9000.0)  # said while it still stands
+    for _ in range(3):
+        life.ways.passed.now_s = 9010.0
+        assert passes(life, 12) == [AlarmPath.STRONG]
+    for n in range(3):
+        life.ways.passed.now_s = 20_000.0 + 1000.0 * n
+        assert passes(life, 12) == [AlarmPath.STRONG]
+    life.ways.passed.drop(0.0, 19_000.0)
+    assert passes(life, 12) == [], "what nobody called a fault counts"
+
+
 def test_what_passes_is_known_after_a_restart_and_with_another_bank(life: Life) -> None:
     for _ in range(3):
         passes(life, 12)

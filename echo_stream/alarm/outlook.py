@@ -32,6 +32,12 @@ class Outlook:
     """For how long."""
     past_s: float
     """What the slow way compares with."""
+    slow_minute: float | None = None
+    """Median score of the newest minute that the slow way looks at."""
+    slow_usual: float | None = None
+    """The middle of those before."""
+    slow_evidence: float = 0.0
+    """That they are higher than they were; at 1 it trips."""
     passed_s: float = 0.0
     """So long lasts what comes and goes by itself here, and alarms wait for it; 0: they wait for nothing."""
     passed: int = 0
@@ -47,6 +53,9 @@ class Outlook:
             levels=ways.levels_now,
             delays_s=ways.waits_s,
             past_s=3600 * ways.slow_way.hours,
+            slow_minute=ways.slow_way.newest,
+            slow_usual=ways.slow_way.usual,
+            slow_evidence=ways.slow_way.evidence,
             passed_s=ways.passed.longest_s if ways.passed.wait_s > ways.timing.on_delay_s else 0.0,
             passed=ways.passed.count,
         )

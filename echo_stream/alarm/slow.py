@@ -109,6 +109,18 @@ class SlowWay:
         """Share of the limit: at 1 it trips."""
         return fmean(self._evidence) * self.width / self._limit_minutes
 
+    @property
+    def newest(self) -> float | None:
+        """The newest value; None before the first."""
+        if self.found is Found.SHIFT:
+            return self.now
+        return self._waiting[-1] if self._waiting else self._latest[-1] if self._latest else None
+
+    @property
+    def usual(self) -> float | None:
+        """The middle of the past; None before the first value."""
+        return self._ranked[len(self._ranked) // 2] if self._ranked else None
+
     def add(self, value: float, start: int) -> bool:
         """The next score of a window in which nothing else is wrong, and where the window starts.
 

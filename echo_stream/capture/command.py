@@ -65,6 +65,7 @@ class Command:
     state: SourceState = "running"
     last_error: SourceError | None = None
     lost_samples = 0
+    losses = 0
 
     def __init__(
         self,

@@ -72,6 +72,11 @@ class AudioSource(Protocol):
         """All samples known to be lost so far, in sample frames."""
         ...
 
+    @property
+    def losses(self) -> int:
+        """How often it was lost since it was opened; 0 where it cannot be."""
+        ...
+
     def read(self) -> AudioBlock | None:
         """What is new since the last read, or None where there is nothing new yet. Never blocks.
 
@@ -113,6 +118,7 @@ class UnsupervisedSource:
     ended = False
     last_error: SourceError | None = None
     full_scale: float = 1.0
+    losses = 0
 
     @property
     def state(self) -> SourceState:
@@ -231,6 +237,10 @@ class _ChannelView:
     @property
     def lost_samples(self) -> int:
         return self._shared.source.lost_samples + self._dropped
+
+    @property
+    def losses(self) -> int:
+        return self._shared.source.losses
 
     def take(self, block: AudioBlock) -> None:
         self._blocks.append(block)

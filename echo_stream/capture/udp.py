@@ -54,6 +54,7 @@ class Udp:
     ended = False
     state: SourceState = "running"
     last_error: SourceError | None = None
+    losses = 0
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ _COUNTERS = {
     "hops_skipped": "Windows left out because the PC was late.",
     "samples_lost": "Samples that never came, or were overwritten before they were read.",
     "gaps": "Stretches of lost samples.",
+    "losses": "Times that the source was lost; it is opened again each time.",
     "warnings_held": "Warnings held, as the sound changed more at the machine's reference.",
 }
 _GAUGES = {
@@ -45,6 +46,10 @@ _GAUGES = {
     "lag_p50_seconds": ("lag_p50_s", "From a window's last sample to its score, median of ten minutes."),
     "lag_p99_seconds": ("lag_p99_s", "The same, exceeded by one window in a hundred."),
     "lag_max_seconds": ("lag_max_s", "The same, the longest."),
+    "slow_minute_score": ("slow_minute", "Median score of the newest minute that the slow way looks at."),
+    "slow_usual_score": ("slow_usual", "The middle of such minutes before, of the same operating state."),
+    "slow_evidence_ratio": ("slow_evidence", "Evidence that minutes are higher than before; at 1 it trips."),
+    "drifting": ("drifting", "1 while minutes creep away from what they were."),
     "listening": ("listening", "1 while sound comes and is scored."),
 }
 
@@ -65,6 +70,7 @@ _PARTS = {
     "state_dir": (("trouble", "state_directory_writable", "1 while the state directory can be written."),),
     "evidence": (
         ("kept", "evidence_kept_total", "Alarms whose sound was kept."),
+        ("bytes", "evidence_bytes", "Size of all evidence on the disk."),
         ("failed", "evidence_failed_total", "Alarms whose sound could not be kept."),
         ("trouble", "evidence_writable", "1 while evidence can be kept."),
     ),
@@ -141,9 +147,10 @@ class _Snapshots(Collector):
         yield from _threads(found.get("threads", ()))
         machines = list(found.get("machines", ()))
         for key, text in _COUNTERS.items():
-            counter = CounterMetricFamily(f"echo_stream_{key}", text, labels=["machine"])
+            name = "source_losses" if key == "losses" else key
+            counter = CounterMetricFamily(f"echo_stream_{name}", text, labels=["machine"])
             for machine in machines:
-                counter.add_metric([machine["machine"]], machine[key])
+                counter.add_metric([machine["machine"]], machine.get(key, 0))
             yield counter
         for name, (key, text) in _GAUGES.items():
             gauge = GaugeMetricFamily(f"echo_stream_{name}", text, labels=["machine"])
@@ -154,6 +161,7 @@ class _Snapshots(Collector):
         yield _last_windows(machines)
         yield _known_sounds(machines)
         yield _enrolments(machines)
+        yield _trip_levels(machines)
         yield from _alarms(machines)
 
 
@@ -203,6 +211,15 @@ def _enrolments(machines: Iterable[Mapping[str, Any]]) -> Metric:
     for machine in machines:
         if found := machine.get("enrolling"):
             gauge.add_metric([machine["machine"], found["stage"]], found["progress"])
+    return gauge
+
+
+def _trip_levels(machines: Iterable[Mapping[str, Any]]) -> Metric:
+    text = "Score above which the level trips; of an alarm that stands, of the way that raised it."
+    gauge = GaugeMetricFamily("echo_stream_trip_level", text, labels=["machine", "level"])
+    for machine in machines:
+        for level, trip in (machine.get("trips") or {}).items():
+            gauge.add_metric([machine["machine"], level], trip)
     return gauge
 
 

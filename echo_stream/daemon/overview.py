@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 from echo_stream import __version__
+from echo_stream.alarm.outlook import Outlook
 from echo_stream.config.schema import Config
 from echo_stream.core.guard import Guard
 from echo_stream.daemon.state_directory import StateDirectory
@@ -133,7 +134,12 @@ def _thread(guard: Guard) -> dict[str, Any]:
 
 
 def _evidence(evidence: Evidence) -> dict[str, Any]:
-    return {"kept": evidence.kept, "failed": evidence.failed, "trouble": evidence.trouble}
+    return {
+        "kept": evidence.kept,
+        "failed": evidence.failed,
+        "bytes": evidence.bytes,
+        "trouble": evidence.trouble,
+    }
 
 
 def _history(counters: HistoryCounters) -> dict[str, Any]:
@@ -158,7 +164,22 @@ def _machine(station: Station, now_s: float) -> dict[str, Any]:
         "warnings_held": station.surroundings.warnings if station.surroundings else 0,
         "known_sounds": station.gate.known_sounds(station.scorer),
         "alarms": {a.level.value: {"state": a.state.value, "active": a.active} for a in station.alarms},
+        "losses": station.reader.source.losses,
+        "trips": dict(station.trips),
+        "drifting": station.drifting,
+        **_slow(station.outlook),
         "outlook": station.outlook and station.outlook.to_json(),
+    }
+
+
+def _slow(outlook: Outlook | None) -> dict[str, Any]:
+    """What the slow way looks at; nothing before the first window."""
+    if outlook is None:
+        return {}
+    return {
+        "slow_minute": outlook.slow_minute,
+        "slow_usual": outlook.slow_usual,
+        "slow_evidence": outlook.slow_evidence,
     }
 
 

@@ -31,7 +31,15 @@ from echo_stream.core.errors import DeliveryError
 from echo_stream.core.files import write_whole
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.types import BandScore, Float32
-from echo_stream.evidence.store import Kept, advance_clock, document_path, list_events, remove_parts, tidy
+from echo_stream.evidence.store import (
+    Kept,
+    advance_clock,
+    bytes_of,
+    document_path,
+    list_events,
+    remove_parts,
+    tidy,
+)
 
 History = Callable[[int, int], Float32 | None]
 """Samples (n,) from one absolute index up to another, or None where they are not all there."""
@@ -185,6 +193,8 @@ class Evidence:
         """Why evidence cannot be kept at present; empty where it can."""
         self.kept = 0
         """Events that were kept, sound complete."""
+        self.bytes = 0
+        """Size of what is in the folder; counted at start, after each event and once an hour."""
         self.failed = 0
         """Events that could not be, or without what came after: disk full, too many at once, no sound."""
 
@@ -271,6 +281,8 @@ class Evidence:
 
     def _work(self) -> None:
         remove_parts(self._folder)
+        with suppress(OSError):
+            self.bytes = bytes_of(self._folder)
         owed = [kept for kept in list_events(self._folder) if kept.clip and not kept.picture]
         for kept in owed[-_CATCH_UP:]:
             self._draw(kept.document)
@@ -340,6 +352,7 @@ class Evidence:
                 self.trouble = ""
             self._retention_now = advance_clock(self._folder, now)
         gone = tidy(self._folder, max_bytes=self._max_bytes, max_days=self._max_days, now=self._retention_now)
+        self.bytes = bytes_of(self._folder)
         if gone:
             log.info("old evidence removed", events=gone)
 

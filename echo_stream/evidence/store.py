@@ -202,6 +202,15 @@ def tidy(folder: Path, *, max_bytes: float, max_days: float, now: datetime | Non
     return gone
 
 
+def bytes_of(folder: Path) -> int:
+    """Size of all evidence in the folder.
+
+    Raises:
+        OSError: a file cannot be looked at.
+    """
+    return sum(path.stat().st_size for path in _ours(folder))
+
+
 def _ours(folder: Path) -> Iterator[Path]:
     """Files that evidence wrote; a person's own files in these folders are not touched."""
     return (path for path in folder.glob("*/*") if _OURS.fullmatch(path.name))

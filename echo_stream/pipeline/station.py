@@ -5,7 +5,7 @@ Runs on the pipeline thread. The encoder is shared by all stations and is not he
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -118,6 +118,8 @@ class Station:
     """Where the newest window ended."""
     drifting: bool = False
     """The advisory of a creep was announced and is not over."""
+    trips: Mapping[str, float] = field(default_factory=dict)
+    """Trip levels now, by alarm level; replaced by the pipeline thread."""
     outlook: Outlook | None = None
     """What the ways to an alarm know; replaced by the pipeline thread, so that others can read it."""
     outlook_at: int = 0
@@ -147,6 +149,7 @@ class Station:
                 own += (alarm.suppress if holds else alarm.unsuppress)(window.end, reason)
             own += alarm.step(score.value, window.start, window.end, score.condition, counts=not passes)
             events = own + events
+        self.trips = {alarm.level.value: alarm.trip for alarm in self.alarms}
         yield from (_with_gain(event, score.gain_db) for event in events)
         alarm = self.alarms[1]
         changed = alarm.active and not alarm.suppressed_by and not self.ways.renewed

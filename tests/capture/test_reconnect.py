@@ -52,6 +52,7 @@ class Device:
     ended = False
     state: SourceState = "running"
     last_error = None
+    losses = 0
     full_scale = 1.0
 
     def __init__(self, world: World) -> None:

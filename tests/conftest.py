@@ -12,6 +12,23 @@ from tests.support.broker import MosquittoBroker, mosquitto
 from tests.support.stations import fit_bank
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+LONGEST = (
+    "benchmarks/test_soak.py",
+    "daemon/test_enrol_end_to_end.py",
+    "daemon/test_sampler.py",
+    "web/test_browser.py",
+    "cli/test_demo.py",
+    "fit/test_new_state.py",
+    "daemon/test_end_to_end.py",
+    "web/test_page.py",
+)
+"""Files that begin first: each takes a minute or more, most of it waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the rest as it stands."""
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(tests).as_posix() not in LONGEST)
 
 
 @pytest.fixture(autouse=True)

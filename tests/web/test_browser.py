@@ -130,7 +130,7 @@ def test_a_new_machine_is_learnt(page: RunningPage) -> None:
         window.get_by_label("Your name").fill("anna")
         window.get_by_role("button", name="Start").click()
         report = box.frame_locator("iframe")
-        expect(report.locator("body")).to_contain_text("New 1", timeout=60_000)
+        expect(report.locator("body")).to_contain_text("New 1", timeout=240_000)  # the fit is niced
         expect(box).to_contain_text("Learnt: normal")
         expect(window.get_by_role("cell", name="in use")).to_be_visible()
         expect(window.locator("main .pill")).not_to_have_text("not learnt yet", timeout=15_000)

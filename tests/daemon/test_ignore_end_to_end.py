@@ -46,10 +46,8 @@ class Loudspeaker:
 
     def play(self) -> None:
         """In real time, until it is stopped; on a thread of its own."""
-        normal, passing = (
-            Simulated(3, RATE_HZ, faults, pace="fast", start_s=200.0)
-            for faults in ([], [(0.0, 1e6, "rattle")])
-        )
+        normal = Simulated(3, RATE_HZ, pace="fast", start_s=200.0)
+        passing = Simulated(3, RATE_HZ, [(0.0, 1e6, "rattle")], pace="fast", start_s=200.0)
         blocks = [source.read() for source in (normal, passing)]
         began = time.monotonic()
         with self._pipe.open("wb", buffering=0) as pipe, suppress(BrokenPipeError):
@@ -127,7 +125,8 @@ def test_a_sound_is_taught_while_the_daemon_runs(
         speaker.pass_by(PASS_S)
         speaker.listen_for(3.0)
         wait_for(lambda: status()["known_sounds"] == {"forklift": 1}, 60, "it is named and counted")
-        assert told.of("event")[events_before:] == [], "and raises nothing"
+        raised = [event for event in told.of("event")[events_before:] if event["active"]]
+        assert raised == [], "and raises nothing"
 
         speaker.passing.set()
         longer = wait_for(lambda: alarms(told)[1:], 60, "an alarm, as it lasts longer than it did")

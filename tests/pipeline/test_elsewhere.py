@@ -198,6 +198,64 @@ def test_two_machines_never_hold_each_other() -> None:
         assert not (more_db(first, second) and more_db(second, first))
 
 
+AWAY_M = {"pump1": 2.0, "pump2": 5.0, "pump3": 9.0}
+"""From what passes to each of three microphones in a hall."""
+
+
+def ring(at_machines: dict[str, Float32]) -> dict[str, str]:
+    """Whom each of three machines names that refer to each other; "": nobody, it is not held."""
+    places = {name: Surroundings(rises_of(sound, name), 3.0, "auto") for name, sound in at_machines.items()}
+    at = START + timedelta(seconds=60)
+    return {name: louder_at(window(sound, 60.0, at, name), places)[0] for name, sound in at_machines.items()}
+
+
+def at_three() -> tuple[dict[str, Float32], Float32]:
+    """60 s of three machines, each as noise at its level, and noise of rms 1 in the last 3 s."""
+    rng = np.random.default_rng(8)
+    levels = dict(zip(AWAY_M, (0.01, 0.03, 0.02), strict=True))
+    own = {
+        name: (level * rng.standard_normal(60 * RATE_HZ)).astype(np.float32) for name, level in levels.items()
+    }
+    noise = np.zeros(60 * RATE_HZ, np.float32)
+    noise[57 * RATE_HZ :] = rng.standard_normal(3 * RATE_HZ)
+    return own, noise
+
+
+def test_in_a_ring_of_three_the_one_that_changed_most_is_never_held() -> None:
+    own, noise = at_three()
+    heard = {name: sound + np.float32(0.3 / AWAY_M[name]) * noise for name, sound in own.items()}
+    assert ring(heard) == {"pump1": "", "pump2": "pump1", "pump3": "pump1"}, "the others name it"
+    alike = {name: sound + 4 * sound.std() * noise for name, sound in own.items()}
+    assert set(ring(alike).values()) == {""}, "all change alike: nobody is held"
+    assert ring(own) == dict.fromkeys(own, ""), "nothing changed"
+
+
+@pytest.mark.parametrize("faulty", list(AWAY_M))
+def test_in_a_ring_of_three_a_fault_is_held_nowhere_that_it_began(faulty: str) -> None:
+    """The neighbours hear machine and fault 15 dB weaker: it changes most at home."""
+    own, noise = at_three()
+    fault = 3 * own[faulty].std() * noise
+    heard = {name: sound + (1 if name == faulty else LEAK) * fault for name, sound in own.items()}
+    assert ring(heard)[faulty] == ""
+
+
+def test_as_a_source_moves_through_the_hall_the_nearest_machine_announces_it() -> None:
+    """Three microphones 5 m apart; of what passes, one at least always announces."""
+    own, noise = at_three()
+    named = set()
+    for at_m in np.arange(-5.0, 16.0, 2.5):
+        away_m = {name: np.hypot(at_m - x_m, 2.0) for name, x_m in zip(own, (0.0, 5.0, 10.0), strict=True)}
+        heard = {
+            name: sound + (0.3 * sound.std() / 0.02 / away_m[name] * noise).astype(np.float32)
+            for name, sound in own.items()
+        }
+        found = ring(heard)
+        nearest = min(away_m, key=lambda name: away_m[name])
+        assert found[nearest] == "", (at_m, found)
+        named |= set(found.values())
+    assert named == {"", *own}, "each is named while it passes there"
+
+
 @pytest.mark.parametrize(
     ("reference", "said"),
     [

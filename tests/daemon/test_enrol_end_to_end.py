@@ -32,7 +32,7 @@ machines:
 def fit_normal(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "echo_stream", "fit-normal", "--machine", "pump3", *words]
     return subprocess.run(
-        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=150, check=False
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=500, check=False
     )
 
 

@@ -69,7 +69,7 @@ def _print(found: dict[str, Any]) -> None:
             print(f"{machine['machine']}: enrolment of {of}: {' '.join(filter(None, (stage, banks, far)))}")
     for machine in found["machines"][:MOST_OUTLOOKS]:
         probation = machine.get("probation") or {}
-        if probation.get("provisional"):
+        if probation.get("provisional") and machine["bank"]:  # what has none is said below
             print(
                 f"{machine['machine']}: its bank is provisional: heard {probation['heard_h']:.1f} h on "
                 f"{probation['heard_days']} days, {probation['missing_h']:.1f} h and "

@@ -29,7 +29,10 @@ OF_EXTRAS = {
     "encode.runtime_openvino": "echo",
     "web.access": "web",
     "web.app": "web",
+    "web.asked": "web",
     "web.connections": "web",
+    "web.enrolment": "web",
+    "web.openapi": "web",
 }
 """The modules that need an extra, which they name."""
 WEIGHTS = """

@@ -17,6 +17,7 @@ from echo_stream.cli.common import (
     quiet,
     read_config,
 )
+from echo_stream.core.sequences import commonest
 
 if TYPE_CHECKING:
     from echo_stream.history.minutes import MinuteRow
@@ -77,7 +78,7 @@ def _print_hours(rows: list[MinuteRow]) -> None:
             f"{max(row.score_max for row in members):.1f}",
             f"{sum(row.over_alarm * row.windows for row in members) / sum(r.windows for r in members):.1%}",
             f"{median(row.level_dbfs for row in members):.1f} dBFS",
-            max(sorted(set(states)), key=states.count),
+            commonest(states),
             f"{sum(row.coverage for row in members) / 60:.3f}",
         )
     Console(width=110).print(table)

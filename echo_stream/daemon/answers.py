@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -25,6 +24,7 @@ from echo_stream.core.errors import CommandRefused
 from echo_stream.core.files import write_whole
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.text import utc_text
+from echo_stream.daemon.child import command_line, why_it_failed
 from echo_stream.daemon.proposal_models import to_proposal, to_sample_proposal
 from echo_stream.daemon.proposals import lossless, require_room
 from echo_stream.daemon.sampler import FeatureSampler
@@ -291,17 +291,8 @@ class Answers:
         Raises:
             CommandRefused: it failed; says what it said.
         """
-        wait_s, first = (LEARN_S, ["nice", "-n", "10"]) if learning else (ASK_S, [])
-        ours = [
-            *first,
-            sys.executable,
-            "-m",
-            "echo_stream",
-            *words[:2],
-            "--config",
-            str(self._config),
-            *words[2:],
-        ]
+        wait_s = LEARN_S if learning else ASK_S
+        ours = command_line(self._config, words[:2], words[2:], niced=learning)
         try:
             child = subprocess.Popen(ours, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         except OSError as error:
@@ -314,9 +305,7 @@ class Answers:
             child.communicate()
             raise CommandRefused(f"{words[0]} {words[1]} took longer than {wait_s:g} s") from None
         if child.returncode != 0:
-            lines = [line for line in said.splitlines() if line.strip()]
-            why = " ".join(lines[-3:]).removeprefix("echo-stream: ")[:500]
-            raise CommandRefused(why or f"it ended with code {child.returncode}")
+            raise CommandRefused(why_it_failed(said, child.returncode))
         return out
 
     def _note(self, machine: str, answer: str, by: str, reason: str, event_id: str | None) -> None:

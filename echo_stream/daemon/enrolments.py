@@ -12,7 +12,6 @@ import json
 import queue
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from echo_stream.core.files import require_writable
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.text import duration_text, utc_text
 from echo_stream.core.types import Window
+from echo_stream.daemon.child import command_line, why_it_failed
 from echo_stream.daemon.enrolment import SAMPLE_BYTES, Enrolment, Fit, Limits, Record, Sound, Stage
 from echo_stream.daemon.operator_commands import logged
 from echo_stream.daemon.stations import StationRegistry
@@ -376,16 +376,11 @@ class Enrolments:
             self._fail(enrolment, "too little sound came to learn from")
             return
         state = left[0]
-        words = ["nice", "-n", "10", sys.executable, "-m", "echo_stream", "fit-normal"]
-        words += ["--config", str(self._path), "--machine", record.machine]
-        words += [
-            "--condition",
-            record.conditions[state],
-            "--heard",
-            str(enrolment.sound_of(state).absolute()),
-        ]
-        words += ["--base", record.fits[-1].bank_id] if record.fits else []
-        words += ["--accept" if record.accept and len(left) == 1 else "--no-accept"]
+        options = ["--machine", record.machine, "--condition", record.conditions[state]]
+        options += ["--heard", str(enrolment.sound_of(state).absolute())]
+        options += ["--base", record.fits[-1].bank_id] if record.fits else []
+        options += ["--accept" if record.accept and len(left) == 1 else "--no-accept"]
+        words = command_line(self._path, ["fit-normal"], options, niced=True)
         with (
             (enrolment.folder / "fit.json").open("wb") as out,
             (enrolment.folder / "fit.log").open("wb") as said,
@@ -396,13 +391,12 @@ class Enrolments:
     def _conclude(self, fitting: _Fitting, code: int | None) -> None:
         enrolment = fitting.enrolment
         record = enrolment.record
+        if code is None:
+            self._fail(enrolment, f"the fit took longer than {duration_text(FIT_S)}")
+            return
         if code != 0:
             said = (enrolment.folder / "fit.log").read_text(errors="replace")
-            lines = [line.strip() for line in said.splitlines() if line.strip()]
-            why = " ".join(lines[-3:]).removeprefix("echo-stream: ")[:500] or f"it ended with code {code}"
-            self._fail(
-                enrolment, why if code is not None else f"the fit took longer than {duration_text(FIT_S)}"
-            )
+            self._fail(enrolment, why_it_failed(said, code))
             return
         found = json.loads((enrolment.folder / "fit.json").read_text())
         fitted = found["fitted"]

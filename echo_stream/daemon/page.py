@@ -35,6 +35,7 @@ from echo_stream.daemon.page_models import (
     facts_of,
     failed_card,
     joined_minutes,
+    journal_items,
     level_of,
     versions,
     without_secrets,
@@ -312,10 +313,7 @@ class Page:
         except sqlite3.Error as error:
             log.warning("the journal cannot be read for the page", reason=str(error))
             return []
-        return [
-            models.JournalItem(number=number, kind=entry.kind, event=json.loads(entry.payload))
-            for number, entry in found
-        ]
+        return journal_items(found)
 
     def command(
         self, machine: str, asked: Mapping[str, Any], sender: Mapping[str, str]

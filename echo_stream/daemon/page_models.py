@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,11 +15,13 @@ from pydantic import ValidationError
 from echo_stream import __version__
 from echo_stream.config.schema import Config
 from echo_stream.core.errors import NoBank
+from echo_stream.core.sequences import commonest
 from echo_stream.core.text import utc_text
 from echo_stream.daemon.stations import FailedMachine
 from echo_stream.evidence.normal_sound import file_of
 from echo_stream.evidence.store import Kept
 from echo_stream.history.minutes import MINUTE_S, MinuteRow
+from echo_stream.history.store import JournalEntry
 from echo_stream.mqtt.payloads import LevelState
 from echo_stream.web import models
 from echo_stream.web.backend import Files
@@ -68,10 +71,18 @@ def joined_minutes(at_s: float, step_s: float, rows: Sequence[MinuteRow]) -> mod
         score_median=round(median(row.score_median for row in rows), 3),
         score_max=max(row.score_max for row in rows),
         level_dbfs=round(median(row.level_dbfs for row in rows), 1),
-        operating_state=max(sorted(set(states)), key=states.count),
+        operating_state=commonest(states),
         coverage=round(sum(row.coverage for row in rows) * MINUTE_S / step_s, 3),
         over_alarm=round(sum(row.over_alarm * row.windows for row in rows) / max(1, windows), 4),
     )
+
+
+def journal_items(found: Iterable[tuple[int, JournalEntry]]) -> list[models.JournalItem]:
+    """Entries of the journal with their numbers."""
+    return [
+        models.JournalItem(number=number, kind=entry.kind, event=json.loads(entry.payload))
+        for number, entry in found
+    ]
 
 
 def evidence_of(kept: Kept, bank: Path | None) -> tuple[models.Evidence, Files]:

@@ -5,7 +5,6 @@ Scores of another bank are no comparison, so it begins where the present one was
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Final
 from echo_stream.alarm.calibration import Calibration
 from echo_stream.config.schema import Machine
 from echo_stream.core.errors import BankError, CommandRefused
+from echo_stream.core.types import AlarmLevel
+from echo_stream.daemon.page_models import journal_items
 from echo_stream.detect.bank import NormalBank
 from echo_stream.history.minutes import MinuteRow
 from echo_stream.history.store import read_history, read_journal
@@ -72,7 +73,7 @@ class WhatIf:
                 levels = trip_levels(asked, Calibration.of(bank.calibration))
             except BankError as error:
                 raise CommandRefused(error.message) from None
-            tried, stands_for = next(t.level for name, t in levels.items() if name.value == "alarm"), rate
+            tried, stands_for = levels[AlarmLevel.ALARM].level, rate
         else:
             tried, stands_for = level, None
         accepted_s = _accepted_s(machine.bank)
@@ -115,11 +116,7 @@ class WhatIf:
             found = read_journal(self._history, machine=machine, limit=MOST_JOURNAL)
         except sqlite3.Error as error:
             raise CommandRefused(f"the journal cannot be read: {error}") from None
-        items = [
-            models.JournalItem(number=number, kind=entry.kind, event=json.loads(entry.payload))
-            for number, entry in found
-            if entry.kind == "event"
-        ]
+        items = journal_items(each for each in found if each[1].kind == "event")
         since = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since_s))
         return [
             item

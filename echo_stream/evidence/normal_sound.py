@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 import numpy as np
 import structlog
 
-from echo_stream.core.files import read_regular, sync_folder
+from echo_stream.core.files import read_regular, sync_folder, write_whole
 from echo_stream.core.types import Float32, Window
 from echo_stream.evidence.recorder import flac, full_scale_of
 
@@ -114,22 +114,14 @@ def write_clips(folder: Path, clips: Sequence[NormalClip]) -> None:
                     full_scale=full_scale_of(clip.samples),
                 )
             )
-            _write(aside / kept[-1].file, flac(clip.samples, clip.sample_rate_hz))
+            write_whole(aside / kept[-1].file, flac(clip.samples, clip.sample_rate_hz))
         index = {"format": 1, "clips": [asdict(each) for each in kept]}
-        _write(aside / INDEX, json.dumps(index, ensure_ascii=False).encode())
-        sync_folder(aside)
+        write_whole(aside / INDEX, json.dumps(index, ensure_ascii=False).encode())
         aside.rename(folder)
     except OSError:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     sync_folder(folder.parent)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_clips(folder: Path) -> list[KeptClip]:

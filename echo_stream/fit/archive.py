@@ -27,6 +27,7 @@ from echo_stream.capture.recording import Recording
 from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.core.errors import SourceError
 from echo_stream.core.files import write_whole
+from echo_stream.core.sequences import evenly_chosen
 from echo_stream.core.text import path_text
 from echo_stream.core.types import Float32
 from echo_stream.encode.encoder import Encoder
@@ -114,7 +115,7 @@ def spread(parts: Sequence[Part], most: int) -> list[Part]:
     if windows <= most:
         return list(parts)
     count = max(1, len(parts) * most // windows)
-    return [parts[i * len(parts) // count] for i in range(count)]
+    return evenly_chosen(parts, count)
 
 
 def most_windows(encoder: Encoder, parts: Sequence[Part]) -> int:

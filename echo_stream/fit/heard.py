@@ -16,6 +16,7 @@ from echo_stream.capture.pieces import Heard, Piece, PieceSource, stretches_in
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.errors import SourceError
+from echo_stream.core.sequences import evenly_chosen
 from echo_stream.core.text import Progress, duration_text
 from echo_stream.core.types import Window
 from echo_stream.encode.encoder import Encoder
@@ -112,7 +113,7 @@ def _chosen(stretches: Sequence[Stretch], most_s: float, rate: int) -> Sequence[
         return stretches
     parts = [part for pieces in stretches for part in _parts(pieces, rate)]
     count = max(1, int(len(parts) * most_s / seconds))
-    return [parts[i * len(parts) // count] for i in range(count)]
+    return evenly_chosen(parts, count)
 
 
 def _parts(pieces: Stretch, rate: int) -> list[list[Piece]]:

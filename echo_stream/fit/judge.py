@@ -22,6 +22,7 @@ from echo_stream.config.schema import Config, Machine
 from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.errors import BankError, SourceError
 from echo_stream.core.files import read_regular, write_whole
+from echo_stream.core.sequences import commonest
 from echo_stream.core.types import OFF, AlarmLevel, Features
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
@@ -151,7 +152,7 @@ def state_of(machine: Machine, bank: NormalBank, features: Sequence[Features], n
     level = trip_levels(machine, Calibration.of(bank.calibration))[AlarmLevel.ALARM].level
     if max(score.value for score in scores) <= level:
         states = [score.condition for score in scores]
-        return max(sorted(set(states)), key=states.count)
+        return commonest(states)
     base = f"learnt-{datetime.now(UTC):%Y-%m-%d}"
     names = (base, *(f"{base}-{number}" for number in range(2, 100)))
     return next(name for name in names if name not in bank.conditions)

@@ -14,6 +14,7 @@ from time import monotonic
 import numpy as np
 
 from echo_stream.core.sensitivity import Sensitivity, SmallestFault
+from echo_stream.core.sequences import evenly_chosen
 from echo_stream.core.types import AlarmPath, Float32, Window
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.reference import Reference
@@ -59,7 +60,7 @@ def sensitivity_of(
     if affordable < FEWEST_WINDOWS:
         thirds = thirds[1::3]
     count = min(len(scorable), MOST_WINDOWS, max(affordable, FEWEST_WINDOWS))
-    tried = [scorable[i * len(scorable) // count] for i in range(count)]
+    tried = evenly_chosen(scorable, count)
 
     def score(windows: Sequence[Window]) -> list[float]:
         pairs = zip(encoder.encode(windows), tried, strict=True)

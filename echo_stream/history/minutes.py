@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
+from echo_stream.core.sequences import commonest
+
 MINUTE_S = 60
 RECENT_S = 600.0
 """Windows of the last ten minutes stay in memory, for the page's live chart."""
@@ -105,7 +107,7 @@ class MinuteSummary:
             over_warning=over["warning"] / n,
             over_alarm=over["alarm"] / n,
             level_dbfs=median(window.level_dbfs for window in windows),
-            operating_state=max(sorted(set(states)), key=states.count),
+            operating_state=commonest(states),
             coverage=min(1.0, n / self._expected),
             band_hz=highest.band_hz,
         )

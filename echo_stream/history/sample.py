@@ -22,6 +22,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from echo_stream.core.sequences import commonest
 from echo_stream.core.types import EncoderIdentity, Features
 
 FORMAT = 1
@@ -181,7 +182,7 @@ class FeatureSample:
 
     def _keep(self, windows: Sequence[tuple[Features, str, bool]], at: datetime) -> None:
         conditions = [condition for _, condition, _ in windows]
-        most = max(set(conditions), key=conditions.count)
+        most = commonest(conditions)
         alarmed = any(each for _, _, each in windows)
         features = tuple(each for each, _, _ in windows)
         self.stretches.append(Stretch(at.isoformat(timespec="seconds"), most, alarmed, features))

@@ -12,9 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     field_validator,
     model_validator,
@@ -35,17 +33,12 @@ from echo_stream.config.values import (
     Whole,
     check_address,
 )
+from echo_stream.config.vibration import Model, SensorCalibration
 
 # One patch: 16 frames of 25 ms, 10 ms apart (ECHO, section 3.1); longer than 20 s the net cuts it in pieces.
 SHORTEST_WINDOW_S = 0.175
 LONGEST_WINDOW_S = 20.0
 LONGEST_STREAM_S = 1e9  # 30 years
-
-
-class Model(BaseModel):
-    """Frozen, and no unknown keys: a typo must not be ignored for years."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Windowing(Model):
@@ -154,10 +147,22 @@ class SourceSettings(Model):
         False, description="true: the machine's speed is fixed; with sensor vibration lines from 5 Hz on join"
     )
 
+    calibration: SensorCalibration | None = Field(
+        None, description="what full scale stands for; null: levels are relative to full scale"
+    )
+
     @model_validator(mode="after")
     def _steady_speed_needs_vibration(self) -> Self:
         if self.steady_speed and self.sensor != "vibration":
             raise ValueError("steady_speed needs sensor: vibration; a microphone does not hear 5 Hz")
+        return self
+
+    @model_validator(mode="after")
+    def _unit_is_the_sensors(self) -> Self:
+        unit = self.calibration and self.calibration.unit
+        if unit is not None and (unit == "Pa") == (self.sensor == "vibration"):
+            needed = "microphone" if unit == "Pa" else "vibration"
+            raise ValueError(f"calibration.unit {unit} needs sensor: {needed}, found {self.sensor}")
         return self
 
     @property

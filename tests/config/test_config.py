@@ -68,6 +68,16 @@ def test_relative_paths_count_from_the_files_folder(tmp_path: Path, monkeypatch:
     assert source.path == tmp_path.parent / "a.wav"
 
 
+def test_a_calibration_is_read_as_full_scale_or_as_a_sensitivity(tmp_path: Path) -> None:
+    found = []
+    for said in ("unit: g, full_scale: 50", "unit: m/s2, sensitivity_mv_per_unit: 10, full_scale_v: 0.5"):
+        calibrated = f"sensor: vibration, calibration: {{{said}}}, channel: 0"
+        source = load(write(tmp_path, GOOD.replace("channel: 0", calibrated))).machines[0].source
+        assert source.calibration is not None
+        found.append((source.calibration.unit, source.calibration.units_at_full_scale))
+    assert found == [("g", 50.0), ("m/s2", 50.0)]
+
+
 def test_echo_is_chosen_by_its_kind(tmp_path: Path) -> None:
     text = GOOD.replace("{kind: spectral, window_s: 2.0, hop_s: 1.0}", "{kind: echo, weights: m.safetensors}")
     encoder = load(write(tmp_path, text)).encoder

@@ -122,6 +122,47 @@ def changed(find: str, put: str) -> str:
             "{kind: udp, sender: '::1', port: 5005, sample_rate_hz: 16000}",
             "host 0.0.0.0 and sender ::1 are not both IPv4 or both IPv6",
         ),
+        (
+            "{kind: simulated}",
+            "{kind: simulated, sensor: vibration, calibration: {unit: mm, full_scale: 5}}",
+            "source.calibration.unit: expected 'g', 'm/s2' or 'Pa', found 'mm'",
+        ),
+        (
+            "{kind: simulated}",
+            "{kind: simulated, sensor: vibration, calibration: {unit: g, full_scale: 0}}",
+            "source.calibration.full_scale: expected greater than 0, found 0",
+        ),
+        (
+            "{kind: simulated}",
+            "{kind: simulated, sensor: vibration, calibration: {unit: g}}",
+            "expected either full_scale, or sensitivity_mv_per_unit and full_scale_v together",
+        ),
+        (
+            "{kind: simulated}",
+            "{kind: simulated, sensor: vibration, calibration: {unit: g, full_scale: 5, full_scale_v: 1}}",
+            "expected either full_scale, or sensitivity_mv_per_unit and full_scale_v together",
+        ),
+        (
+            "{kind: simulated}",
+            "{kind: simulated, sensor: vibration, calibration: {unit: g, sensitivity_mv_per_unit: 100}}",
+            "full_scale_v is missing",
+        ),
+        (
+            "{kind: simulated}",
+            "{kind: simulated, calibration: {unit: g, full_scale: 50}}",
+            "calibration.unit g needs sensor: vibration, found microphone",
+        ),
+        (
+            "{kind: simulated}",
+            "{kind: simulated, sensor: vibration, calibration: {unit: Pa, full_scale: 50}}",
+            "calibration.unit Pa needs sensor: microphone, found vibration",
+        ),
+        (
+            "{kind: simulated}",
+            "{kind: simulated, sensor: vibration, calibration: {unit: g, full_scale: 1, "
+            "envelope_hz: [9, 3]}}",
+            "expected two frequencies above 0, the lower one first, found [9.0, 3.0]",
+        ),
         ("{kind: simulated}", "{kind: command, argv: [], sample_rate_hz: 16000}", "source.argv: expected"),
         ("{kind: simulated}", "{kind: command, argv: [''], sample_rate_hz: 16000}", "name is empty"),
         (

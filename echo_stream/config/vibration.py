@@ -1,0 +1,62 @@
+"""The settings of a calibrated sensor say what a sample stands for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from echo_stream.config.values import Number
+
+Unit = Literal["g", "m/s2", "Pa"]
+
+
+class Model(BaseModel):
+    """Frozen, and no unknown keys: a typo must not be ignored for years."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SensorCalibration(Model):
+    """What a sample of 1.0, full scale of the card or of a file, stands for."""
+
+    unit: Unit = Field(description="g or m/s2 of an accelerometer, Pa of a microphone")
+    full_scale: Number | None = Field(None, gt=0, le=1e9, description="the unit's value at full scale")
+    sensitivity_mv_per_unit: Number | None = Field(
+        None, gt=0, le=1e9, description="of the sensor with its preamplifier, instead of full_scale"
+    )
+    full_scale_v: Number | None = Field(
+        None, gt=0, le=1e6, description="volts (peak) at the card's input at full scale"
+    )
+    envelope_hz: tuple[Number, Number] = Field(
+        (500.0, 10_000.0), description="band of an accelerometer's envelope, from and to"
+    )
+
+    @field_validator("envelope_hz")
+    @classmethod
+    def _band_ascends(cls, band_hz: tuple[float, float]) -> tuple[float, float]:
+        low_hz, high_hz = band_hz
+        if not 0 < low_hz < high_hz:
+            raise ValueError(f"expected two frequencies above 0, the lower one first, found {list(band_hz)}")
+        return band_hz
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SensorCalibration:
+        by_volts = (self.sensitivity_mv_per_unit, self.full_scale_v)
+        if (self.full_scale is None) == (by_volts == (None, None)):
+            raise ValueError(
+                "expected either full_scale, or sensitivity_mv_per_unit and full_scale_v together"
+            )
+        if self.full_scale is None and None in by_volts:
+            missing = "full_scale_v" if self.full_scale_v is None else "sensitivity_mv_per_unit"
+            raise ValueError(f"{missing} is missing: a sensitivity needs the volts of full scale, and both")
+        return self
+
+    @property
+    def units_at_full_scale(self) -> float:
+        """What a sample of 1.0 stands for, in the unit."""
+        if self.full_scale is not None:
+            return self.full_scale
+        assert self.full_scale_v is not None  # noqa: S101 - the validator saw to it
+        assert self.sensitivity_mv_per_unit is not None  # noqa: S101
+        return 1000 * self.full_scale_v / self.sensitivity_mv_per_unit

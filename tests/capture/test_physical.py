@@ -37,7 +37,7 @@ def test_velocity_of_noise_is_that_of_its_density(rate_hz: int) -> None:
     density = sigma**2 / (rate_hz / 2)  # per Hz; v^2 is its integral over 1 / (2 pi f)^2
     expected = math.sqrt(density / (4 * math.pi**2) * (1 / 10 - 1 / 1000))
     # 40 independent bins decide a window's figure, and 400 windows are averaged: 0.6 %
-    assert math.sqrt(np.mean(np.square(found))) == pytest.approx(expected, rel=0.015)
+    assert math.sqrt(np.mean(np.square(found))) == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize("hz", [0.0, 1.3, 3.0, 1200.0, 2900.0, 3100.0, 4010.0, 7990.0])

@@ -138,16 +138,21 @@ def _velocity_grid(n: int, sample_rate_hz: int) -> _VelocityGrid:
     low_pass /= low_pass.sum()
     taper = np.hanning(n // apart - taps + 1)
     size = _smooth_size(len(taper))
-    frequencies_hz = np.fft.rfftfreq(size, apart / sample_rate_hz)
-    first, last = np.searchsorted(frequencies_hz, VELOCITY_HZ)
-    omega = 2 * np.pi * frequencies_hz[first : last + (frequencies_hz[last] == VELOCITY_HZ[1])]
+    bin_hz = sample_rate_hz / apart / size
+    first, last = (round(hz / bin_hz) for hz in VELOCITY_HZ)
+    at_hz = (
+        np.arange(first, last + 1) * bin_hz
+    )  # each reaches half a bin to either side: part of it may count
+    low_hz, high_hz = (np.clip(at_hz + side * bin_hz / 2, *VELOCITY_HZ) for side in (-1, 1))
+    omega = 2 * np.pi * at_hz
     gain = np.exp(-1j * np.outer(omega / sample_rate_hz, at)) @ low_pass
-    weight = 2 / (size * np.square(taper).sum() * np.square(omega) * np.square(np.abs(gain)))
+    weight = 2 * (high_hz - low_hz) / bin_hz
+    weight /= size * np.square(taper).sum() * np.square(omega) * np.square(np.abs(gain))
     return _VelocityGrid(
         low_pass=low_pass.reshape(taps, apart).astype(np.float32),
         taper=taper.astype(np.float32),
         size=size,
-        first=int(first),
+        first=first,
         weight=weight.astype(np.float32),
     )
 

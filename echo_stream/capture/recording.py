@@ -17,6 +17,7 @@ import soundfile
 
 from echo_stream.capture.sound_file import full_scale_of, open_sound_file, truncated
 from echo_stream.capture.source import Anchor, UnsupervisedSource
+from echo_stream.capture.table import TABLE_KINDS, Columns, is_table, open_table
 from echo_stream.core.errors import SourceError
 from echo_stream.core.text import path_text
 from echo_stream.core.types import AudioBlock, Float32
@@ -44,23 +45,24 @@ MAX_READ_S = 10.0  # a reader that was away for longer catches up in several rea
 MPEG_LENGTH_TOLERANCE = 0.05  # an MP3 does not always know its own length
 
 
-def find_recordings(paths: Sequence[Path]) -> list[Path]:
+def find_recordings(paths: Sequence[Path], columns: Columns | None = None) -> list[Path]:
     """The audio files that `paths` (files or folders, searched recursively) name; sorted, each once.
 
     A file that is named itself is taken whatever its name; in folders the suffix decides, and hidden files
     and folders, those of other systems (._a.wav, __MACOSX) and pipes are passed over. Links to folders are
-    not followed.
+    not followed. Tables count as recordings where their `columns` are given.
 
     Raises:
         SourceError: a path does not exist, or a folder holds no audio file or cannot be read.
     """
+    kinds = AUDIO_KINDS if columns is None else (*AUDIO_KINDS, *TABLE_KINDS)
     found: dict[Path, tuple[int, int]] = {}
     for path in paths:
         if path.is_dir():
-            inside = dict(_inside(path))
+            inside = dict(_inside(path, kinds))
             if not inside:
                 raise SourceError(
-                    f"{path_text(path)}: no recording in this folder", f"Looked for {', '.join(AUDIO_KINDS)}."
+                    f"{path_text(path)}: no recording in this folder", f"Looked for {', '.join(kinds)}."
                 )
             found |= inside
         elif path.exists():
@@ -71,7 +73,7 @@ def find_recordings(paths: Sequence[Path]) -> list[Path]:
     return sorted(once.values())
 
 
-def _inside(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
+def _inside(folder: Path, kinds: Sequence[str]) -> Iterator[tuple[Path, tuple[int, int]]]:
     def refuse(error: OSError) -> None:
         raise SourceError(
             f"{path_text(Path(error.filename))}: the folder cannot be read: {error.strerror}",
@@ -82,7 +84,7 @@ def _inside(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
         folders[:] = [name for name in folders if not _is_foreign(name)]
         for name in files:
             path = Path(here, name)
-            if path.suffix.lower()[1:] in AUDIO_KINDS and not _is_foreign(name) and path.is_file():
+            if path.suffix.lower()[1:] in kinds and not _is_foreign(name) and path.is_file():
                 yield path, _identity(path)
 
 
@@ -108,6 +110,7 @@ class Recording(UnsupervisedSource):
         pace: Literal["realtime", "fast"] = "realtime",
         loop: bool = False,
         block_s: float = 0.05,
+        columns: Columns | None = None,
     ) -> None:
         """Open `path`.
 
@@ -116,18 +119,22 @@ class Recording(UnsupervisedSource):
             pace: `realtime` delivers what is due now, counted from the first read; `fast` a block a read.
             loop: begin anew at the end, for ever.
             block_s: length of a block in seconds; the least that a real-time read delivers.
+            columns: of a table (CSV, MAT): which column, at which rate.
 
         Raises:
             SourceError: no such file, no audio, no sample in it, or shorter than its header promises.
         """
         self.path = path
-        self._file, self.frames = open_sound_file(path)
+        if is_table(path):
+            self._file, self.frames, self.full_scale = open_table(path, columns)
+        else:
+            self._file, self.frames = open_sound_file(path)
+            self.full_scale = full_scale_of(path, str(self._file.subtype))
         self._realtime = pace == "realtime"
         self._loop = loop
         self.sample_rate_hz = int(self._file.samplerate)
         self.channels = int(self._file.channels)
         self.description = path_text(path)
-        self.full_scale = full_scale_of(path, self.subtype)
         self.ended = False
         self.lost_samples = 0
         self._block = max(1, round(block_s * self.sample_rate_hz))

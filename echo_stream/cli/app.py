@@ -14,7 +14,15 @@ from echo_stream.cli import ignore
 from echo_stream.cli import mqtt as broker
 from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet
 from echo_stream.cli.events import events_app
-from echo_stream.cli.fit import ResumeOption, StrictOption, fit_normal, score
+from echo_stream.cli.fit import (
+    ColumnOption,
+    RateOption,
+    ResumeOption,
+    StrictOption,
+    columns_of,
+    fit_normal,
+    score,
+)
 from echo_stream.cli.history import history
 from echo_stream.cli.replay import replay
 from echo_stream.cli.web import web_app
@@ -128,6 +136,8 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="machines in the layout of DCASE task 2")],
     resume: ResumeOption = None,
     strict: StrictOption = False,
+    column: ColumnOption = None,
+    rate_hz: RateOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -138,7 +148,7 @@ def evaluate(
     """
     from echo_stream.cli.evaluate import run_evaluate
 
-    run_evaluate(folder, config, as_json, resume, strict)
+    run_evaluate(folder, config, as_json, resume, strict, columns_of(column, rate_hz))
 
 
 @app.command()

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from echo_stream.alarm.calibration import Calibration
 from echo_stream.capture.recording import Recording, find_recordings
+from echo_stream.capture.table import Columns
 from echo_stream.cli.common import print_json, progress, quiet, read_config_or_defaults
 from echo_stream.config.schema import Machine, StdinSource
 from echo_stream.core.calibration import BankCalibration
@@ -124,6 +125,7 @@ def evaluate(
     resume: Path | None = None,
     workers: int | None = None,
     failures: Failures | None = None,
+    columns: Columns | None = None,
 ) -> dict[str, Any]:
     """Fits and scores every machine below a folder: `train/normal_*`, `test/normal_*`, `test/anomaly_KIND_*`.
 
@@ -139,6 +141,7 @@ def evaluate(
         resume: folder that keeps what is finished, to go on after an interruption.
         workers: processes that encode; None: one a core, where that is worth it.
         failures: takes the errors of clips that are left out; None: the first one ends the work.
+        columns: of tables among them.
 
     Returns:
         `machines` (each with `machine`, `auc`, `pauc`, `announced`, `kinds`, `files` and counts of clips,
@@ -154,7 +157,7 @@ def evaluate(
         EncoderError: a window cannot be encoded.
     """
     failures = Failures(strict=True) if failures is None else failures
-    machines = _machines(folder, encoder, window_s, hop_s, failures)
+    machines = _machines(folder, encoder, window_s, hop_s, failures, columns)
     parts = [part for machine in machines for _, part in (*machine.learnt, *machine.asked)]
     encoded = encode_parts(
         parts, encoder, progress=progress, resume=resume, workers=workers, failures=failures
@@ -165,21 +168,30 @@ def evaluate(
 
 
 def _machines(
-    folder: Path, encoder: Encoder, window_s: float, hop_s: float, failures: Failures
+    folder: Path,
+    encoder: Encoder,
+    window_s: float,
+    hop_s: float,
+    failures: Failures,
+    columns: Columns | None,
 ) -> list[_Machine]:
-    parents = {path.parent for path in find_recordings([folder])}
+    parents = {path.parent for path in find_recordings([folder], columns)}
     folders = sorted(p.parent for p in parents if p.name == "train" and p.with_name("test") in parents)
     if not folders:
         raise SourceError(f"{folder}: no machine in it", "expected MACHINE/train/normal_* and MACHINE/test/*")
     found = []
     for path in folders:
-        train, test = _clips(path / "train", failures), _clips(path / "test", failures)
-        window, hop, fitting = _fitting_window([*train, *test], window_s, hop_s, failures)
+        train, test = (_clips(path / name, failures, columns) for name in ("train", "test"))
+        window, hop, fitting = _fitting_window([*train, *test], window_s, hop_s, failures, columns)
         train, test = ([clip for clip in clips if clip in fitting] for clips in (train, test))
         if not train:
             failures.raise_any()
         learnt, asked = (
-            {part: clip for clip in clips for part in parts_of(clip.path, window_s=window, hop_s=hop)}
+            {
+                part: clip
+                for clip in clips
+                for part in parts_of(clip.path, window_s=window, hop_s=hop, columns=columns)
+            }
             for clips in (train, test)
         )
         taken = spread(list(learnt), most_windows(encoder, list(learnt)))
@@ -199,10 +211,10 @@ def _machines(
     return found
 
 
-def _clips(folder: Path, failures: Failures) -> list[Clip]:
+def _clips(folder: Path, failures: Failures, columns: Columns | None) -> list[Clip]:
     manifest = _recordings(folder.parent.parent / "manifest.csv")
     clips = []
-    for path in find_recordings([folder]):
+    for path in find_recordings([folder], columns):
         name = _NAME.fullmatch(path.stem)
         if name is None:
             failures.add(
@@ -229,13 +241,17 @@ def _recordings(manifest: Path) -> dict[str, str]:
 
 
 def _fitting_window(
-    clips: Sequence[Clip], window_s: float, hop_s: float, failures: Failures
+    clips: Sequence[Clip],
+    window_s: float,
+    hop_s: float,
+    failures: Failures,
+    columns: Columns | None,
 ) -> tuple[float, float, set[Clip]]:
     """Window and hop, and the clips that can be read and are long enough for them."""
     lengths_s: dict[Clip, float] = {}
     for clip in clips:
         try:
-            with closing(Recording(clip.path, pace="fast")) as recording:
+            with closing(Recording(clip.path, pace="fast", columns=columns)) as recording:
                 lengths_s[clip] = recording.duration_s
         except SourceError as error:
             failures.add(error)
@@ -344,7 +360,12 @@ def _counts(clips: Sequence[Clip]) -> dict[str, int]:
 
 
 def run_evaluate(
-    folder: Path, config: Path | None, as_json: bool, resume: Path | None, strict: bool = False
+    folder: Path,
+    config: Path | None,
+    as_json: bool,
+    resume: Path | None,
+    strict: bool = False,
+    columns: Columns | None = None,
 ) -> None:
     """Evaluate the machines of a folder with the configured encoder, and print what was found."""
     quiet()
@@ -360,6 +381,7 @@ def run_evaluate(
             progress=report,
             resume=resume,
             failures=failures,
+            columns=columns,
         )
     if as_json:
         print_json(found)

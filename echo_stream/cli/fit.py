@@ -22,6 +22,7 @@ from echo_stream.cli.common import (
 from echo_stream.core.errors import EchoStreamError, Failures
 
 if TYPE_CHECKING:
+    from echo_stream.capture.table import Columns
     from echo_stream.config.schema import Config, Machine
     from echo_stream.fit.fit import Acquire
     from echo_stream.fit.summary import Fitted
@@ -46,6 +47,17 @@ ResumeOption = Annotated[
         "--resume",
         help="folder that keeps what is finished of recordings: stopped, the same command goes on from there",
     ),
+]
+
+
+ColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--column", help="of tables (CSV, MAT): name of the column or variable, or its number from 1"
+    ),
+]
+RateOption = Annotated[
+    int | None, typer.Option("--rate-hz", min=1, help="of tables (CSV, MAT): the sampling rate")
 ]
 
 
@@ -74,6 +86,8 @@ def fit_normal(
     trim: TrimOption = True,
     resume: ResumeOption = None,
     strict: StrictOption = False,
+    column: ColumnOption = None,
+    rate_hz: RateOption = None,
     accept: Annotated[bool, typer.Option(help="use the new bank at once")] = True,
     daemon: Annotated[
         DaemonAction | None,
@@ -116,7 +130,7 @@ def fit_normal(
         fitted = fit(
             settings,
             which,
-            sound(settings, which, paths, minutes, resume, failures)
+            sound(settings, which, paths, minutes, resume, failures, columns_of(column, rate_hz))
             if heard is None
             else partial(read_heard, settings, which, heard),
             condition=condition or "normal",
@@ -137,6 +151,8 @@ def score(
     machine: MachineOption,
     recordings: Annotated[list[Path], typer.Argument(help="files or folders", metavar="RECORDING...")],
     strict: StrictOption = False,
+    column: ColumnOption = None,
+    rate_hz: RateOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Score recordings against the machine's bank: one JSON object a window.
@@ -147,7 +163,10 @@ def score(
 
     quiet()
     settings = read_config(config)
-    for line in score_recordings(settings, pick(settings, machine), recordings, strict=strict):
+    columns = columns_of(column, rate_hz)
+    for line in score_recordings(
+        settings, pick(settings, machine), recordings, strict=strict, columns=columns
+    ):
         print_json(line)
 
 
@@ -196,6 +215,19 @@ def by_daemon(
     return True
 
 
+def columns_of(column: str | None, rate_hz: int | None) -> Columns | None:
+    """What is said of tables; None where nothing is."""
+    if rate_hz is None:
+        if column is not None:
+            raise EchoStreamError(
+                "--column without --rate-hz", "a table does not say its rate: give --rate-hz"
+            )
+        return None
+    from echo_stream.capture.table import Columns
+
+    return Columns(rate_hz, column)
+
+
 def sound(
     config: Config,
     machine: Machine,
@@ -203,6 +235,7 @@ def sound(
     minutes: float,
     resume: Path | None,
     failures: Failures,
+    columns: Columns | None = None,
 ) -> Acquire:
     """Recordings where some are named, otherwise the machine's own source."""
     from echo_stream.fit.fit import own_source
@@ -210,7 +243,7 @@ def sound(
 
     if not paths:
         return own_source(config, machine, minutes)
-    return partial(read_recordings, config, machine, paths, resume=resume, failures=failures)
+    return partial(read_recordings, config, machine, paths, resume=resume, failures=failures, columns=columns)
 
 
 def tell(fitted: Fitted, *, as_json: bool) -> None:

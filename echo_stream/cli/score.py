@@ -10,6 +10,8 @@ from typing import Any
 
 from echo_stream.alarm.calibration import Calibration
 from echo_stream.capture.recording import find_recordings
+from echo_stream.capture.source import AudioSource
+from echo_stream.capture.table import Columns
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.errors import BankMismatch, Failures, SourceError
 from echo_stream.core.text import path_text
@@ -23,7 +25,12 @@ from echo_stream.pipeline.loop import encode_windows
 
 
 def score_recordings(
-    config: Config, machine: Machine, paths: Sequence[Path], *, strict: bool = False
+    config: Config,
+    machine: Machine,
+    paths: Sequence[Path],
+    *,
+    strict: bool = False,
+    columns: Columns | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One JSON object a window: where it is, how far from normal, and why.
 
@@ -34,6 +41,7 @@ def score_recordings(
         machine: whose bank.
         paths: files and folders.
         strict: the first bad recording ends the work.
+        columns: of tables among them.
 
     Raises:
         BankError: no bank, or a damaged one.
@@ -44,9 +52,12 @@ def score_recordings(
     encoder, bank = build_encoder(config, machine), load_bank(machine)
     scorer = Scorer(bank)
     trip = trip_levels(machine, Calibration.of(bank.calibration))[AlarmLevel.ALARM].level
-    for file in find_recordings(paths):
+    for file in find_recordings(paths, columns):
         try:
-            yield from _score_one(config, machine, file, encoder=encoder, bank=bank, scorer=scorer, trip=trip)
+            source = recording_of(machine, file, columns)
+            yield from _score_one(
+                config, machine, source, file, encoder=encoder, bank=bank, scorer=scorer, trip=trip
+            )
         except (SourceError, BankMismatch) as error:
             failures.add(error)
     failures.raise_any()
@@ -55,6 +66,7 @@ def score_recordings(
 def _score_one(
     config: Config,
     machine: Machine,
+    source: AudioSource,
     file: Path,
     *,
     encoder: Encoder,
@@ -62,7 +74,7 @@ def _score_one(
     scorer: Scorer,
     trip: float,
 ) -> Iterator[dict[str, Any]]:
-    with closing(recording_of(machine, file)) as recording:
+    with closing(source) as recording:
         rate = recording.sample_rate_hz
         try:
             bank.require(encoder.identity, rate, config.encoder.window_s, config.encoder.hop_s)

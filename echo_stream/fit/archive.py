@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 
 from echo_stream.capture.recording import Recording
 from echo_stream.capture.source import AudioSource, SharedSource
+from echo_stream.capture.table import Columns
 from echo_stream.core.errors import SourceError
 from echo_stream.core.files import write_whole
 from echo_stream.core.sequences import evenly_chosen
@@ -60,6 +61,8 @@ class Part:
     """Of the recording; of one with fewer channels, its last."""
     details: bool
     """Also what the sensor delivered and what a picture shows of it."""
+    columns: Columns | None = None
+    """Of a table."""
 
     @property
     def hop_samples(self) -> int:
@@ -78,14 +81,20 @@ class Part:
 
 
 def parts_of(
-    path: Path, *, window_s: float, hop_s: float, channel: int = 0, details: bool = False
+    path: Path,
+    *,
+    window_s: float,
+    hop_s: float,
+    channel: int = 0,
+    details: bool = False,
+    columns: Columns | None = None,
 ) -> list[Part]:
     """A recording in parts; one that can only be read from its beginning (MP3, OGG) is one part.
 
     Raises:
         SourceError: it cannot be read, or is shorter than a window.
     """
-    with closing(Recording(path, pace="fast")) as recording:
+    with closing(Recording(path, pace="fast", columns=columns)) as recording:
         rate, exact = recording.sample_rate_hz, recording.exact
         samples = round(recording.duration_s * rate)
     window, hop = round(window_s * rate), max(1, round(hop_s * rate))
@@ -104,6 +113,7 @@ def parts_of(
             hop_s=hop_s,
             channel=channel,
             details=details,
+            columns=columns,
         )
         for first in range(0, windows, size)
     ]
@@ -135,7 +145,7 @@ def most_windows(encoder: Encoder, parts: Sequence[Part]) -> int:
 
 def source_of(part: Part) -> AudioSource:
     """Its channel, from its first sample."""
-    recording = Recording(part.path, pace="fast")
+    recording = Recording(part.path, pace="fast", columns=part.columns)
     if part.first:
         recording.skip(part.first * part.hop_samples)
     return SharedSource(recording).view(min(part.channel, recording.channels - 1))
@@ -174,7 +184,7 @@ def _read_clip(part: Part, start_s: float, end_s: float, condition: str) -> Norm
     """Raises SourceError where the recording can no longer be read."""
     rate = part.sample_rate_hz
     first, end = round(start_s * rate), round(end_s * rate)
-    recording = Recording(part.path, pace="fast")
+    recording = Recording(part.path, pace="fast", columns=part.columns)
     if recording.exact:
         recording.skip(first)
     blocks: list[Float32] = []

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from echo_stream.capture.recording import Recording, find_recordings
 from echo_stream.capture.source import AudioSource, SharedSource
+from echo_stream.capture.table import Columns
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.errors import Failures, SourceError
@@ -52,6 +53,7 @@ def read_recordings(
     progress: Progress,
     resume: Path | None = None,
     failures: Failures | None = None,
+    columns: Columns | None = None,
 ) -> Recordings:
     """Features of files and folders of normal sound; of more than `MOST_WINDOWS`, of pieces of it.
 
@@ -65,6 +67,7 @@ def read_recordings(
         progress: how far it is.
         resume: Folder that keeps what is finished, to go on after an interruption.
         failures: Takes the errors of recordings that are left out; None: the first one ends the work.
+        columns: Of tables among them.
 
     Raises:
         SourceError: no recording is left, or `failures` does not take the error of one that is missing,
@@ -72,16 +75,23 @@ def read_recordings(
             what `others` were recorded with.
     """
     failures = Failures(strict=True) if failures is None else failures
-    files = find_recordings(paths)
+    files = find_recordings(paths, columns)
     cut, channel, rate_hz = config.encoder, machine.source.channel, machine.source.fixed_rate_hz
     parts: list[Part] = []
     too_quiet: list[str] = []
     for file in files:  # first all headers: what is wrong shows before the work is done
         try:
-            with closing(Recording(file, pace="fast")) as recording:
+            with closing(Recording(file, pace="fast", columns=columns)) as recording:
                 rate, subtype = recording.sample_rate_hz, recording.subtype
             _check_rate(machine, file, rate, rate_hz, others)
-            parts += parts_of(file, window_s=cut.window_s, hop_s=cut.hop_s, channel=channel, details=True)
+            parts += parts_of(
+                file,
+                window_s=cut.window_s,
+                hop_s=cut.hop_s,
+                channel=channel,
+                details=True,
+                columns=columns,
+            )
         except SourceError as error:
             failures.add(error)
         else:
@@ -246,9 +256,9 @@ def record_source(
         )
 
 
-def recording_of(machine: Machine, file: Path) -> AudioSource:
+def recording_of(machine: Machine, file: Path, columns: Columns | None = None) -> AudioSource:
     """A file, as fast as possible, with the machine's channel; of a file of one channel, that one."""
-    recording = Recording(file, pace="fast")
+    recording = Recording(file, pace="fast", columns=columns)
     return SharedSource(recording).view(min(machine.source.channel, recording.channels - 1))
 
 

@@ -17,12 +17,15 @@ from echo_stream.cli.common import (
     read_config,
 )
 from echo_stream.cli.fit import (
+    ColumnOption,
     MinutesOption,
     MoreRecordings,
+    RateOption,
     RecordingsOption,
     ResumeOption,
     StrictOption,
     TrimOption,
+    columns_of,
     sound,
     tell,
 )
@@ -170,6 +173,8 @@ def extend(
             "named by --condition or after the day",
         ),
     ] = False,
+    column: ColumnOption = None,
+    rate_hz: RateOption = None,
     accept: Annotated[bool, typer.Option("--accept", help="use the new version at once")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -189,7 +194,8 @@ def extend(
     with progress("fitting" if paths else "listening") as report:
         how: dict[str, Any] = {"condition": condition, "accept": accept, "progress": report, "trimmed": trim}
         how["own_state"] = own_state
-        fitted = extend_bank(settings, which, sound(settings, which, paths, minutes, resume, failures), **how)
+        heard = sound(settings, which, paths, minutes, resume, failures, columns_of(column, rate_hz))
+        fitted = extend_bank(settings, which, heard, **how)
     tell(fitted, as_json=as_json)
     failures.raise_any()
 

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from echo_stream.cli.common import ConfigOption, MachineOption, pick, print_json, quiet, read_config
+from echo_stream.cli.fit import ColumnOption, RateOption, columns_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from echo_stream.capture.table import Columns
     from echo_stream.config.schema import Config, Machine
     from echo_stream.encode.encoder import Encoder
     from echo_stream.pipeline.station import Event, Scored, Station
@@ -49,6 +51,8 @@ def replay(
     picture: Annotated[
         Path | None, typer.Option("--picture", help="PNG with score, levels and events of all recordings")
     ] = None,
+    column: ColumnOption = None,
+    rate_hz: RateOption = None,
 ) -> None:
     """Show what would have been announced in recordings, with the machine's bank and settings."""
     from echo_stream.capture.recording import find_recordings
@@ -57,7 +61,8 @@ def replay(
     quiet()
     settings = read_config(config)
     which = pick(settings, machine)
-    files = find_recordings(recordings)
+    columns = columns_of(column, rate_hz)
+    files = find_recordings(recordings, columns)
     encoder = build_encoder(settings, which)
     show = print_json if as_json else _print_line
     explain = (lambda _: None) if as_json else _print_why
@@ -65,7 +70,15 @@ def replay(
     for file in files:
         name = {"file": str(file)} if len(files) > 1 else {}
         replayed.append(
-            replay_one(settings, which, encoder, file, tell=partial(_tell, show=show, name=name), why=explain)
+            replay_one(
+                settings,
+                which,
+                encoder,
+                file,
+                tell=partial(_tell, show=show, name=name),
+                why=explain,
+                columns=columns,
+            )
         )
         if not as_json and not replayed[-1].events:
             print(f"{file}: nothing is announced in {_clock(replayed[-1].ends_s[-1])}")
@@ -81,6 +94,7 @@ def replay_one(
     *,
     tell: Callable[[dict[str, Any]], None] = lambda _: None,
     why: Callable[[str], None] = lambda _: None,
+    columns: Columns | None = None,
 ) -> Replayed:
     """Walk one recording through the pipeline.
 
@@ -91,6 +105,7 @@ def replay_one(
         file: the recording.
         tell: gets each event as a JSON object when it is decided.
         why: gets the reason in words right after it, where there is one.
+        columns: where the recording is a table.
 
     Raises:
         BankError, BankMismatch: no bank, a damaged one, or one for another encoder, rate or window.
@@ -103,7 +118,7 @@ def replay_one(
     from echo_stream.pipeline.loop import listen
 
     found = Replayed(file)
-    with closing(recording_of(machine, file)) as source:
+    with closing(recording_of(machine, file, columns)) as source:
         fast = RecordingSource(kind="recording", path=file, pace="fast", channel=machine.source.channel)
         station = build_station(config, machine.model_copy(update={"source": fast}), source, encoder)
 

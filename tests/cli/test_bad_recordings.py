@@ -101,28 +101,3 @@ def test_a_single_failure_is_raised_as_it_is() -> None:
     )
     with pytest.raises(SourceError):
         Failures(strict=True).add(error)
-
-
-def test_tables_are_learnt_and_scored_like_recordings(tmp_path: Path) -> None:
-    """The same sound as WAV and as CSV, in m/s2: the same scores."""
-    (tmp_path / "config.yaml").write_text(CONFIG)
-    machine = SimulatedMachine(3, RATE)
-    soundfile.write(tmp_path / "normal.wav", machine.sound(1.0), RATE)
-    (tmp_path / "healthy").mkdir()
-    sound = (20 * machine.sound(40.0)).astype(np.float32)
-    np.savetxt(tmp_path / "healthy" / "a.csv", sound, fmt="%.9g", header="acceleration", comments="")
-    later = (20 * machine.sound(6.0, start_s=50.0)).astype(np.float32)
-    soundfile.write(tmp_path / "later.wav", later, RATE, subtype="FLOAT")
-    np.savetxt(tmp_path / "later.csv", later, fmt="%.9g", header="acceleration", comments="")
-    how = ("--rate-hz", str(RATE), "--column", "acceleration")
-
-    fitted = echo_stream(tmp_path, "fit-normal", "-m", "pump3", "--recordings", "healthy", *how)
-    assert fitted.returncode == 0, fitted.stderr.decode()
-    as_table = echo_stream(tmp_path, "score", "-m", "pump3", *how, "later.csv")
-    as_wav = echo_stream(tmp_path, "score", "-m", "pump3", "later.wav")
-    assert (as_table.returncode, as_wav.returncode) == (0, 0), as_table.stderr.decode()
-    one, two = ([json.loads(line) for line in each.stdout.splitlines()] for each in (as_table, as_wav))
-    assert len(one) == len(two) > 0
-    assert [line["score"] for line in one] == [line["score"] for line in two]
-    refused = echo_stream(tmp_path, "score", "-m", "pump3", "later.csv", "--column", "acceleration")
-    assert "--column without --rate-hz" in refused.stderr.decode()

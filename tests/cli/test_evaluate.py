@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from echo_stream.capture.simulator import Fault, Scenario, SimulatedMachine
+from echo_stream.capture.table import Columns
 from echo_stream.cli.evaluate import auc, evaluate, partial_auc
 from echo_stream.core.errors import EchoStreamError, Failures, SourceError
 from echo_stream.encode.encoder import make_encoder
@@ -75,6 +76,13 @@ def test_a_folder_that_is_a_machine(tmp_path: Path) -> None:
     encoder = make_encoder("spectral", window_s=10.0)
     found = evaluate(tmp_path / "fan", encoder, window_s=10.0, hop_s=5.0)  # all clips are shorter
     assert [machine["machine"] for machine in found["machines"]] == ["fan"]
+    for clip in sorted((tmp_path / "fan").rglob("*.wav"))[::3]:
+        np.savetxt(clip.with_suffix(".csv"), soundfile.read(clip)[0], fmt="%.9g", header="g", comments="")
+        clip.unlink()
+    tables = evaluate(tmp_path / "fan", encoder, window_s=10.0, hop_s=5.0, columns=Columns(RATE, "g"))
+    for one in (found, tables):
+        one["machines"][0].pop("files")  # of which names end in .csv now
+    assert tables == found
 
 
 def test_processes_and_a_resumed_run_give_the_same_scores(tmp_path: Path) -> None:

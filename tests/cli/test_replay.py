@@ -13,6 +13,14 @@ import pytest
 import soundfile
 
 from echo_stream.capture.simulator import FaultKind, Simulated
+from echo_stream.capture.table import Columns
+from echo_stream.cli.common import read_config
+from echo_stream.cli.fit import columns_of
+from echo_stream.cli.replay import replay_one
+from echo_stream.cli.score import score_recordings
+from echo_stream.core.errors import EchoStreamError
+from echo_stream.fit.listen import read_recordings
+from echo_stream.pipeline.factory import build_encoder
 from tests.support.broker import MosquittoBroker
 from tests.support.daemon import daemon, run, subscriber, wait_for
 
@@ -103,3 +111,41 @@ def test_several_recordings_are_named(recorded: Path) -> None:
     )
     assert events[: len(events) // 2] == events[len(events) // 2 :], "each begins anew"
     assert "alarm" in run(recorded, "replay", "-m", "pump3", "fault.wav")
+
+
+def test_a_table_is_heard_scored_and_replayed_like_the_same_sound_as_a_recording(recorded: Path) -> None:
+    sound = 20 * soundfile.read(recorded / "fault.wav", 20 * 16_000, 35 * 16_000, dtype="float32")[0]
+    wav, csv = recorded / "part.wav", recorded / "part.csv"
+    soundfile.write(wav, sound, 16_000, subtype="FLOAT")
+    np.savetxt(csv, sound, fmt="%.9g", header="acceleration", comments="")
+    columns = Columns(16_000, "acceleration")
+    settings = read_config(recorded / "config.yaml")
+    (machine,) = settings.machines
+    encoder = build_encoder(settings, machine)
+
+    def all_of(path: Path, columns: Columns | None) -> list[Any]:
+        heard = read_recordings(
+            settings,
+            machine,
+            [path],
+            encoder=encoder,
+            condition="normal",
+            others=(),
+            progress=lambda *_: None,
+            columns=columns,
+        )
+        scored = score_recordings(settings, machine, [path], columns=columns)
+        replayed = replay_one(settings, machine, encoder, path, columns=columns)
+        scores = [line["score"] for line in scored]
+        return [
+            [e.features.segments.tobytes() for s in heard.segments for e in s.enrolled],
+            scores,
+            replayed.scores,
+            replayed.events,
+        ]
+
+    assert all_of(csv, columns) == all_of(wav, None)
+    how = ("--rate-hz", "16000", "--column", "acceleration")
+    assert events_of(recorded, str(csv), *how) == events_of(recorded, str(wav))
+    with pytest.raises(EchoStreamError, match="--column without --rate-hz"):
+        columns_of("acceleration", None)

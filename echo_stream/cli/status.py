@@ -12,6 +12,7 @@ from rich.table import Table
 
 from echo_stream.cli.common import print_json, read_config
 from echo_stream.core.errors import EchoStreamError
+from echo_stream.core.measures import MEASURES
 from echo_stream.daemon.status import ask, find_socket
 
 MOST_OUTLOOKS = 8
@@ -57,6 +58,14 @@ def _print(found: dict[str, Any]) -> None:
         if outlook := machine.get("outlook"):  # none of an older daemon, nor before the first window
             print(f"{machine['machine']}, set to {outlook['false_alarms_per_month']:g} false alarms a month:")
             print(*(f"  {line}" for line in outlook["known"]), sep="\n")
+    for machine in found["machines"]:
+        if measured := machine.get("measured"):
+            told = (
+                f"{text} {measured[n]:.3g} {unit}".strip()
+                for n, (text, unit) in MEASURES.items()
+                if n in measured
+            )
+            print(f"{machine['machine']}: {'; '.join(told)}")
     for machine in found["machines"]:
         if enrolling := machine.get("enrolling"):
             of, stage = " and ".join(enrolling["conditions"]), enrolling["stage"]

@@ -34,6 +34,7 @@ from echo_stream.config.values import (
     check_address,
 )
 from echo_stream.config.vibration import Model, SensorCalibration
+from echo_stream.core.measures import MEASURES, OF_SOUND
 
 # One patch: 16 frames of 25 ms, 10 ms apart (ECHO, section 3.1); longer than 20 s the net cuts it in pieces.
 SHORTEST_WINDOW_S = 0.175
@@ -403,6 +404,12 @@ class Machine(Model):
     def title(self) -> str:
         """What people call it."""
         return self.name or self.id
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of what is measured in physical units."""
+        known = self.source.calibration
+        return () if known is None else tuple(n for n in MEASURES if (n in OF_SOUND) == (known.unit == "Pa"))
 
 
 class EvidenceSettings(Model):

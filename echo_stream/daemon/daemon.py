@@ -359,7 +359,7 @@ class Daemon:
             self._events.save_states(stations.values())
 
     def _on_added(self, station: Station, machine: Machine) -> None:
-        self._publisher.add_machine(machine.id, machine.title, machine.asset)
+        self._publisher.add_machine(machine.id, machine.title, machine.asset, machine.measures)
         self._events.add_station(station, machine.title)
         self._sampler.add_station(station)
 
@@ -412,7 +412,7 @@ class Daemon:
             self._registry.reload(config)
             for machine in config.machines:
                 if self._config.machine(machine.id) is None:  # one that lacks a bank takes commands too
-                    self._publisher.add_machine(machine.id, machine.title, machine.asset)
+                    self._publisher.add_machine(machine.id, machine.title, machine.asset, machine.measures)
         except EchoStreamError as error:
             log.error("the new configuration is refused, the old one stays", reason=str(error))
         except Exception as error:

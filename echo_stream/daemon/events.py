@@ -217,6 +217,7 @@ class EventPublisher:
             capture=found["capture"],
             coverage_10m=found["coverage_10m"],
             level_dbfs=found["level_dbfs"],
+            measured=found.get("measured"),
             overruns=found["gaps"],
             lost_samples=found["samples_lost"],
             real_time_factor=found["real_time_factor"],

@@ -47,6 +47,7 @@ class HistoryRecorder:
             score.level_dbfs,
             score.condition,
             score.deciding_band_hz,
+            station.measured,
         )
         row = self._summaries[machine].add(figures, {a.level.value: a.trip for a in station.alarms})
         if row is not None:

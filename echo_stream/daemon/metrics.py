@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.log_limit import LogLimit
+from echo_stream.core.measures import MEASURES
 from echo_stream.core.types import AlarmState
 from echo_stream.daemon.status import Snapshot
 
@@ -158,6 +159,7 @@ class _Snapshots(Collector):
                 if machine.get(key) is not None:
                     gauge.add_metric([machine["machine"]], machine[key])
             yield gauge
+        yield from _measured(machines)
         yield _last_windows(machines)
         yield _known_sounds(machines)
         yield _enrolments(machines)
@@ -182,6 +184,19 @@ def _threads(threads: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
     for thread in threads:
         restarts.add_metric([thread["part"]], thread["restarts"])
     yield restarts
+
+
+def _measured(machines: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+    """What calibrated sensors measure; families without any machine are left out."""
+    found = [(machine["machine"], measured) for machine in machines if (measured := machine.get("measured"))]
+    for name, (text, unit) in MEASURES.items():
+        with_it = [(machine, measured[name]) for machine, measured in found if name in measured]
+        said = f"{text} of the last window, in {unit}." if unit else f"{text} of the last window."
+        gauge = GaugeMetricFamily(f"echo_stream_{name}", said, labels=["machine"])
+        for machine, value in with_it:
+            gauge.add_metric([machine], value)
+        if with_it:
+            yield gauge
 
 
 def _last_windows(machines: Iterable[Mapping[str, Any]]) -> Metric:

@@ -162,6 +162,7 @@ def _machine(station: Station, now_s: float) -> dict[str, Any]:
         "bank": station.bank_id,
         "reference": station.surroundings and station.surroundings.reference,
         "warnings_held": station.surroundings.warnings if station.surroundings else 0,
+        "measured": {name: float(f"{value:.5g}") for name, value in station.measured.items()} or None,
         "known_sounds": station.gate.known_sounds(station.scorer),
         "alarms": {a.level.value: {"state": a.state.value, "active": a.active} for a in station.alarms},
         "losses": station.reader.source.losses,

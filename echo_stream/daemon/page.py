@@ -37,6 +37,7 @@ from echo_stream.daemon.page_models import (
     joined_minutes,
     journal_items,
     level_of,
+    measures_of,
     versions,
     without_secrets,
 )
@@ -271,6 +272,7 @@ class Page:
                 )
                 for each in recent
             ],
+            measured=measures_of(health.get("measured") or {}),
             health=health,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from echo_stream import __version__
 from echo_stream.config.schema import Config
 from echo_stream.core.errors import NoBank
+from echo_stream.core.measures import MEASURES
 from echo_stream.core.sequences import commonest
 from echo_stream.core.text import utc_text
 from echo_stream.daemon.stations import FailedMachine
@@ -62,6 +63,15 @@ def failed_card(failed: FailedMachine) -> models.Machine:
     )
 
 
+def measures_of(measured: Mapping[str, float]) -> list[models.Measure]:
+    """What is measured now, with texts and units."""
+    return [
+        models.Measure(name=name, text=text, value=measured[name], unit=unit)
+        for name, (text, unit) in MEASURES.items()
+        if name in measured
+    ]
+
+
 def joined_minutes(at_s: float, step_s: float, rows: Sequence[MinuteRow]) -> models.Minute:
     """Minutes as one."""
     states = [row.operating_state for row in rows]
@@ -74,6 +84,14 @@ def joined_minutes(at_s: float, step_s: float, rows: Sequence[MinuteRow]) -> mod
         operating_state=commonest(states),
         coverage=round(sum(row.coverage for row in rows) * MINUTE_S / step_s, 3),
         over_alarm=round(sum(row.over_alarm * row.windows for row in rows) / max(1, windows), 4),
+        measured={
+            name: (
+                median(row.measured[name][0] for row in having),
+                max(row.measured[name][1] for row in having),
+            )
+            for name in MEASURES
+            if (having := [row for row in rows if name in row.measured])
+        },
     )
 
 

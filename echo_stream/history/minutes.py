@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
+from echo_stream.core.measures import middle_and_highest
 from echo_stream.core.sequences import commonest
 
 MINUTE_S = 60
@@ -28,6 +29,8 @@ class WindowFigures:
     operating_state: str
     band_hz: tuple[float, float] | None
     """Edges of the band that adds most to the score; None where none does."""
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """By name of `core.measures`; nothing where the sensor is not calibrated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class MinuteRow:
     """Scored windows over expected ones, 0 to 1."""
     band_hz: tuple[float, float] | None
     """Deciding band of the window that scored highest."""
+    measured: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Median and maximum of what was measured in physical units, by name."""
 
 
 class MinuteSummary:
@@ -110,6 +115,7 @@ class MinuteSummary:
             operating_state=commonest(states),
             coverage=min(1.0, n / self._expected),
             band_hz=highest.band_hz,
+            measured=middle_and_highest(window.measured for window in windows),
         )
 
     def recent(self) -> list[WindowFigures]:

@@ -5,7 +5,8 @@ most the last transaction. A full or read-only disk costs history and nothing el
 written wait, the oldest of too many are dropped and counted. A damaged file is set aside and a new one begun.
 Rows are bounded by their number a machine and not by their age, so that a clock that was set wrong deletes
 nothing. Numbers are stored as scaled integers, which SQLite packs into one to four bytes each: 39 bytes a
-row, 21 MB a machine and year (measured).
+row, 21 MB a machine and year (measured). What a calibrated sensor measures has a table of its own, so that
+older versions read the file, and newer ones a file of theirs.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.measures import MEASURES
 from echo_stream.history.minutes import MINUTE_S, MinuteRow
 
 HISTORY_FILE = "history.sqlite"
@@ -36,7 +38,10 @@ MOST_SEEKS = 5000
 MOST_WAITING = 100_000
 """Rows in memory while the disk refuses: 1,000 machines for 100 minutes."""
 _SCALE = 1000.0
-_TABLES = """
+_FINE = 10_000.0
+"""Of measures: a quiet bearing has 0.01 m/s2."""
+_MEASURED = tuple(f"{name}_{of}" for name in MEASURES for of in ("median", "max"))
+_TABLES = f"""
 CREATE TABLE IF NOT EXISTS names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS minutes (
     machine INTEGER NOT NULL, minute INTEGER NOT NULL, windows INTEGER NOT NULL,
@@ -45,9 +50,15 @@ CREATE TABLE IF NOT EXISTS minutes (
     level INTEGER NOT NULL, state INTEGER NOT NULL, coverage INTEGER NOT NULL,
     band_low INTEGER, band_high INTEGER,
     PRIMARY KEY (machine, minute)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS measured (
+    machine INTEGER NOT NULL, minute INTEGER NOT NULL, {", ".join(f"{each} INTEGER" for each in _MEASURED)},
+    PRIMARY KEY (machine, minute)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, machine TEXT NOT NULL, payload TEXT NOT NULL);
 """
+
+_Values = tuple[int | None, ...]
+"""Of a row, as they are stored."""
 
 log = structlog.get_logger()
 
@@ -169,9 +180,12 @@ class HistoryStore:
             with database:
                 self._names = dict(database.execute("SELECT name, id FROM names"))
                 packed = [values for row in rows if (values := self._packed_or_none(database, row))]
-                database.executemany(
-                    "INSERT OR REPLACE INTO minutes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", packed
-                )
+                minutes = [each for each, _ in packed]
+                measured = [(*each[:2], *more) for each, more in packed if more]
+                for table, found in (("minutes", minutes), ("measured", measured)):
+                    if found:
+                        marks = ", ".join("?" * len(found[0]))
+                        database.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", found)  # noqa: S608 - no outside text
                 if events:
                     _add_events(database, events)
             for _ in rows:
@@ -188,15 +202,15 @@ class HistoryStore:
             log.info("history is written again", path=str(self._path), waited=len(rows))
             self._last_error = None
 
-    def _packed_or_none(self, database: sqlite3.Connection, row: MinuteRow) -> tuple[int | None, ...] | None:
+    def _packed_or_none(self, database: sqlite3.Connection, row: MinuteRow) -> tuple[_Values, _Values] | None:
         """A row that SQLite cannot hold, such as one with NaN, must not hold up all others."""
         try:
-            return self._packed(database, row)
+            return self._packed(database, row), _packed_measures(row)
         except (ValueError, OverflowError) as error:
             log.error("history row is dropped", machine=row.machine, minute_s=row.minute_s, reason=str(error))
             return None
 
-    def _packed(self, database: sqlite3.Connection, row: MinuteRow) -> tuple[int | None, ...]:
+    def _packed(self, database: sqlite3.Connection, row: MinuteRow) -> _Values:
         low, high = row.band_hz or (None, None)
         return (
             self._id(database, row.machine),
@@ -242,14 +256,21 @@ def read_history(
         _check_version(database, path)
         names = dict(database.execute("SELECT id, name FROM names"))
         machine_id = next((number for number, name in names.items() if name == machine), None)
-        values = _between(database, machine_id, int(since_s // MINUTE_S), last)
-        rows = [row for each in values if (row := _unpacked_or_none(machine, names, each))]
+        span = machine_id, int(since_s // MINUTE_S), last
+        measured = {}
+        if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'measured'").fetchone():
+            measured = {each[1]: each[2:] for each in _between(database, "measured", *span)}
+        rows = [
+            row
+            for each in _between(database, "minutes", *span)
+            if (row := _unpacked_or_none(machine, names, each, measured.get(each[1], ())))
+        ]
     return sorted(rows, key=lambda row: row.minute_s)
 
 
 def _between(
-    database: sqlite3.Connection, machine_id: int | None, first: int, last: int
-) -> Iterator[tuple[int | None, ...]]:
+    database: sqlite3.Connection, table: str, machine_id: int | None, first: int, last: int
+) -> Iterator[_Values]:
     """Rows of a machine from one minute to another, in any order; those on a damaged page are left out.
 
     SQLite ends a query at a damaged page. Halves of the time are asked for until the rest is found.
@@ -261,7 +282,7 @@ def _between(
         first, last = unknown.popleft()
         try:
             yield from database.execute(
-                "SELECT * FROM minutes WHERE machine = ? AND minute BETWEEN ? AND ?",
+                f"SELECT * FROM {table} WHERE machine = ? AND minute BETWEEN ? AND ?",  # noqa: S608
                 (machine_id, first, last),
             ).fetchall()
         except sqlite3.DatabaseError as error:
@@ -272,9 +293,11 @@ def _between(
                 unknown += [(first, middle), (middle + 1, last)]
 
 
-def _unpacked_or_none(machine: str, names: dict[int, str], values: Sequence[int | None]) -> MinuteRow | None:
+def _unpacked_or_none(
+    machine: str, names: dict[int, str], values: _Values, measured: _Values
+) -> MinuteRow | None:
     try:
-        return _unpacked(machine, names, values)
+        return replace(_unpacked(machine, names, values), measured=_unpacked_measures(measured))
     except (OverflowError, TypeError, ValueError):  # a damaged value
         return None
 
@@ -346,7 +369,19 @@ def _add_events(database: sqlite3.Connection, events: Iterable[JournalEntry]) ->
     database.execute("DELETE FROM events WHERE id <= (SELECT MAX(id) FROM events) - ?", (MOST_EVENTS,))
 
 
-def _unpacked(machine: str, names: dict[int, str], values: Sequence[int | None]) -> MinuteRow:
+def _packed_measures(row: MinuteRow) -> _Values:
+    if not row.measured:
+        return ()
+    found = (row.measured.get(name, (None, None)) for name in MEASURES)
+    return tuple(None if value is None else round(value * _FINE) for pair in found for value in pair)
+
+
+def _unpacked_measures(values: _Values) -> dict[str, tuple[float, float]]:
+    pairs = zip(MEASURES, values[::2], values[1::2], strict=False)
+    return {n: (a / _FINE, b / _FINE) for n, a, b in pairs if a is not None and b is not None}
+
+
+def _unpacked(machine: str, names: dict[int, str], values: _Values) -> MinuteRow:
     _, minute, windows, middle, highest, warning, alarm, level, state, coverage, low, high = (
         0 if value is None and i < 10 else value for i, value in enumerate(values)
     )
@@ -367,12 +402,16 @@ def _unpacked(machine: str, names: dict[int, str], values: Sequence[int | None])
 
 def prune(database: sqlite3.Connection, machine_id: int, most_rows: int) -> int:
     """Delete the oldest rows of a machine beyond `most_rows`; returns how many."""
+    oldest = "(SELECT minute FROM minutes WHERE machine = :machine ORDER BY minute DESC LIMIT 1 OFFSET :most)"
     with database:
-        return database.execute(
-            "DELETE FROM minutes WHERE machine = :machine AND minute <= (SELECT minute FROM minutes "
-            "WHERE machine = :machine ORDER BY minute DESC LIMIT 1 OFFSET :most)",
-            {"machine": machine_id, "most": most_rows},
-        ).rowcount
+        gone = [
+            database.execute(
+                f"DELETE FROM {table} WHERE machine = :machine AND minute <= {oldest}",  # noqa: S608
+                {"machine": machine_id, "most": most_rows},
+            ).rowcount
+            for table in ("measured", "minutes")
+        ]
+    return gone[1]
 
 
 @contextlib.contextmanager
@@ -423,15 +462,20 @@ def _set_aside(path: Path, reason: str) -> None:
 
 
 def rows_to_csv(rows: Iterable[MinuteRow]) -> Iterator[str]:
-    """Lines of a CSV file with a head; times in UTC, units in the names."""
+    """Lines of a CSV file with a head; times in UTC, units in the names; measures where a row has some."""
+    rows = list(rows)
+    names = [name for name in MEASURES if any(name in row.measured for row in rows)]
+    more = "".join(f",{name}_median,{name}_max" for name in names)
     yield (
         "time_utc,machine,windows,score_median,score_max,over_warning,over_alarm,level_dbfs,operating_state,"
-        "coverage,band_low_hz,band_high_hz"
+        f"coverage,band_low_hz,band_high_hz{more}"
     )
     for row in rows:
         low, high = row.band_hz or ("", "")
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.minute_s))
+        pairs = (row.measured.get(name) for name in names)
+        measured = "".join(f",{pair[0]:.4f},{pair[1]:.4f}" if pair else ",," for pair in pairs)
         yield (
             f"{at},{row.machine},{row.windows},{row.score_median:.3f},{row.score_max:.3f},"
-            f"{row.over_warning:.3f},{row.over_alarm:.3f},{row.level_dbfs:.1f},{row.operating_state},{row.coverage:.3f},{low},{high}"
+            f"{row.over_warning:.3f},{row.over_alarm:.3f},{row.level_dbfs:.1f},{row.operating_state},{row.coverage:.3f},{low},{high}{measured}"
         )

@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from typing import Any
 
+from echo_stream.core.measures import MEASURES, OF_SOUND
 from echo_stream.core.types import AlarmState
 from echo_stream.mqtt.payloads import OFFLINE, ONLINE, Payload
 from echo_stream.mqtt.topics import Topics
@@ -114,6 +116,7 @@ def discovery(
     score_expires_s: float = 60.0,
     page: str | None = None,
     area: str | None = None,
+    measures: Collection[str] = (),
 ) -> Payload:
     """The discovery message of one machine.
 
@@ -125,6 +128,7 @@ def discovery(
         score_expires_s: After so long without a new score, Home Assistant shows it as unavailable.
         page: Address of the node's page, where others can reach it.
         area: Where it stands, as Home Assistant's suggestion.
+        measures: Names of what its health says in physical units (`core.measures`).
     """
     device = {"name": name, "mdl": "Machine sound monitor", "via_device": unique_id(topics, None)}
     device |= _page(f"{page}#/machine/{machine}" if page else None)
@@ -132,6 +136,7 @@ def discovery(
     components = {
         **_alarm_entities(topics, machine),
         **_measurements(topics, machine, max(1, round(score_expires_s))),
+        **{name: _measure(topics, machine, name) for name in measures},
         **_controls(topics, machine),
     }
     return _message(topics, machine, device, components, version=version)
@@ -280,6 +285,21 @@ def _measurements(topics: Topics, machine: str, score_expires_s: int) -> dict[st
             "availability": [{"topic": topics.status}],
         },
     }
+
+
+def _measure(topics: Topics, machine: str, name: str) -> dict[str, Any]:
+    text, unit = MEASURES[name]
+    found = {
+        "p": "sensor",
+        "name": text,
+        "state_class": "measurement",
+        "suggested_display_precision": 1 if name in OF_SOUND else 2,
+        "icon": "mdi:volume-high" if name in OF_SOUND else "mdi:vibrate",
+        "state_topic": topics.of(machine, "health"),
+        # A sensor that is not calibrated any more is unknown, not an error in the log.
+        "value_template": f"{{{{ (value_json.measured or {{}}).get('{name}') }}}}",
+    }
+    return {**found, "unit_of_measurement": unit} if unit else found
 
 
 def _controls(topics: Topics, machine: str) -> dict[str, dict[str, Any]]:

@@ -478,6 +478,26 @@ class Outlook(Model):
     known: list[str] = Field(description="The same in words.")
 
 
+class Measured(Model):
+    """The newest window in physical units, of a calibrated sensor (docs/vibration.md). What cannot be measured is left out."""
+
+    velocity_mm_s: float | None = Field(
+        default=None,
+        description="Velocity, RMS from 10 to 1000 Hz, in mm/s. Of an accelerometer, as the next five.",
+    )
+    acceleration_m_s2: float | None = Field(default=None, description="Acceleration, RMS, in m/s2.")
+    acceleration_peak_m_s2: float | None = Field(default=None, description="Its highest magnitude, in m/s2.")
+    crest_factor: float | None = Field(default=None, description="The highest magnitude through the RMS.")
+    kurtosis: float | None = Field(default=None, description="3 of noise, more of impacts.")
+    envelope_m_s2: float | None = Field(
+        default=None, description="RMS by which the envelope swings in its band, in m/s2."
+    )
+    sound_level_db: float | None = Field(
+        default=None, description="Level in dB re 20 uPa. Of a microphone, as the next."
+    )
+    sound_level_dba: float | None = Field(default=None, description="The same, A-weighted.")
+
+
 class Enrolling(Model):
     """How far the learning of a machine's normal sound is."""
 
@@ -505,6 +525,7 @@ class Health(Payload):
                     "capture": "listening",
                     "coverage_10m": 0.998,
                     "level_dbfs": -31.2,
+                    "measured": {"velocity_mm_s": 2.31, "acceleration_m_s2": 4.1, "kurtosis": 3.2},
                     "overruns": 0,
                     "lost_samples": 0,
                     "real_time_factor": 0.04,
@@ -531,6 +552,9 @@ class Health(Payload):
     capture: str = Field(description="State of the source, such as `listening` or `lost: no such device`.")
     coverage_10m: Share | None = Field(description="Share of the last ten minutes that was scored.")
     level_dbfs: float | None = Field(description="Level of the newest window, in dB relative to full scale.")
+    measured: Measured | None = Field(
+        default=None, description="The same in physical units; null where the sensor is not calibrated."
+    )
     overruns: Count = Field(description="Times that the ring ran full since the start.")
     lost_samples: Count = Field(
         description="Samples that the device should have delivered and did not, since the start."

@@ -417,6 +417,7 @@ def health(
     capture: str,
     coverage_10m: float | None,
     level_dbfs: float | None,
+    measured: Mapping[str, float] | None = None,
     overruns: int,
     lost_samples: int,
     real_time_factor: float | None,
@@ -434,6 +435,7 @@ def health(
         capture: State of the source in a word or a line, such as `listening` or `lost: no such device`.
         coverage_10m: Share of the hops of the last ten minutes that were scored, 0 to 1.
         level_dbfs: Level of the newest window.
+        measured: What it is in physical units, by name; None where the sensor is not calibrated.
         overruns: Times that the ring ran full since the start.
         lost_samples: Samples that the device should have delivered and did not, since the start.
         real_time_factor: Time spent on a window through its hop; from 1 on, the PC is too slow.
@@ -451,6 +453,7 @@ def health(
         "capture": capture,
         "coverage_10m": number(coverage_10m),
         "level_dbfs": number(level_dbfs),
+        "measured": measured and dict(measured),
         "overruns": overruns,
         "lost_samples": lost_samples,
         "real_time_factor": number(real_time_factor),

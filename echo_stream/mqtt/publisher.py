@@ -7,7 +7,7 @@ or replace a value, and return. The publisher's one thread (mqtt_link.py) does a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +60,7 @@ class Publisher:
         node: Name of this PC in the topics.
         machines: Id and name of each machine that is there from the start; see `add_machine`.
         assets: Where machines stand, by id; see `add_machine`.
+        measures: What is measured of them in physical units, by id; see `add_machine`.
         outbox_path: Where events wait until they are acknowledged.
         topic_root: First levels of all topics.
         protocol: 5, falling back to 3 (3.1.1) where the broker refuses it, or 3.
@@ -85,6 +86,7 @@ class Publisher:
         machines: Mapping[str, str],
         outbox_path: Path,
         assets: Mapping[str, Mapping[str, str]] | None = None,
+        measures: Mapping[str, Collection[str]] | None = None,
         page: str | None = None,
         topic_root: str = "echo-stream",
         protocol: Protocol = 5,
@@ -136,7 +138,7 @@ class Publisher:
                 discovery_topic(discovery_prefix, self.topics, None), _json(found), optional=True
             )
         for machine, name in machines.items():
-            self.add_machine(machine, name, (assets or {}).get(machine))
+            self.add_machine(machine, name, (assets or {}).get(machine), (measures or {}).get(machine, ()))
 
     # What the daemon calls. None of it waits for the network, none of it raises because of it.
 
@@ -155,13 +157,20 @@ class Publisher:
         self._mailbox.close()
         return self.outbox.depth == 0
 
-    def add_machine(self, machine: str, name: str, asset: Mapping[str, str] | None = None) -> None:
+    def add_machine(
+        self,
+        machine: str,
+        name: str,
+        asset: Mapping[str, str] | None = None,
+        measures: Collection[str] = (),
+    ) -> None:
         """A machine is watched from now on: offline until `set_available`, known to Home Assistant.
 
         Args:
             machine: Its id.
             name: What people call it.
             asset: Where it stands (site, area, line): goes into all of its payloads.
+            measures: Names of what its health says in physical units.
         """
         self._machines[machine] = name
         self._assets[machine] = {"asset": dict(asset)} if asset else {}
@@ -175,6 +184,7 @@ class Publisher:
                 score_expires_s=self._score_shown_s,
                 page=self._page,
                 area=(asset or {}).get("area"),
+                measures=measures,
             )
             self._mailbox.set_state(
                 discovery_topic(self._discovery_prefix, self.topics, machine), _json(found), optional=True

@@ -13,6 +13,7 @@ from echo_stream.alarm.calibration import Calibration, Trip, TripLevel
 from echo_stream.alarm.condition import Condition
 from echo_stream.alarm.sensor import SensorWatch
 from echo_stream.alarm.ways import WAYS, Levels, Timing, Ways
+from echo_stream.capture.physical import Meter
 from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.config.schema import (
     CommandSource,
@@ -332,6 +333,7 @@ def build_station(config: Config, machine: Machine, source: AudioSource, encoder
     alarms, ways = build_alarms(machine, bank)
     return Station(
         reader=reader,
+        meter=build_meter(machine),
         bank=bank,
         bank_id=accepted_version(machine.bank) or "",
         bank_path=machine.bank,
@@ -344,6 +346,12 @@ def build_station(config: Config, machine: Machine, source: AudioSource, encoder
         surroundings=build_surroundings(machine, cut.hop_s),
         steady=SteadyWatch(cut.hop_s),
     )
+
+
+def build_meter(machine: Machine) -> Meter | None:
+    """What measures in physical units; None where the sensor is not calibrated."""
+    known = machine.source.calibration
+    return None if known is None else Meter(known.unit, known.units_at_full_scale, known.envelope_hz)
 
 
 def _kept_s(config: Config, machine: Machine) -> float:
@@ -402,6 +410,7 @@ def build_publisher(config: Config) -> Publisher:
         node=config.node,
         machines={machine.id: machine.title for machine in config.machines},
         assets={machine.id: machine.asset for machine in config.machines},
+        measures={machine.id: machine.measures for machine in config.machines},
         page=config.web.address,
         outbox_path=config.state_dir / "outbox.sqlite",
         topic_root=mqtt.topic_root,

@@ -15,6 +15,7 @@ from echo_stream.alarm.outlook import Outlook
 from echo_stream.alarm.sensor import SENSOR, SensorFigures, SensorWatch
 from echo_stream.alarm.ways import Ways
 from echo_stream.capture.figures import hum_and_rumble, signal_figures
+from echo_stream.capture.physical import Meter
 from echo_stream.capture.source import AudioSource
 from echo_stream.capture.windows import Slicer
 from echo_stream.core.text import duration_text
@@ -112,6 +113,10 @@ class Station:
     """Tells when a new sound has become steady."""
     gate: Gate = field(default_factory=Gate)
     """Known sounds, which do not count towards an alarm."""
+    meter: Meter | None = None
+    """Of a calibrated sensor."""
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """What it measured in the newest window, in physical units; replaced by the pipeline thread."""
     score: Score | None = None
     """Of the newest window; not the window itself: its samples take memory."""
     scored_until: int = 0
@@ -133,6 +138,8 @@ class Station:
         """
         window, score = scored
         self.score, self.scored_until = score, window.end
+        if self.meter is not None:
+            self.measured = self.meter.measure(window.samples, window.sample_rate_hz)
         self.ways.passed.now_s = window.captured_at.timestamp()
         yield from self.sensor.step(sensor_figures(window, score.level_dbfs), window.start, window.end)
         self.rest.step(float(score.condition == OFF), window.start, window.end)

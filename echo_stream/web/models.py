@@ -62,11 +62,21 @@ class Window(Model):
     band_hz: tuple[float, float] | None = None
 
 
+class Measure(Model):
+    """What a calibrated sensor measures now, in a physical unit."""
+
+    name: str
+    text: str = Field(description="for people")
+    value: float
+    unit: str
+
+
 class MachineDetail(Model):
     """One machine with its last ten minutes."""
 
     machine: Machine
     recent: list[Window]
+    measured: list[Measure] = Field(description="of the newest window; empty of a sensor without calibration")
     health: dict[str, Any] = Field(description="as `echo-stream status --json` gives it")
 
 
@@ -80,6 +90,7 @@ class Minute(Model):
     operating_state: str
     coverage: float
     over_alarm: float
+    measured: dict[str, tuple[float, float]] = Field(description="median and maximum in physical units")
 
 
 class History(Model):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import time
 from pathlib import Path
+
+import pytest
 
 from tests.support.daemon import daemon, run, terminate, wait_for
 
@@ -17,16 +20,19 @@ mqtt: {{host: 127.0.0.1, port: 1}}
 evidence: {{enabled: false}}
 machines:
   - id: pump3
-    source: {{kind: simulated, seed: 5, pace: {pace}, duration_s: {duration_s}}}
+    source: {{kind: simulated, seed: 5, pace: {pace}, duration_s: {duration_s}, {calibrated}}}
     bank: pump3.safetensors
 """
+CALIBRATED = "sensor: vibration, calibration: {unit: g, full_scale: 50}"
 
 
 def test_what_the_daemon_scored_is_read_back(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(CONFIG.format(pace="fast", duration_s=60))
+    (tmp_path / "config.yaml").write_text(CONFIG.format(pace="fast", duration_s=60, calibrated=CALIBRATED))
     run(tmp_path, "fit-normal", "-m", "pump3")
     assert "no minute of pump3" in run(tmp_path, "history", "-m", "pump3")
-    (tmp_path / "config.yaml").write_text(CONFIG.format(pace="realtime", duration_s="null"))
+    (tmp_path / "config.yaml").write_text(
+        CONFIG.format(pace="realtime", duration_s="null", calibrated=CALIBRATED)
+    )
     began_s = time.time()
     with daemon(tmp_path) as process:
 
@@ -36,6 +42,7 @@ def test_what_the_daemon_scored_is_read_back(tmp_path: Path) -> None:
 
         wait_for(lambda: (tmp_path / "state/status.sock").exists() or None, 30, "the daemon listens")
         wait_for(scored, 60, "a window is scored")
+        assert re.search(r"pump3: Velocity, RMS 10 to 1000 Hz [0-9.]+ mm/s; ", run(tmp_path, "status"))
         assert terminate(process)[0] == 0
     rows = json.loads(run(tmp_path, "history", "-m", "pump3", "--days", "0.1", "--json"))
     assert 1 <= len(rows) <= 3
@@ -44,6 +51,12 @@ def test_what_the_daemon_scored_is_read_back(tmp_path: Path) -> None:
     assert rows[0]["minute_s"] % 60 == 0
     assert began_s - 60 < rows[0]["minute_s"] <= time.time()
     assert -60 < rows[0]["level_dbfs"] < 0
+    middle, highest = rows[0]["measured"]["acceleration_m_s2"]
+    assert 0 < middle <= highest
+    assert middle == pytest.approx(50 * 9.80665 * 10 ** (rows[0]["level_dbfs"] / 20), rel=0.02)
     table = list(csv.DictReader(io.StringIO(run(tmp_path, "history", "-m", "pump3", "--csv"))))
     assert [float(line["score_max"]) for line in table] == [row["score_max"] for row in rows]
+    assert [float(line["acceleration_m_s2_median"]) for line in table] == [
+        row["measured"]["acceleration_m_s2"][0] for row in rows
+    ]
     assert "dBFS" in run(tmp_path, "history", "-m", "pump3")

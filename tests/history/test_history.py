@@ -88,6 +88,39 @@ def test_rows_come_back_as_they_were_put(tmp_path: Path) -> None:
     assert all(line.count(",") == lines[0].count(",") for line in lines)
 
 
+def test_measures_are_kept_and_an_older_history_takes_them(tmp_path: Path) -> None:
+    measured = {"velocity_mm_s": (2.345, 3.1), "kurtosis": (3.0, 8.25)}
+    rows = [row(28_000_000), replace(row(28_000_001), measured=measured), row(28_000_002)]
+    path = tmp_path / "history.sqlite"
+    write(path, rows[:1])
+    with sqlite3.connect(path) as database:  # as a version before measures left it
+        database.execute("DROP TABLE measured")
+    database.close()
+    assert read_history(path, "pump3", since_s=0) == rows[:1]
+    write(path, rows[1:])
+    assert read_history(path, "pump3", since_s=0) == rows
+    lines = list(rows_to_csv(rows))
+    assert lines[0].endswith(
+        "band_high_hz,velocity_mm_s_median,velocity_mm_s_max,kurtosis_median,kurtosis_max"
+    )
+    assert lines[1].endswith("1200.0,,,,")
+    assert lines[2].endswith("1200.0,2.3450,3.1000,3.0000,8.2500")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        names = dict(database.execute("SELECT name, id FROM names"))
+        assert prune(database, names["pump3"], 1) == 2
+        assert database.execute("SELECT COUNT(*) FROM measured").fetchone() == (0,)
+
+
+def test_a_minute_has_median_and_maximum_of_each_measure() -> None:
+    summary = MinuteSummary("pump3", hop_s=1.0)
+    for n, velocity in enumerate((1.0, 9.0, 2.0)):
+        measured = {"velocity_mm_s": velocity} | ({"kurtosis": 3.0} if n else {})
+        summary.add(replace(window(NOON_S + n), measured=measured), LEVELS)
+    made = summary.close()
+    assert made is not None
+    assert made.measured == {"velocity_mm_s": (2.0, 9.0), "kurtosis": (3.0, 3.0)}
+
+
 def test_without_a_file_there_is_no_history(tmp_path: Path) -> None:
     assert read_history(tmp_path / "none.sqlite", "pump3", since_s=0) == []
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from echo_stream.cli.mqtt_check import purge_discovery
+from echo_stream.core.measures import MEASURES
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState
 from echo_stream.mqtt import payloads as messages
 from echo_stream.mqtt.commands import ReplyTo, Verb, parse
@@ -116,6 +117,18 @@ def test_the_page_and_the_area_are_told_where_they_are_known() -> None:
     assert found["configuration_url"] == "http://pc7.plant:8765/#/machine/pump3"
     assert found["suggested_area"] == "hall2"
     assert node_discovery(TOPICS, version="1", page=page)["dev"]["configuration_url"] == page
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_calibrated_sensor_has_its_measures(name: str) -> None:
+    component = discovery(TOPICS, "pump3", name="P", version="1", measures=[name])["cmps"][name]
+    documented = DOCUMENTED["sensor"]
+    for field, value in component.items():
+        allowed = documented[field]
+        assert value in allowed if isinstance(allowed, tuple) else isinstance(value, allowed), field
+    assert component.get("unit_of_measurement", "") == MEASURES[name].unit
+    assert rendered(component, {"measured": {name: 2.5}}) == "2.5"
+    assert rendered(component, {"measured": None}) == "None"  # Home Assistant: unknown
 
 
 @pytest.mark.parametrize("key", sorted(NOW | {"degraded", "waiting"}))

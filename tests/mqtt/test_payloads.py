@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo_stream.core.errors import DeliveryError
+from echo_stream.core.measures import MEASURES
 from echo_stream.core.text import utc_text
 from echo_stream.core.types import (
     AlarmLevel,
@@ -45,7 +46,7 @@ def test_schemas_are_schemas_and_their_examples_fit(name: str) -> None:
 )
 def test_schemas_refuse_a_field_that_is_missing_or_unknown(name: str) -> None:
     example = messages.schema(name)["examples"][0]
-    added_later = {"drift": {"since"}, "health": {"outlook"}}.get(name, set())  # 0.1 did not send it
+    added_later = {"drift": {"since"}, "health": {"outlook", "measured"}}.get(name, set())  # not in 0.1
     for key in (key for key in example.keys() - added_later if not key.startswith("band1_")):
         with pytest.raises(jsonschema.ValidationError):
             check({k: v for k, v in example.items() if k != key}, name)
@@ -118,6 +119,7 @@ def test_score_and_health_and_evidence_fit_their_schemas() -> None:
         capture="running",
         coverage_10m=1.0,
         level_dbfs=-30.0,
+        measured=dict.fromkeys(MEASURES, 2.5),
         overruns=0,
         lost_samples=0,
         real_time_factor=0.04,

@@ -30,7 +30,7 @@ web: {{enabled: true, port: {page}{web}}}
 machines:
 """
 FAULTY = "start_s: 200, faults: [{kind: rattle, start_s: 8, end_s: 5000}]"
-QUIET = "start_s: 200"
+QUIET = "start_s: 200, calibration: {unit: Pa, full_scale: 20}"
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,21 @@ def test_the_last_minutes_are_there_window_by_window(alarmed: RunningPage) -> No
     assert alarmed.json("/api/trends")["step_s"] == 900
 
 
+def test_what_a_calibrated_sensor_measures_is_shown_and_told(page: RunningPage) -> None:
+    shown = wait_for(lambda: page.json("/api/machines/fan1")["measured"], 30, "measures on the page")
+    assert [(each["name"], each["unit"]) for each in shown] == [
+        ("sound_level_db", "dB"),
+        ("sound_level_dba", "dBA"),
+    ]
+    level_dbfs = page.machine("fan1")["level_dbfs"]
+    assert shown[0]["value"] == pytest.approx(level_dbfs + 120, abs=3)  # 20 Pa are 120 dB
+    assert page.json("/api/machines/pump3")["measured"] == []
+    told = wait_for(
+        lambda: [p["measured"] for p in page.told.of("health", "fan1") if p["measured"]], 30, "MQTT"
+    )
+    assert 0 < told[-1]["sound_level_dba"] < told[-1]["sound_level_db"] + 2
+
+
 def test_news_and_the_spectrogram_are_streamed(page: RunningPage) -> None:
     with contextlib.closing(stream(page, "?machine=pump3")) as line:
         assert {machine["id"] for machine in frames(line, "machines")} == {"pump3", "fan1"}

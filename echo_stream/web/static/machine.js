@@ -139,6 +139,7 @@ export function machine(main, id) {
         "no sound came": `${number(health.unheard_s)} s`,
         "sound to score (99 %)": health.lag_p99_s === null || health.lag_p99_s === undefined ? "–" : `${number(health.lag_p99_s, 2)} s`,
       };
+      for (const each of detail.measured) lines[each.text] = `${number(each.value, 2)} ${each.unit}`;
       facts.replaceChildren(...Object.entries(lines).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
       journal.replaceChildren(journalTable(log.items, false));
     } catch (error) { reason.textContent = error.message; }

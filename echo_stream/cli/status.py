@@ -65,7 +65,8 @@ def _print(found: dict[str, Any]) -> None:
                 for n, (text, unit) in MEASURES.items()
                 if n in measured
             )
-            print(f"{machine['machine']}: {'; '.join(told)}")
+            zone = f"; zone {machine['zone']}" if machine.get("zone") else ""
+            print(f"{machine['machine']}: {'; '.join(told)}{zone}")
     for machine in found["machines"]:
         if enrolling := machine.get("enrolling"):
             of, stage = " and ".join(enrolling["conditions"]), enrolling["stage"]

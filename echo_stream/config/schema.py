@@ -33,7 +33,7 @@ from echo_stream.config.values import (
     Whole,
     check_address,
 )
-from echo_stream.config.vibration import Model, SensorCalibration
+from echo_stream.config.vibration import Limits, Model, SensorCalibration
 from echo_stream.core.measures import MEASURES, OF_SOUND
 
 # One patch: 16 frames of 25 ms, 10 ms apart (ECHO, section 3.1); longer than 20 s the net cuts it in pieces.
@@ -398,7 +398,15 @@ class Machine(Model):
         description="id of another machine, such as a microphone in the hall, or auto: all others; "
         "a warning is held while the sound changes more there",
     )
+    limits: Limits | None = Field(None, description="of a standard; null: no zone is told")
     alarm: AlarmSettings = AlarmSettings()
+
+    @model_validator(mode="after")
+    def _limits_need_a_velocity(self) -> Machine:
+        known = self.source.calibration
+        if self.limits is not None and (known is None or known.unit == "Pa"):
+            raise ValueError("limits.velocity_mm_s needs source.calibration with the unit g or m/s2")
+        return self
 
     @property
     def title(self) -> str:
@@ -407,9 +415,12 @@ class Machine(Model):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Names of what is measured in physical units."""
+        """Names of what is measured in physical units, `zone` where there are limits."""
         known = self.source.calibration
-        return () if known is None else tuple(n for n in MEASURES if (n in OF_SOUND) == (known.unit == "Pa"))
+        if known is None:
+            return ()
+        names = tuple(name for name in MEASURES if (name in OF_SOUND) == (known.unit == "Pa"))
+        return names if self.limits is None else (*names, "zone")
 
 
 class EvidenceSettings(Model):

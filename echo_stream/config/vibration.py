@@ -1,7 +1,8 @@
-"""The settings of a calibrated sensor say what a sample stands for."""
+"""The settings of a calibrated sensor say what a sample stands for, and which limits its user has for it."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -60,3 +61,20 @@ class SensorCalibration(Model):
         assert self.full_scale_v is not None  # noqa: S101 - the validator saw to it
         assert self.sensitivity_mv_per_unit is not None  # noqa: S101
         return 1000 * self.full_scale_v / self.sensitivity_mv_per_unit
+
+
+class Limits(Model):
+    """Limits that the user takes from a standard: zones beside the anomaly score, never instead of it."""
+
+    velocity_mm_s: tuple[Number, ...] = Field(
+        min_length=2,
+        max_length=3,
+        description="where zones B and C meet, and C and D; of three the first: A and B",
+    )
+
+    @field_validator("velocity_mm_s")
+    @classmethod
+    def _ascend(cls, limits: tuple[float, ...]) -> tuple[float, ...]:
+        if limits[0] <= 0 or any(after <= before for before, after in pairwise(limits)):
+            raise ValueError(f"expected numbers above 0, each above the one before, found {list(limits)}")
+        return limits

@@ -218,6 +218,7 @@ class EventPublisher:
             coverage_10m=found["coverage_10m"],
             level_dbfs=found["level_dbfs"],
             measured=found.get("measured"),
+            zone=found.get("zone"),
             overruns=found["gaps"],
             lost_samples=found["samples_lost"],
             real_time_factor=found["real_time_factor"],

@@ -22,6 +22,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from echo_stream.alarm.zone import ZONES
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.log_limit import LogLimit
@@ -160,6 +161,7 @@ class _Snapshots(Collector):
                     gauge.add_metric([machine["machine"]], machine[key])
             yield gauge
         yield from _measured(machines)
+        yield _zones(machines)
         yield _last_windows(machines)
         yield _known_sounds(machines)
         yield _enrolments(machines)
@@ -197,6 +199,15 @@ def _measured(machines: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
             gauge.add_metric([machine], value)
         if with_it:
             yield gauge
+
+
+def _zones(machines: Iterable[Mapping[str, Any]]) -> Metric:
+    text = "1 for the zone of the last minute's velocity, by the limits of the configuration."
+    gauge = GaugeMetricFamily("echo_stream_vibration_zone", text, labels=["machine", "zone"])
+    for machine in machines:
+        for zone in ZONES if machine.get("zone") else ():
+            gauge.add_metric([machine["machine"], zone], zone == machine["zone"])
+    return gauge
 
 
 def _last_windows(machines: Iterable[Mapping[str, Any]]) -> Metric:

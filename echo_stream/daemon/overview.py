@@ -163,6 +163,7 @@ def _machine(station: Station, now_s: float) -> dict[str, Any]:
         "reference": station.surroundings and station.surroundings.reference,
         "warnings_held": station.surroundings.warnings if station.surroundings else 0,
         "measured": {name: float(f"{value:.5g}") for name, value in station.measured.items()} or None,
+        "zone": station.zone,
         "known_sounds": station.gate.known_sounds(station.scorer),
         "alarms": {a.level.value: {"state": a.state.value, "active": a.active} for a in station.alarms},
         "losses": station.reader.source.losses,

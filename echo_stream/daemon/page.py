@@ -241,6 +241,7 @@ class Page:
             score=score and round(score.value, 4),
             level_dbfs=score and round(score.level_dbfs, 2),
             operating_state=score.condition if score else "",
+            zone=station.zone,
             band_hz=score and score.deciding_band_hz,
             coverage_10m=coverage and round(coverage, 4),
             warning=level_of(warning, trips[AlarmLevel.WARNING]),

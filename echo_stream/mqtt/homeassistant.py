@@ -128,7 +128,7 @@ def discovery(
         score_expires_s: After so long without a new score, Home Assistant shows it as unavailable.
         page: Address of the node's page, where others can reach it.
         area: Where it stands, as Home Assistant's suggestion.
-        measures: Names of what its health says in physical units (`core.measures`).
+        measures: Names of what its health says in physical units (`core.measures`), and `zone`.
     """
     device = {"name": name, "mdl": "Machine sound monitor", "via_device": unique_id(topics, None)}
     device |= _page(f"{page}#/machine/{machine}" if page else None)
@@ -136,7 +136,8 @@ def discovery(
     components = {
         **_alarm_entities(topics, machine),
         **_measurements(topics, machine, max(1, round(score_expires_s))),
-        **{name: _measure(topics, machine, name) for name in measures},
+        **{name: _measure(topics, machine, name) for name in measures if name in MEASURES},
+        **({"zone": _zone(topics, machine)} if "zone" in measures else {}),
         **_controls(topics, machine),
     }
     return _message(topics, machine, device, components, version=version)
@@ -300,6 +301,16 @@ def _measure(topics: Topics, machine: str, name: str) -> dict[str, Any]:
         "value_template": f"{{{{ (value_json.measured or {{}}).get('{name}') }}}}",
     }
     return {**found, "unit_of_measurement": unit} if unit else found
+
+
+def _zone(topics: Topics, machine: str) -> dict[str, Any]:
+    return {
+        "p": "sensor",
+        "name": "Vibration zone",
+        "icon": "mdi:vibrate",
+        "state_topic": topics.of(machine, "health"),
+        "value_template": "{{ value_json.zone }}",
+    }
 
 
 def _controls(topics: Topics, machine: str) -> dict[str, dict[str, Any]]:

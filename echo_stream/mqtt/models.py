@@ -526,6 +526,7 @@ class Health(Payload):
                     "coverage_10m": 0.998,
                     "level_dbfs": -31.2,
                     "measured": {"velocity_mm_s": 2.31, "acceleration_m_s2": 4.1, "kurtosis": 3.2},
+                    "zone": "B",
                     "overruns": 0,
                     "lost_samples": 0,
                     "real_time_factor": 0.04,
@@ -554,6 +555,11 @@ class Health(Payload):
     level_dbfs: float | None = Field(description="Level of the newest window, in dB relative to full scale.")
     measured: Measured | None = Field(
         default=None, description="The same in physical units; null where the sensor is not calibrated."
+    )
+    zone: Literal["A", "A/B", "B", "C", "D"] | None = Field(
+        default=None,
+        description="Where the velocity of the last minute lies between the limits that the user entered, beside "
+        "the anomaly score; null without limits.",
     )
     overruns: Count = Field(description="Times that the ring ran full since the start.")
     lost_samples: Count = Field(

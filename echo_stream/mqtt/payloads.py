@@ -418,6 +418,7 @@ def health(
     coverage_10m: float | None,
     level_dbfs: float | None,
     measured: Mapping[str, float] | None = None,
+    zone: str | None = None,
     overruns: int,
     lost_samples: int,
     real_time_factor: float | None,
@@ -436,6 +437,7 @@ def health(
         coverage_10m: Share of the hops of the last ten minutes that were scored, 0 to 1.
         level_dbfs: Level of the newest window.
         measured: What it is in physical units, by name; None where the sensor is not calibrated.
+        zone: Of its velocity, by the limits of the user; None where there are none.
         overruns: Times that the ring ran full since the start.
         lost_samples: Samples that the device should have delivered and did not, since the start.
         real_time_factor: Time spent on a window through its hop; from 1 on, the PC is too slow.
@@ -454,6 +456,7 @@ def health(
         "coverage_10m": number(coverage_10m),
         "level_dbfs": number(level_dbfs),
         "measured": measured and dict(measured),
+        "zone": zone,
         "overruns": overruns,
         "lost_samples": lost_samples,
         "real_time_factor": number(real_time_factor),

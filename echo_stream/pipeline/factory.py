@@ -13,6 +13,7 @@ from echo_stream.alarm.calibration import Calibration, Trip, TripLevel
 from echo_stream.alarm.condition import Condition
 from echo_stream.alarm.sensor import SensorWatch
 from echo_stream.alarm.ways import WAYS, Levels, Timing, Ways
+from echo_stream.alarm.zone import ZoneWatch
 from echo_stream.capture.physical import Meter
 from echo_stream.capture.source import AudioSource, SharedSource
 from echo_stream.config.schema import (
@@ -334,6 +335,7 @@ def build_station(config: Config, machine: Machine, source: AudioSource, encoder
     return Station(
         reader=reader,
         meter=build_meter(machine),
+        zones=None if machine.limits is None else ZoneWatch(machine.limits.velocity_mm_s, cut.hop_s),
         bank=bank,
         bank_id=accepted_version(machine.bank) or "",
         bank_path=machine.bank,

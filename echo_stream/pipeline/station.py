@@ -14,6 +14,7 @@ from echo_stream.alarm.condition import Condition
 from echo_stream.alarm.outlook import Outlook
 from echo_stream.alarm.sensor import SENSOR, SensorFigures, SensorWatch
 from echo_stream.alarm.ways import Ways
+from echo_stream.alarm.zone import ZoneWatch
 from echo_stream.capture.figures import hum_and_rumble, signal_figures
 from echo_stream.capture.physical import Meter
 from echo_stream.capture.source import AudioSource
@@ -117,6 +118,10 @@ class Station:
     """Of a calibrated sensor."""
     measured: Mapping[str, float] = field(default_factory=dict)
     """What it measured in the newest window, in physical units; replaced by the pipeline thread."""
+    zones: ZoneWatch | None = None
+    """Where its user has limits for its velocity."""
+    zone: str | None = None
+    """Of the last minute; nothing depends on it."""
     score: Score | None = None
     """Of the newest window; not the window itself: its samples take memory."""
     scored_until: int = 0
@@ -140,6 +145,8 @@ class Station:
         self.score, self.scored_until = score, window.end
         if self.meter is not None:
             self.measured = self.meter.measure(window.samples, window.sample_rate_hz)
+        if self.zones is not None:
+            self.zone = self.zones.step(self.measured.get("velocity_mm_s"))
         self.ways.passed.now_s = window.captured_at.timestamp()
         yield from self.sensor.step(sensor_figures(window, score.level_dbfs), window.start, window.end)
         self.rest.step(float(score.condition == OFF), window.start, window.end)

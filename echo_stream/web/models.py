@@ -42,6 +42,7 @@ class Machine(Model):
     score: float | None = None
     level_dbfs: float | None = None
     operating_state: str = ""
+    zone: str | None = Field(None, description="of its velocity, by the limits of the configuration")
     band_hz: tuple[float, float] | None = Field(None, description="band that adds most to the score")
     coverage_10m: float | None = None
     warning: Level | None = Field(None, description="null where the machine cannot be listened to")

@@ -22,6 +22,7 @@ machines:
   - id: pump3
     source: {{kind: simulated, seed: 5, pace: {pace}, duration_s: {duration_s}, {calibrated}}}
     bank: pump3.safetensors
+    limits: {{velocity_mm_s: [0.0001, 9000]}}
 """
 CALIBRATED = "sensor: vibration, calibration: {unit: g, full_scale: 50}"
 
@@ -42,7 +43,9 @@ def test_what_the_daemon_scored_is_read_back(tmp_path: Path) -> None:
 
         wait_for(lambda: (tmp_path / "state/status.sock").exists() or None, 30, "the daemon listens")
         wait_for(scored, 60, "a window is scored")
-        assert re.search(r"pump3: Velocity, RMS 10 to 1000 Hz [0-9.]+ mm/s; ", run(tmp_path, "status"))
+        assert re.search(
+            r"pump3: Velocity, RMS 10 to 1000 Hz [0-9.]+ mm/s; .*; zone C", run(tmp_path, "status")
+        )
         assert terminate(process)[0] == 0
     rows = json.loads(run(tmp_path, "history", "-m", "pump3", "--days", "0.1", "--json"))
     assert 1 <= len(rows) <= 3

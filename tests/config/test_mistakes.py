@@ -163,6 +163,25 @@ def changed(find: str, put: str) -> str:
             "envelope_hz: [9, 3]}}",
             "expected two frequencies above 0, the lower one first, found [9.0, 3.0]",
         ),
+        *(
+            (
+                "{kind: simulated}",
+                "{kind: simulated, sensor: vibration, calibration: {unit: g, full_scale: 1}}\n    "
+                f"limits: {{velocity_mm_s: {given}}}",
+                said,
+            )
+            for given, said in (
+                ("[7.1, 2.8]", "limits.velocity_mm_s: expected numbers above 0, each above the one before"),
+                ("[0, 2.8]", "limits.velocity_mm_s: expected numbers above 0, each above the one before"),
+                ("[2.8]", "limits.velocity_mm_s: expected "),
+                ("[1, 2, 3, 4]", "limits.velocity_mm_s: expected "),
+            )
+        ),
+        (
+            "{kind: simulated}",
+            "{kind: simulated}\n    limits: {velocity_mm_s: [2.8, 7.1]}",
+            "limits.velocity_mm_s needs source.calibration with the unit g or m/s2",
+        ),
         ("{kind: simulated}", "{kind: command, argv: [], sample_rate_hz: 16000}", "source.argv: expected"),
         ("{kind: simulated}", "{kind: command, argv: [''], sample_rate_hz: 16000}", "name is empty"),
         (

@@ -41,7 +41,7 @@ def snapshot() -> dict[str, Any]:
         "outbox": {"depth": 3, "dropped": 2},
         "machines": [
             {**health.snapshot(2.5), "listening": True, "alarms": alarms, "warnings_held": 7}
-            | {"measured": {"velocity_mm_s": 2.5}},
+            | {"measured": {"velocity_mm_s": 2.5}, "zone": "A/B"},
             {**deaf.snapshot(2.5), "listening": False, "warnings_held": 0},
         ],
     }
@@ -97,6 +97,8 @@ def test_metrics_say_what_the_snapshot_says(server: MetricsServer) -> None:
     assert found["echo_stream_alarm_state", "alarm", "pump3", "UNACK"] == 1
     assert found["echo_stream_alarm_state", "alarm", "pump3", "NORMAL"] == 0
     assert found["echo_stream_velocity_mm_s", "pump3"] == 2.5
+    assert found["echo_stream_vibration_zone", "pump3", "A/B"] == 1
+    assert found["echo_stream_vibration_zone", "pump3", "C"] == 0
     assert not any(name == "echo_stream_kurtosis" for name, *_ in found)
     assert found["process_open_fds",] > 0
 

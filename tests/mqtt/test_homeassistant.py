@@ -131,6 +131,13 @@ def test_a_calibrated_sensor_has_its_measures(name: str) -> None:
     assert rendered(component, {"measured": None}) == "None"  # Home Assistant: unknown
 
 
+def test_a_zone_is_a_sensor_of_its_own() -> None:
+    found = discovery(TOPICS, "pump3", name="P", version="1", measures=["velocity_mm_s", "zone"])["cmps"]
+    assert {"velocity_mm_s", "zone"} < set(found)
+    assert rendered(found["zone"], {"zone": "A/B"}) == "A/B"
+    assert set(found["zone"]) <= set(DOCUMENTED["sensor"])
+
+
 @pytest.mark.parametrize("key", sorted(NOW | {"degraded", "waiting"}))
 def test_each_component_has_documented_fields_only(key: str) -> None:
     component = (a_discovery()["cmps"] | node_discovery(TOPICS, version="1")["cmps"])[key]

@@ -46,7 +46,9 @@ def test_schemas_are_schemas_and_their_examples_fit(name: str) -> None:
 )
 def test_schemas_refuse_a_field_that_is_missing_or_unknown(name: str) -> None:
     example = messages.schema(name)["examples"][0]
-    added_later = {"drift": {"since"}, "health": {"outlook", "measured"}}.get(name, set())  # not in 0.1
+    added_later = {"drift": {"since"}, "health": {"outlook", "measured", "zone"}}.get(
+        name, set()
+    )  # not in 0.1
     for key in (key for key in example.keys() - added_later if not key.startswith("band1_")):
         with pytest.raises(jsonschema.ValidationError):
             check({k: v for k, v in example.items() if k != key}, name)
@@ -120,6 +122,7 @@ def test_score_and_health_and_evidence_fit_their_schemas() -> None:
         coverage_10m=1.0,
         level_dbfs=-30.0,
         measured=dict.fromkeys(MEASURES, 2.5),
+        zone="C",
         overruns=0,
         lost_samples=0,
         real_time_factor=0.04,

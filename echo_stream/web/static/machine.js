@@ -74,7 +74,8 @@ export function machine(main, id) {
     }
     now.replaceChildren("score ", h("b", {}, number(found.score)), ` (warning above ${number(found.warning?.trip)}, alarm above `,
       `${number(found.alarm?.trip)}) · level `, h("b", {}, `${number(found.level_dbfs)} dBFS`),
-      found.operating_state ? ` · operating state: ${found.operating_state}` : "");
+      found.operating_state ? ` · operating state: ${found.operating_state}` : "",
+      found.zone ? ` · vibration zone ${found.zone}` : "");
     if (what === "figures") return;
     paintTrend();
     title.textContent = found.name;

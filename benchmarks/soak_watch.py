@@ -42,7 +42,7 @@ class Listener:
         self._client.loop_start()
 
     def _on_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
-        text = message.payload.decode()
+        text = message.payload.decode(errors="replace")
         what = message.topic.rsplit("/", 1)[-1]
         self.counts[what] = self.counts.get(what, 0) + 1
         self.secrets += PASSWORD in text

@@ -101,7 +101,7 @@ def retained(broker: MosquittoBroker) -> dict[str, Any]:
     complete: list[int] = []
 
     def on_message(client: Client, _userdata: object, message: MQTTMessage) -> None:
-        text = message.payload.decode()
+        text = message.payload.decode(errors="replace")
         if message.topic == "the/end":  # mosquitto sends what it holds before what comes later
             complete.append(1)
         elif message.retain:

@@ -118,7 +118,7 @@ class Daemon:
             self._publisher = build_publisher(config)
             stack.callback(self._stop_publisher)
             self._events = EventPublisher(config.node, self._publisher)
-            evidence = build_evidence(config, self._events.evidence_complete)
+            evidence = build_evidence(config, self._events.evidence_complete, self._publisher.set_image)
             self._events.evidence = evidence
             if evidence:
                 evidence.start()

@@ -229,10 +229,17 @@ class EventPublisher:
         )
         self._publisher.health(found["machine"], payload)
 
-    def node_health(self, reasons: Sequence[str], counters: Mapping[str, int]) -> None:
+    def node_health(
+        self, reasons: Sequence[str], counters: Mapping[str, int], worst_coverage_10m: float | None
+    ) -> None:
         """Whether all parts of the daemon work."""
-        now = datetime.now(UTC)
-        payload = payloads.node_health(node=self._node, ts=now, reasons=reasons, counters=counters)
+        payload = payloads.node_health(
+            node=self._node,
+            ts=datetime.now(UTC),
+            reasons=reasons,
+            counters=counters,
+            worst_coverage_10m=worst_coverage_10m,
+        )
         self._publisher.node_health(payload)
 
     def evidence_complete(self, kept: Kept) -> None:

@@ -85,7 +85,8 @@ class Monitor:
             log.info("the daemon is no longer DEGRADED")
         self._said = reasons
         found = self._overview()
-        self._events.node_health(reasons, counters_of(found))
+        coverages = [m["coverage_10m"] for m in found["machines"] if m["coverage_10m"] is not None]
+        self._events.node_health(reasons, counters_of(found), min(coverages, default=None))
         for machine in found["machines"] if with_machines else ():
             if machine["capture"] != "failed" or machine.get("enrolling"):
                 self._events.health(machine)

@@ -1,17 +1,20 @@
-"""The picture of an alarm shows its sound, what is normal, where they differ and which bands decided.
+"""The pictures of an alarm show its sound, what is normal, where they differ and which bands decided.
 
+A large one for a screen, and a small one for a telephone, which is sent over MQTT.
 Drawn by a short-lived process (`python -m echo_stream.evidence.picture EVENT.json`) that the evidence worker
 starts: matplotlib takes a second of computing and 90 MB, which the process that listens never feels so.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -27,6 +30,7 @@ from echo_stream.evidence.spectrum import (
     measure_alarm,
     smoothed_db,
 )
+from echo_stream.evidence.store import telephone_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +41,7 @@ NORMAL: Final = "#0072B2"
 PRESENT: Final = "#D55E00"
 DECIDING: Final = "#009E73"
 INK: Final = "#222222"
+TELEPHONE_BYTES: Final = 60_000
 _LEAST_CHANGE_DB, _MOST_CHANGE_DB = 10.0, 30.0
 """Where the colours of the change end; in between, at what all but 1 % stay under."""
 
@@ -69,6 +74,41 @@ def _title(it: AlarmSpectrum) -> str:
     line = f"{name}: {event['level']} at {at} UTC, score {event['score']:.2f} over {event['threshold']:.2f}"
     text = change_text(it)
     return f"{line}\n{text[0].upper()}{text[1:]}"
+
+
+def telephone_picture(it: AlarmSpectrum) -> bytes:
+    """PNG of 800 by 600 pixels, below `TELEPHONE_BYTES`: the spectrum now over the normal one."""
+    from matplotlib.figure import Figure  # noqa: PLC0415
+    from PIL import Image  # noqa: PLC0415
+
+    figure = Figure(figsize=(8, 6), dpi=100, layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    event, normal = it.document["event"], it.normal
+    head, text = f"{event['machine']}: {event['level']}"[:40], change_text(it)
+    figure.suptitle(head, x=0.02, ha="left", fontsize=26, color=INK, weight="bold")
+    axes.set_title(fill(text[0].upper() + text[1:], 52), loc="left", fontsize=19, color=INK)
+    centres_hz = np.sqrt(it.edges_hz[1:] * it.edges_hz[:-1])
+    for number, (low_hz, high_hz) in enumerate(joined(deciding_bands(it.document))):
+        label = None if number else "decided it"
+        axes.axvspan(max(low_hz, it.edges_hz[0]), high_hz, color=DECIDING, alpha=0.2, lw=0, label=label)
+    axes.fill_between(
+        centres_hz, normal.low_db, normal.high_db, color=NORMAL, alpha=0.4, lw=0, label=it.normal_is
+    )
+    axes.plot(centres_hz, it.present_db, color=PRESENT, lw=3, label="now")
+    frequency_axis(axes, it.edges_hz[0], it.edges_hz[-1], across=True)
+    axes.set_xlabel(f"frequency (Hz); {event['ts'][:19].replace('T', ' ')} UTC", fontsize=16)
+    axes.set_ylabel("level (dBFS)", fontsize=16)
+    axes.tick_params(labelsize=15)
+    axes.legend(fontsize=16, loc="best", framealpha=0.8)
+    axes.grid(visible=True, alpha=0.2)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    for colours in (64, 16, 8):
+        small = io.BytesIO()
+        Image.open(drawn).convert("RGB").quantize(colours).save(small, format="png", optimize=True)
+        if small.tell() < TELEPHONE_BYTES:
+            break
+    return small.getvalue()
 
 
 def _over_time(axes: Axes, it: AlarmSpectrum, values_db: Float64, **colours: Any) -> Any:
@@ -136,19 +176,25 @@ def _shares(axes: Axes, it: AlarmSpectrum) -> None:
     axes.tick_params(labelleft=True)
 
 
-def frequency_axis(axes: Axes, low_hz: float, high_hz: float) -> None:
+def frequency_axis(axes: Axes, low_hz: float, high_hz: float, *, across: bool = False) -> None:
     """A logarithmic axis with the numbers that people know: 50, 100, 200, ... 1k, 2k."""
-    axes.set_yscale("log")
-    axes.set_ylim(low_hz, high_hz)
+    (axes.set_xscale if across else axes.set_yscale)("log")
+    (axes.set_xlim if across else axes.set_ylim)(low_hz, high_hz)
     marks = [m * 10**k for k in range(1, 6) for m in (1, 2, 5) if low_hz <= m * 10**k <= high_hz]
-    axes.set_yticks(marks, [f"{m // 1000}k" if m >= 1000 else str(m) for m in marks])
+    (axes.set_xticks if across else axes.set_yticks)(
+        marks, [f"{m // 1000}k" if m >= 1000 else str(m) for m in marks]
+    )
     axes.minorticks_off()
 
 
-def draw(document_path: Path) -> Path:
-    """Draw the picture of an evidence document from the clip beside it; whole or not at all.
+def draw(document_path: Path, *, telephone_only: bool = False) -> None:
+    """Draw the pictures of an evidence document from the clip beside it; each whole or not at all.
 
-    The document gets what the picture shows: `changes`, the bands that are louder or quieter than normal.
+    The document gets what they show: `changes`, the bands that are louder or quieter than normal.
+
+    Args:
+        document_path: As evidence wrote it.
+        telephone_only: The sound after the alarm is still to come, and the large picture with it.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -158,19 +204,18 @@ def draw(document_path: Path) -> Path:
     document = json.loads(document_path.read_text(encoding="utf-8"))
     samples, _ = soundfile.read(document_path.with_name(document["clip"]["file"]), dtype="float32")
     samples *= document["clip"].get("full_scale", 1.0)  # version 0.1 clipped
-    path = document_path.with_suffix(".png")
-    part = path.with_name(f".{path.name}.part")
     measured = measure_alarm(document, samples)
+    write_whole(telephone_path(document_path), telephone_picture(measured))
+    if telephone_only:
+        return
     document["changes"] = [asdict(change) for change in changes(measured)]
     write_whole(document_path, json.dumps(document, ensure_ascii=False).encode())
-    alarm_figure(measured).savefig(part, format="png")
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
-    return path
+    large = io.BytesIO()
+    alarm_figure(measured).savefig(large, format="png")
+    write_whole(document_path.with_suffix(".png"), large.getvalue())
 
 
 if __name__ == "__main__":
     with suppress(OSError):
         os.nice(5)  # scoring comes first, but a busy PC draws too
-    draw(Path(sys.argv[1]))
+    draw(Path(sys.argv[1]), telephone_only="--telephone" in sys.argv[2:])

@@ -38,6 +38,7 @@ from echo_stream.evidence.store import (
     document_path,
     list_events,
     remove_parts,
+    telephone_path,
     tidy,
 )
 
@@ -161,6 +162,7 @@ class Evidence:
         max_days: float = 90.0,
         min_free_mb: float = 500.0,
         on_complete: Callable[[Kept], None] = lambda _: None,
+        on_picture: Callable[[str, bytes], None] = lambda _machine, _picture: None,
     ) -> None:
         """A keeper that is not at work before `start`.
 
@@ -172,6 +174,8 @@ class Evidence:
             max_days: and beyond this age.
             min_free_mb: nothing is written while the disk has less.
             on_complete: called on the worker's thread with each event whose sound and picture are complete.
+            on_picture: called there with a machine and the small picture (PNG) of its newest event: at start,
+                soon after an alarm, and when its sound is complete.
         """
         self._folder = folder
         self._pre_roll_s = pre_roll_s
@@ -180,6 +184,7 @@ class Evidence:
         self._max_days = max_days
         self._min_free_bytes = min_free_mb * 1e6
         self._on_complete = on_complete
+        self._on_picture = on_picture
         self._waiting: list[Job] = []
         self._queue: queue.Queue[Job | datetime | None] = queue.Queue(_QUEUE)
         self._tidied_at: datetime | None = None
@@ -283,9 +288,11 @@ class Evidence:
         remove_parts(self._folder)
         with suppress(OSError):
             self.bytes = bytes_of(self._folder)
-        owed = [kept for kept in list_events(self._folder) if kept.clip and not kept.picture]
-        for kept in owed[-_CATCH_UP:]:
+        known = list_events(self._folder)
+        for kept in [kept for kept in known if kept.clip and not kept.picture][-_CATCH_UP:]:
             self._draw(kept.document)
+        for kept in {kept.machine: kept for kept in known}.values():
+            self._show(kept.machine, kept.document)
         while (item := self._queue.get()) is not None:
             try:
                 if isinstance(item, Job):
@@ -309,8 +316,12 @@ class Evidence:
             self.trouble = ""
             log.info("evidence is kept again", missed=self.failed)
         if job.after is None:
+            if self._queue.empty():  # otherwise the sound of others comes first
+                self._draw(job.path, "--telephone")
+                self._show(job.event["machine"], job.path)
             return
         self._draw(job.path)
+        self._show(job.event["machine"], job.path)
         self.kept += 1
         self._tidy(None)
         try:
@@ -326,9 +337,13 @@ class Evidence:
                 f"only {free / 1e6:.0f} MB free, evidence.min_free_mb is {self._min_free_bytes / 1e6:.0f}"
             )
 
-    def _draw(self, document: Path) -> None:
-        """Have the picture drawn; without one the sound is evidence all the same."""
-        command = [sys.executable, "-m", "echo_stream.evidence.picture", str(document)]
+    def _show(self, machine: str, document: Path) -> None:
+        with suppress(FileNotFoundError):  # not drawn, as on a PC without room
+            self._on_picture(machine, telephone_path(document).read_bytes())
+
+    def _draw(self, document: Path, *options: str) -> None:
+        """Have the pictures drawn; without them the sound is evidence all the same."""
+        command = [sys.executable, "-m", "echo_stream.evidence.picture", str(document), *options]
         cache = {"MPLCONFIGDIR": str(self._folder / ".matplotlib")}  # a service has no home
         with self._lock:
             if self._stopping:

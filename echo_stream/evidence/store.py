@@ -1,7 +1,7 @@
 """The evidence store names the files of an event, finds them again and removes the oldest.
 
-One folder a machine, three files an event, named by its time and id: sound (FLAC), document (JSON) and
-picture (PNG). The worker of evidence.py writes; anybody may read at any time.
+One folder a machine, four files an event, named by its time and id: sound (FLAC), document (JSON), picture
+(PNG) and a small one (small.png). The worker of evidence.py writes; anybody may read at any time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from echo_stream.core.files import write_whole
 log = structlog.get_logger()
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
-_OURS: Final = re.compile(r"(\d{8}T\d{6}Z)_[A-Za-z0-9_-]+\.(flac|json|png)")
+_OURS: Final = re.compile(r"(\d{8}T\d{6}Z)_[A-Za-z0-9_-]+\.(flac|json|png|small\.png)")
 _TIME: Final = "%Y%m%dT%H%M%SZ"
 _CLOCK: Final = ".clock"
 _CLOCK_SET: Final = "2020"
@@ -82,6 +82,11 @@ def document_path(folder: Path, machine: str, at: datetime, event_id: str) -> Pa
     own = machine_folder(folder, machine)
     safe_id = _UNSAFE.sub("_", event_id)[:64] or "_"
     return own / f"{at.astimezone(UTC):{_TIME}}_{own.name}_{safe_id}.json"
+
+
+def telephone_path(document: Path) -> Path:
+    """Where the small picture of an event lies, or would."""
+    return document.with_suffix(".small.png")
 
 
 def machine_folder(folder: Path, machine: str) -> Path:
@@ -187,7 +192,7 @@ def tidy(folder: Path, *, max_bytes: float, max_days: float, now: datetime | Non
     """
     events: dict[Path, list[Path]] = {}
     for path in _ours(folder):
-        events.setdefault(path.with_suffix(""), []).append(path)
+        events.setdefault(path.with_name(path.name.partition(".")[0]), []).append(path)
     too_old = f"{now.astimezone(UTC) - timedelta(days=max_days):{_TIME}}" if now else ""
     sizes = {stem: sum(path.stat().st_size for path in paths) for stem, paths in events.items()}
     total = sum(sizes.values())

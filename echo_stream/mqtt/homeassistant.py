@@ -47,6 +47,9 @@ _DRIFT_EVENT = (
     " 'since': value_json.since, 'event_id': value_json.event_id} | tojson }}"
 )
 _COVERAGE = "{{ none if value_json.coverage_10m is none else value_json.coverage_10m * 100 }}"
+_WORST_COVERAGE = (
+    "{{ none if value_json.worst_coverage_10m is none else value_json.worst_coverage_10m * 100 }}"
+)
 _BAND = (
     "{% if value_json.band1_low_hz is defined %}"
     "{{ value_json.band1_low_hz | round | int }} to {{ value_json.band1_high_hz | round | int }} Hz"
@@ -97,6 +100,16 @@ def node_discovery(topics: Topics, *, version: str, page: str | None = None) -> 
             "value_template": "{{ value_json.counters.outbox_depth }}",
             **health,
         },
+        "worst_coverage": {
+            "p": "sensor",
+            "name": "Worst coverage",
+            "state_class": "measurement",
+            "unit_of_measurement": "%",
+            "suggested_display_precision": 1,
+            "icon": "mdi:percent-outline",
+            "value_template": _WORST_COVERAGE,
+            **health,
+        },
     }
     return _message(
         topics,
@@ -135,6 +148,14 @@ def discovery(
     device |= {"suggested_area": area} if area else {}
     components = {
         **_alarm_entities(topics, machine),
+        "evidence": {
+            "p": "image",
+            "name": "Last evidence",
+            "image_topic": topics.of(machine, "image"),
+            "content_type": "image/png",
+            # Its own: what was heard is there to be seen also while nothing is heard.
+            "availability": [{"topic": topics.status}],
+        },
         **_measurements(topics, machine, max(1, round(score_expires_s))),
         **{name: _measure(topics, machine, name) for name in measures if name in MEASURES},
         **({"zone": _zone(topics, machine)} if "zone" in measures else {}),

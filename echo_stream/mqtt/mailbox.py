@@ -23,7 +23,7 @@ class Message:
     """A message to be sent."""
 
     topic: str
-    payload: str
+    payload: str | bytes
     qos: int
     retain: bool
     expiry_s: int | None = None
@@ -52,7 +52,7 @@ class Mailbox:
         self._wake_in.setblocking(False)
         self.wake_out.setblocking(False)
 
-    def set_state(self, topic: str, payload: str, qos: int = 1, *, optional: bool = False) -> None:
+    def set_state(self, topic: str, payload: str | bytes, qos: int = 1, *, optional: bool = False) -> None:
         """Set a retained state; the same again is not sent again."""
         latest = Message(topic, payload, qos, retain=True, optional=optional)
         with self._lock:

@@ -590,6 +590,7 @@ class NodeHealth(Payload):
                     "node": "pc7",
                     "state": "degraded",
                     "reasons": ["pump3: bank /var/lib/echo-stream/banks/pump3.safetensors is damaged"],
+                    "worst_coverage_10m": 0.998,
                     "counters": {"restarts": 0, "outbox_unsaved": 0, "evidence_failed": 0},
                 }
             ]
@@ -601,6 +602,9 @@ class NodeHealth(Payload):
         description="`degraded`: the daemon does less than it should, and goes on with the rest."
     )
     reasons: list[str] = Field(description="What is not as it should be, in sentences; at most 20.")
+    worst_coverage_10m: Share | None = Field(
+        default=None, description="The least `coverage_10m` of its machines; `null` before the first hops."
+    )
     counters: dict[str, int] = Field(
         description="Since the start: restarts of threads, events that the disk did not take, evidence that could not be kept, and so on."
     )

@@ -471,7 +471,14 @@ def health(
 _REASONS_TOLD = 20
 
 
-def node_health(*, node: str, ts: datetime, reasons: Sequence[str], counters: Mapping[str, int]) -> Payload:
+def node_health(
+    *,
+    node: str,
+    ts: datetime,
+    reasons: Sequence[str],
+    counters: Mapping[str, int],
+    worst_coverage_10m: float | None = None,
+) -> Payload:
     """Whether all parts of the daemon work (`<root>/<node>/health`, QoS 0, retained).
 
     Args:
@@ -479,6 +486,7 @@ def node_health(*, node: str, ts: datetime, reasons: Sequence[str], counters: Ma
         ts: When it was looked at.
         reasons: What is not as it should be, in sentences; none where all is well.
         counters: Since the start, by name.
+        worst_coverage_10m: Of all machines; None before the first hops.
     """
     return {
         "schema": SCHEMA_VERSION,
@@ -486,6 +494,7 @@ def node_health(*, node: str, ts: datetime, reasons: Sequence[str], counters: Ma
         "node": node,
         "state": "degraded" if reasons else "ok",
         "reasons": [clean_text(reason, 500) for reason in reasons[:_REASONS_TOLD]],
+        "worst_coverage_10m": number(worst_coverage_10m),
         "counters": dict(counters),
     }
 

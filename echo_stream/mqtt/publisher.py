@@ -194,7 +194,7 @@ class Publisher:
         """A machine is watched no more: offline, its retained states and its discovery are removed."""
         self._machines.pop(machine, None)
         self.set_available(machine, False)
-        removed = [self.topics.of(machine, "alarm"), self.topics.of(machine, "health")]
+        removed = [self.topics.of(machine, what) for what in ("alarm", "health", "image")]
         if self._discovery_prefix is not None:
             removed.append(discovery_topic(self._discovery_prefix, self.topics, machine))
         for topic in removed:
@@ -232,6 +232,11 @@ class Publisher:
     def node_health(self, payload: Payload) -> None:
         """The retained health of the daemon itself, from `messages.node_health`."""
         self._mailbox.set_state(self.topics.health, _json(payload), qos=0, optional=True)
+
+    def set_image(self, machine: str, picture: bytes) -> None:
+        """The retained picture (PNG) of a machine's newest evidence; of an unknown machine none is sent."""
+        if machine in self._machines:
+            self._mailbox.set_state(self.topics.of(machine, "image"), picture, optional=True)
 
     def set_available(self, machine: str, available: bool) -> None:
         """Whether capture and bank of a machine work; offline until this says otherwise."""

@@ -366,7 +366,9 @@ def _kept_s(config: Config, machine: Machine) -> float:
 # From the configuration to the parts of delivery: broker, publisher, evidence.
 
 
-def build_evidence(config: Config, on_complete: Callable[[Kept], None]) -> Evidence | None:
+def build_evidence(
+    config: Config, on_complete: Callable[[Kept], None], on_picture: Callable[[str, bytes], None]
+) -> Evidence | None:
     """What keeps the sound of alarms, not started yet; None where nothing is to be kept."""
     wanted = config.evidence
     if not wanted.enabled:
@@ -379,6 +381,7 @@ def build_evidence(config: Config, on_complete: Callable[[Kept], None]) -> Evide
         max_days=wanted.max_days,
         min_free_mb=wanted.min_free_mb,
         on_complete=on_complete,
+        on_picture=on_picture,
     )
 
 

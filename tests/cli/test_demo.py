@@ -30,7 +30,7 @@ def carries_a_message(broker: DemoBroker) -> None:
         Broker(host=HOST, port=broker.port),
         client_id="subscriber",
         protocol=broker.protocol,
-        on_message=lambda message: received.append((message.topic, message.payload.decode())),
+        on_message=lambda message: received.append((message.topic, message.payload.decode(errors="replace"))),
     )
     subscriber.open()
     try:

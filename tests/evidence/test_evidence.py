@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 import pytest
 import soundfile
@@ -23,6 +25,7 @@ from echo_stream.core.calibration import NormalSpectrum
 from echo_stream.core.files import write_whole
 from echo_stream.core.text import utc_text
 from echo_stream.core.types import BandScore, Float32
+from echo_stream.evidence.picture import TELEPHONE_BYTES
 from echo_stream.evidence.recorder import Evidence, longest
 from echo_stream.evidence.spectrum import (
     AlarmSpectrum,
@@ -124,7 +127,8 @@ def read(kept: Kept) -> tuple[dict[str, Any], Float32]:
 
 
 def test_an_alarm_leaves_sound_document_and_picture(tmp_path: Path) -> None:
-    with working(tmp_path) as (evidence, complete):
+    pictures: list[tuple[str, bytes]] = []
+    with working(tmp_path, on_picture=lambda *shown: pictures.append(shown)) as (evidence, complete):
         stream = Stream(evidence)
         stream.hear(15)
         event = stream.alarm()
@@ -133,9 +137,18 @@ def test_an_alarm_leaves_sound_document_and_picture(tmp_path: Path) -> None:
         [early] = list_events(tmp_path)
         assert not early.complete
         assert len(read(early)[1]) == 13 * RATE_HZ, "a power cut would leave what was before the alarm"
+        wait_for(lambda: pictures)  # for the telephone, before the sound is complete
+        assert not (tmp_path / "pump3" / names[1]).exists()
         stream.hear(10)
         wait_for(lambda: complete)
     [kept] = complete
+    for machine, picture in pictures:
+        assert machine == "pump3"
+        assert len(picture) < TELEPHONE_BYTES == 60_000
+        assert matplotlib.image.imread(io.BytesIO(picture)).shape[:2] == (600, 800)
+    with working(tmp_path, on_picture=lambda *shown: pictures.append(shown)):
+        wait_for(lambda: len(pictures) == 3)  # after a restart the newest is shown again
+    assert pictures[2] == pictures[1]
     document, samples = read(kept)
     assert kept.complete
     assert kept.picture is not None
@@ -149,7 +162,7 @@ def test_an_alarm_leaves_sound_document_and_picture(tmp_path: Path) -> None:
     assert document["bands_hz"][1] == [1000, 2000, 2.4]
     assert evidence.kept == 1
     assert evidence.failed == 0
-    assert sorted(p.suffix for p in (tmp_path / "pump3").iterdir()) == [".flac", ".json", ".png"]
+    assert sorted(p.suffix for p in (tmp_path / "pump3").iterdir()) == [".flac", ".json", ".png", ".png"]
 
 
 def test_sound_beyond_full_scale_is_scaled_and_said(tmp_path: Path) -> None:

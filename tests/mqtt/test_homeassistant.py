@@ -69,6 +69,7 @@ DOCUMENTED: dict[str, dict[str, Any]] = {
         "unit_of_measurement": str,
     },
     "event": {**COMMON, "state_topic": str, "value_template": str, "event_types": list},
+    "image": {**COMMON, "image_topic": str, "content_type": ("image/png",)},
     "button": {**COMMON, **COMMANDED, "payload_press": str},
     "switch": {
         **STATEFUL,
@@ -81,7 +82,7 @@ BEFORE = {"alarm", "state", "score", "capture", "acknowledge"}
 """Components that an earlier version had: their unique ids must stay, or they would appear twice."""
 NOW = BEFORE | {
     *("warning", "event", "sensor_event", "drift_event", "level", "band", "condition", "coverage"),
-    *("shelve", "reset", "out_of_service"),
+    *("shelve", "reset", "out_of_service", "evidence"),
 }
 
 
@@ -138,7 +139,7 @@ def test_a_zone_is_a_sensor_of_its_own() -> None:
     assert set(found["zone"]) <= set(DOCUMENTED["sensor"])
 
 
-@pytest.mark.parametrize("key", sorted(NOW | {"degraded", "waiting"}))
+@pytest.mark.parametrize("key", sorted(NOW | {"degraded", "waiting", "worst_coverage"}))
 def test_each_component_has_documented_fields_only(key: str) -> None:
     component = (a_discovery()["cmps"] | node_discovery(TOPICS, version="1")["cmps"])[key]
     assert {"p", "unique_id", "default_entity_id"} <= set(component)
@@ -216,8 +217,11 @@ def test_templates_say_what_the_payloads_say() -> None:
     alarm = messages.alarm_state(node="pc7", machine="pump3", name="P", ts=NOON, levels=levels)
     assert rendered(components["out_of_service"], alarm) == "ON"
     node = node_discovery(TOPICS, version="1")["cmps"]
-    health = messages.node_health(node="pc7", ts=NOON, reasons=["x"], counters={"outbox_depth": 7})
-    assert (rendered(node["degraded"], health), rendered(node["waiting"], health)) == ("ON", "7")
+    health = messages.node_health(
+        node="pc7", ts=NOON, reasons=["x"], counters={"outbox_depth": 7}, worst_coverage_10m=0.75
+    )
+    said = [rendered(node[key], health) for key in ("degraded", "waiting", "worst_coverage")]
+    assert said == ["ON", "7", "75.0"]
 
 
 @pytest.mark.parametrize("key", ["acknowledge", "shelve", "reset"])
@@ -330,6 +334,23 @@ def test_home_assistants_own_code_takes_it() -> None:
         == found["rendered"]
     )
     assert json.loads(found["rendered"]["event"])["event_type"] == "alarm"
+
+
+def test_the_picture_is_retained_and_leaves_with_its_machine(
+    broker: MosquittoBroker, publish: Publish, listen: Listen
+) -> None:
+    topic = a_discovery()["cmps"]["evidence"]["image_topic"]
+    picture = bytes(range(256)) * 200
+    publisher = publish(broker)
+    publisher.set_image("nobody", picture)
+    publisher.set_image("pump3", picture)
+    wait_until(lambda: publisher.connected, "connected")
+    heard = listen(broker, "echo-stream/+/+/image")
+    wait_until(lambda: heard.heard, "the picture")
+    assert [(m.topic, m.payload) for m in heard.heard] == [(topic, picture)]
+    publisher.remove_machine("pump3")
+    wait_until(lambda: len(heard.heard) == 2, "it is removed")
+    assert heard.heard[1].payload == b""
 
 
 def test_discovery_is_published_again_when_home_assistant_starts(

@@ -36,7 +36,7 @@ class Subscriber:
         self._client.loop_start()
 
     def _on_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
-        text = message.payload.decode()
+        text = message.payload.decode(errors="replace")
         self.heard.append((message.topic, json.loads(text) if text.startswith("{") else text))
 
     def of(self, what: str, machine: str | None = None) -> list[Any]:

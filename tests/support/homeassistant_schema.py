@@ -15,7 +15,7 @@ import json
 import sys
 
 from homeassistant import const
-from homeassistant.components.mqtt import binary_sensor, button, discovery, event, sensor, switch
+from homeassistant.components.mqtt import binary_sensor, button, discovery, event, image, sensor, switch
 from homeassistant.components.mqtt.schemas import DEVICE_DISCOVERY_SCHEMA
 from homeassistant.core import HomeAssistant
 from homeassistant.helpers.template import Template
@@ -24,6 +24,7 @@ PLATFORMS = {
     "binary_sensor": binary_sensor,
     "button": button,
     "event": event,
+    "image": image,
     "sensor": sensor,
     "switch": switch,
 }

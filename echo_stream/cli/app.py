@@ -15,6 +15,7 @@ from echo_stream.cli import mqtt as broker
 from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet
 from echo_stream.cli.events import events_app
 from echo_stream.cli.fit import (
+    ClusterOption,
     ColumnOption,
     RateOption,
     ResumeOption,
@@ -135,6 +136,7 @@ def demo(
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="machines in the layout of DCASE task 2")],
     resume: ResumeOption = None,
+    cluster: ClusterOption = None,
     strict: StrictOption = False,
     column: ColumnOption = None,
     rate_hz: RateOption = None,
@@ -148,7 +150,7 @@ def evaluate(
     """
     from echo_stream.cli.evaluate import run_evaluate
 
-    run_evaluate(folder, config, as_json, resume, strict, columns_of(column, rate_hz))
+    run_evaluate(folder, config, as_json, resume, cluster, strict, columns_of(column, rate_hz))
 
 
 @app.command()

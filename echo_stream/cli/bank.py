@@ -194,7 +194,8 @@ def extend(
     with progress("fitting" if paths else "listening") as report:
         how: dict[str, Any] = {"condition": condition, "accept": accept, "progress": report, "trimmed": trim}
         how["own_state"] = own_state
-        heard = sound(settings, which, paths, minutes, resume, failures, columns_of(column, rate_hz))
+        columns = columns_of(column, rate_hz)
+        heard = sound(settings, which, paths, minutes, resume=resume, failures=failures, columns=columns)
         fitted = extend_bank(settings, which, heard, **how)
     tell(fitted, as_json=as_json)
     failures.raise_any()

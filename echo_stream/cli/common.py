@@ -16,6 +16,7 @@ from echo_stream.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from echo_stream.config.schema import Config, Machine
+    from echo_stream.fit.archive_jobs import Engine
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 ConfigOption = Annotated[
@@ -69,6 +70,18 @@ def print_json(document: Any) -> None:
     """One line of JSON on standard output; text that is no UTF-8 (names of files) as escapes."""
     text = json.dumps(document, ensure_ascii=False, allow_nan=False)
     print(LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
+
+
+@contextmanager
+def engine_of(cluster: str | None) -> Iterator[Engine | None]:
+    """The workers of a scheduler where one is named."""
+    if cluster is None:
+        yield None
+        return
+    from echo_stream.fit.cluster import connected
+
+    with connected(cluster) as engine:
+        yield engine
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from rich.table import Table
 from echo_stream.alarm.calibration import Calibration
 from echo_stream.capture.recording import Recording, find_recordings
 from echo_stream.capture.table import Columns
-from echo_stream.cli.common import print_json, progress, quiet, read_config_or_defaults
+from echo_stream.cli.common import engine_of, print_json, progress, quiet, read_config_or_defaults
 from echo_stream.config.schema import Machine, StdinSource
 from echo_stream.core.calibration import BankCalibration
 from echo_stream.core.errors import BankError, Failures, SourceError
@@ -31,7 +31,7 @@ from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.announced import Announced, announced
 from echo_stream.fit.archive import Part, most_windows, parts_of, spread
-from echo_stream.fit.archive_jobs import Encoded, encode_parts
+from echo_stream.fit.archive_jobs import Encoded, Engine, encode_parts
 from echo_stream.pipeline.factory import build_alarms, build_encoder
 
 MAX_FPR = 0.1
@@ -124,6 +124,7 @@ def evaluate(
     progress: Progress = lambda *_: None,
     resume: Path | None = None,
     workers: int | None = None,
+    engine: Engine | None = None,
     failures: Failures | None = None,
     columns: Columns | None = None,
 ) -> dict[str, Any]:
@@ -140,6 +141,7 @@ def evaluate(
         progress: called with seconds done, seconds in all, and a text.
         resume: folder that keeps what is finished, to go on after an interruption.
         workers: processes that encode; None: one a core, where that is worth it.
+        engine: encodes in place of processes here.
         failures: takes the errors of clips that are left out; None: the first one ends the work.
         columns: of tables among them.
 
@@ -160,7 +162,13 @@ def evaluate(
     machines = _machines(folder, encoder, window_s, hop_s, failures, columns)
     parts = [part for machine in machines for _, part in (*machine.learnt, *machine.asked)]
     encoded = encode_parts(
-        parts, encoder, progress=progress, resume=resume, workers=workers, failures=failures
+        parts,
+        encoder,
+        progress=progress,
+        resume=resume,
+        workers=workers,
+        engine=engine,
+        failures=failures,
     )
     with closing(encoded):
         found = [_judged(machine, encoder, encoded) for machine in machines]
@@ -364,7 +372,8 @@ def run_evaluate(
     config: Path | None,
     as_json: bool,
     resume: Path | None,
-    strict: bool = False,
+    cluster: str | None,
+    strict: bool,
     columns: Columns | None = None,
 ) -> None:
     """Evaluate the machines of a folder with the configured encoder, and print what was found."""
@@ -372,7 +381,7 @@ def run_evaluate(
     settings = read_config_or_defaults(config)
     failures = Failures(strict)
     cut = settings.encoder
-    with progress("evaluating") as report:
+    with progress("evaluating") as report, engine_of(cluster) as engine:
         found = evaluate(
             folder,
             build_encoder(settings),
@@ -380,6 +389,7 @@ def run_evaluate(
             hop_s=cut.hop_s,
             progress=report,
             resume=resume,
+            engine=engine,
             failures=failures,
             columns=columns,
         )

@@ -13,17 +13,19 @@ from echo_stream.cli.common import (
     ConfigOption,
     JsonOption,
     MachineOption,
+    engine_of,
     pick,
     print_json,
     progress,
     quiet,
     read_config,
 )
-from echo_stream.core.errors import EchoStreamError, Failures
+from echo_stream.core.errors import ConfigError, EchoStreamError, Failures
 
 if TYPE_CHECKING:
     from echo_stream.capture.table import Columns
     from echo_stream.config.schema import Config, Machine
+    from echo_stream.fit.archive_jobs import Engine
     from echo_stream.fit.fit import Acquire
     from echo_stream.fit.summary import Fitted
 
@@ -46,6 +48,14 @@ ResumeOption = Annotated[
     typer.Option(
         "--resume",
         help="folder that keeps what is finished of recordings: stopped, the same command goes on from there",
+    ),
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        help="encode on the workers of this Dask scheduler: tls://HOST:8786, or its scheduler file",
+        metavar="ADDRESS|FILE",
     ),
 ]
 
@@ -85,6 +95,7 @@ def fit_normal(
     ] = False,
     trim: TrimOption = True,
     resume: ResumeOption = None,
+    cluster: ClusterOption = None,
     strict: StrictOption = False,
     column: ColumnOption = None,
     rate_hz: RateOption = None,
@@ -114,6 +125,8 @@ def fit_normal(
     names = [each.id for each in settings.machines] if machine == ["all"] else machine
     machines = [pick(settings, name) for name in names]
     paths = [*(recordings or []), *(more or [])]
+    if cluster and not paths:
+        raise ConfigError("--cluster: only recordings are learnt on a cluster", "give --recordings, too")
     if not paths and heard is None:
         asked = {"minutes": minutes, "accept": accept, **({"condition": condition} if condition else {})}
         refused = "--fresh" if fresh else "" if trim else "--no-trim"
@@ -126,11 +139,20 @@ def fit_normal(
         )
     which = machines[0]
     failures = Failures(strict)
-    with progress("fitting" if paths else "listening") as report:
+    with progress("fitting" if paths else "listening") as report, engine_of(cluster) as engine:
         fitted = fit(
             settings,
             which,
-            sound(settings, which, paths, minutes, resume, failures, columns_of(column, rate_hz))
+            sound(
+                settings,
+                which,
+                paths,
+                minutes,
+                resume=resume,
+                engine=engine,
+                failures=failures,
+                columns=columns_of(column, rate_hz),
+            )
             if heard is None
             else partial(read_heard, settings, which, heard),
             condition=condition or "normal",
@@ -233,8 +255,10 @@ def sound(
     machine: Machine,
     paths: list[Path],
     minutes: float,
-    resume: Path | None,
+    *,
     failures: Failures,
+    resume: Path | None,
+    engine: Engine | None = None,
     columns: Columns | None = None,
 ) -> Acquire:
     """Recordings where some are named, otherwise the machine's own source."""
@@ -243,7 +267,16 @@ def sound(
 
     if not paths:
         return own_source(config, machine, minutes)
-    return partial(read_recordings, config, machine, paths, resume=resume, failures=failures, columns=columns)
+    return partial(
+        read_recordings,
+        config,
+        machine,
+        paths,
+        resume=resume,
+        engine=engine,
+        failures=failures,
+        columns=columns,
+    )
 
 
 def tell(fitted: Fitted, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ EchoStreamError                 exit code 1
 ├── SourceError                 no sound: device, file or stream; the daemon retries it
 ├── EncoderError                a window that cannot be encoded (not finite, too short)
 │   └── PrecisionUnavailable    78: this CPU does not compute in the precision that was asked for
+├── ClusterError                workers on other PCs cannot be reached, or are lost
 ├── MissingExtra                a library that comes with an extra which is not installed
 ├── CommandRefused              an operator's command that the alarm's state does not allow
 └── DeliveryError               broker or outbox; never reaches the pipeline
@@ -86,6 +87,10 @@ class PrecisionUnavailable(EncoderError):
             f"encoder.precision {precision}: on this CPU {runtime} computes in {has} only",
             f"Use encoder.precision: {has}, or auto.",
         )
+
+
+class ClusterError(EchoStreamError):
+    """A scheduler or its workers cannot be reached or are lost; trying again can help."""
 
 
 class MissingExtra(EchoStreamError):

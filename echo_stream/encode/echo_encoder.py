@@ -5,7 +5,8 @@ The work itself is done by `Workers`, one thread a core; the pipeline waits for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -56,6 +57,7 @@ class EchoEncoder:
             },
         )
         self._dimensions = d
+        self._weights: Callable[[], EchoWeights] = lambda: weights
         self._workers = Workers()
         self._runtime, self.choice = choose(weights, self._workers, runtime, precision, cache)
         self.computed_by = f"{self._runtime.name} {self._runtime.precision}"
@@ -77,7 +79,14 @@ class EchoEncoder:
             EncoderError: What was asked for by name is not there, or not exact enough.
             MissingExtra: A library that it needs is not installed.
         """
-        return cls(EchoWeights.from_checkpoint(weights, size), runtime, precision, cache)
+        encoder = cls(EchoWeights.from_checkpoint(weights, size), runtime, precision, cache)
+        # A runtime has them in its own form: read again where they are wanted, rather than kept twice.
+        encoder._weights = partial(EchoWeights.from_checkpoint, weights, size)
+        return encoder
+
+    def __reduce__(self) -> tuple[type[Self], tuple[EchoWeights, str, str]]:
+        """To another process go weights, runtime and precision: threads and compiled nets are made there."""
+        return type(self), (self._weights(), self._runtime.name, self._runtime.precision)
 
     def encode(self, windows: Sequence[Window]) -> list[Features]:
         """Features of each window, in order; all bands with the same number of patches are one batch.

@@ -1,6 +1,6 @@
 """Archive jobs encode part by part on all cores, with progress, resumable, few parts in memory at a time.
 
-`encode_parts` runs in the caller's thread, its workers are processes.
+`encode_parts` runs in the caller's thread, its workers are processes or an engine's (`cluster`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import asdict, astuple, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -115,6 +115,25 @@ def encode(part: Part, encoder: Encoder, advance: Callable[[float], None]) -> Te
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 
 
+def encode_or_say(
+    part: Part, encoder: Encoder, advance: Callable[[float], None] = lambda _: None
+) -> Tensors | SourceError:
+    """The same; why the recording cannot be read is a value: those that follow are done all the same."""
+    try:
+        return encode(part, encoder, advance)
+    except SourceError as error:
+        return error.with_traceback(None)
+
+
+class Engine(Protocol):
+    """Computes parts somewhere else than on this PC's cores."""
+
+    def compute(
+        self, parts: Sequence[Part], encoder: Encoder, tell: Callable[[float], None]
+    ) -> Generator[Tensors | SourceError]:
+        """What `encode_or_say` gives for each part, in their order; tells the seconds that are done."""
+
+
 ALONE_S = 600.0
 """So little sound is done before other processes have started."""
 OWN_THREADS = ("echo",)
@@ -130,6 +149,7 @@ def encode_parts(
     progress: Progress = lambda *_: None,
     resume: Path | None = None,
     workers: int | None = None,
+    engine: Engine | None = None,
     failures: Failures | None = None,
 ) -> Generator[Encoded]:
     """Features of parts, in their order; only few of them are in memory at a time.
@@ -140,12 +160,14 @@ def encode_parts(
         progress: called with seconds done, seconds in all, and a text.
         resume: folder that keeps finished parts, and has those of an interrupted run.
         workers: processes; None: one a core where that is worth it.
+        engine: computes in place of processes here what `resume` does not have.
         failures: takes the first error of each recording that turns out to be damaged; its parts are empty
             then. None: the first such error ends the work.
 
     Raises:
         SourceError: `resume` cannot be written, or `failures` does not take a recording's error.
         EncoderError: a window cannot be encoded, or a worker was ended from outside.
+        ClusterError, ConfigError: the engine's.
     """
     if resume is not None:
         try:
@@ -166,7 +188,9 @@ def encode_parts(
     if workers is None:
         alone = encoder.identity.kind in OWN_THREADS or total_s < ALONE_S
         workers = 1 if alone else min(len(os.sched_getaffinity(0)), len(parts))
-    if workers == 1:
+    if engine is not None:
+        computed = _by_engine(parts, encoder, resume, engine, tell)
+    elif workers == 1:
         computed = _alone(parts, encoder, resume, tell)
     else:
         computed = _in_workers(parts, encoder, resume, workers, tell)
@@ -195,6 +219,35 @@ def _alone(
 
     for part in parts:
         yield _Worker(encoder, resume, advance).part(part)
+
+
+def _by_engine(
+    parts: Sequence[Part],
+    encoder: Encoder,
+    resume: Path | None,
+    engine: Engine,
+    tell: Callable[[float], None],
+) -> Iterator[Tensors | SourceError]:
+    """Only this PC reads and writes what is kept."""
+    keeper = _Worker(encoder, resume, lambda _: None)
+    known_s, missing = 0.0, set[Part]()
+    for part in parts:
+        path = keeper.place_of(part)
+        if path is not None and path.is_file():
+            known_s += part.seconds
+        else:
+            missing.add(part)
+    computed = engine.compute(
+        [part for part in parts if part in missing], encoder, lambda done_s: tell(known_s + done_s)
+    )
+    with closing(computed):
+        for part in parts:
+            if part not in missing:
+                yield keeper.part(part)  # a damaged one is computed here
+                continue
+            found = next(computed)
+            keeper.keep(part, found)
+            yield found
 
 
 def _in_workers(
@@ -273,23 +326,27 @@ class _Worker:
 
     def part(self, part: Part) -> Tensors | SourceError:
         """What was kept of it, or what is computed now, or why its recording cannot be read."""
-        path = None if self.resume is None else place(self.resume, self._about(part))
+        path = self.place_of(part)
         known = None if path is None else kept(path)
         if known is not None:
             self.advance(part.seconds)
             return known
-        try:
-            tensors = encode(part, self.encoder, self.advance)
-        except SourceError as error:
-            return error.with_traceback(None)  # a value: the recordings that follow are done all the same
-        if path is not None:
-            keep(path, tensors)
-        return tensors
+        found = encode_or_say(part, self.encoder, self.advance)
+        self.keep(part, found)
+        return found
 
-    def _about(self, part: Part) -> dict[str, Any]:
-        """All that its features depend on."""
+    def keep(self, part: Part, found: Tensors | SourceError) -> None:
+        """Write what was computed, where that is wanted."""
+        path = self.place_of(part)
+        if path is not None and not isinstance(found, SourceError):
+            keep(path, found)
+
+    def place_of(self, part: Part) -> Path | None:
+        """File of its features; its name has all that they depend on."""
+        if self.resume is None:
+            return None
         file = part.path.stat()
-        return {
+        about = {
             **asdict(part),
             "path": str(part.path.resolve()),
             "bytes": file.st_size,
@@ -298,3 +355,4 @@ class _Worker:
             "computed_by": self.encoder.computed_by,  # a resumed run is exactly the same
             "version": echo_stream.__version__,
         }
+        return place(self.resume, about)

@@ -22,7 +22,7 @@ from echo_stream.core.types import OFF, Enrolled, Window
 from echo_stream.encode.encoder import Encoder
 from echo_stream.evidence.normal_sound import ClipCollector
 from echo_stream.fit.archive import PART_S, Part, clips_of, most_windows, parts_of, source_of, spread
-from echo_stream.fit.archive_jobs import Encoded, encode_parts
+from echo_stream.fit.archive_jobs import Encoded, Engine, encode_parts
 from echo_stream.fit.checks import SILENCE_DBFS
 from echo_stream.fit.recorded import (
     COLUMN_S,
@@ -52,6 +52,7 @@ def read_recordings(
     others: Sequence[Session],
     progress: Progress,
     resume: Path | None = None,
+    engine: Engine | None = None,
     failures: Failures | None = None,
     columns: Columns | None = None,
 ) -> Recordings:
@@ -66,6 +67,7 @@ def read_recordings(
         others: What the bank was learnt from so far.
         progress: how far it is.
         resume: Folder that keeps what is finished, to go on after an interruption.
+        engine: Computes in place of this PC's cores.
         failures: Takes the errors of recordings that are left out; None: the first one ends the work.
         columns: Of tables among them.
 
@@ -101,7 +103,7 @@ def read_recordings(
         failures.raise_any()
         raise SourceError("no recording is left", "Name others.")
     taken = spread(parts, most_windows(encoder, parts))
-    encoded = encode_parts(taken, encoder, progress=progress, resume=resume, failures=failures)
+    encoded = encode_parts(taken, encoder, progress=progress, resume=resume, engine=engine, failures=failures)
     segments = _gather(taken, encoded, condition, failures)
     if not segments:
         failures.raise_any()

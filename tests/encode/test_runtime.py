@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -69,6 +70,22 @@ def test_promised_nearness(tiny: EchoWeights, make_window: MakeWindow, name: str
             cosine = torch.cosine_similarity(torch.from_numpy(ours), torch.from_numpy(theirs), dim=-1)
             assert cosine.min() >= PROMISED_COSINE[precision]
             assert cosine.max() <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_another_process_gets_the_same_encoder(
+    tiny: EchoWeights, tiny_weights: Path, make_window: MakeWindow, from_file: bool
+) -> None:
+    encoder = (
+        EchoEncoder.from_checkpoint(tiny_weights, "tiny", "plain", "float32")
+        if from_file
+        else EchoEncoder(tiny, "plain", "float32")
+    )
+    again: EchoEncoder = pickle.loads(pickle.dumps(encoder))
+    assert (again.identity, again.computed_by) == (encoder.identity, encoder.computed_by)
+    window = make_window("hum", 16000, 2.0, seed=11)
+    (one,), (other,) = encoder.encode([window]), again.encode([window])
+    assert np.array_equal(one.window, other.window)
 
 
 @pytest.mark.parametrize(("name", "precision"), RUNTIMES)

@@ -27,6 +27,7 @@ OF_EXTRAS = {
     "encode.echo_torch": "torch",
     "encode.runtime_torch": "torch",
     "encode.runtime_openvino": "echo",
+    "fit.cluster": "cluster",
     "web.access": "web",
     "web.app": "web",
     "web.asked": "web",

@@ -195,6 +195,10 @@ class Condition:
                 self._turned_at = None
 
     def _turn(self, end: int) -> None:
+        if self._n == 1 and self._turned_at is None:  # almost always: nothing is remembered, nothing turns
+            ((score, _),) = self._recent
+            if not (score <= self.clear if self.active else score > self.trip):
+                return
         over = [hop for score, hop in self._recent if score > self.trip]
         under = sum(score <= self.clear for score, _ in self._recent)
         was = self.active == (self._turned_at is None)

@@ -42,8 +42,6 @@ class SignalFigures:
     """At least half of the window is one uninterrupted run of one value, but not all of it."""
     finite: bool
     """No NaN, no infinity; where there is one the other figures are those with zeros in its place."""
-    dc_offset: float
-    """Mean, full scale is -1 to 1."""
 
 
 def signal_figures(
@@ -69,7 +67,6 @@ def signal_figures(
         dead=run == len(samples),
         stuck=STUCK_SHARE * len(samples) <= run < len(samples),
         finite=finite,
-        dc_offset=float(np.mean(samples, dtype=np.float64)),
     )
 
 
@@ -95,7 +92,7 @@ def hum_and_rumble(samples: Float32, sample_rate_hz: int) -> tuple[float, float]
     """
     samples = samples[-round(TAKEN_S * sample_rate_hz) :]
     grid = _grid(len(samples), sample_rate_hz)
-    tapered = samples - float(np.mean(samples, dtype=np.float64))
+    tapered = samples - float(samples.astype(np.float64).mean())
     tapered *= grid.taper
     total = len(tapered) / 2 * float(tapered @ tapered)  # Parseval
     if not total > 0.0:

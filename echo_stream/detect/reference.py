@@ -85,6 +85,8 @@ class View:
             What each band adds to the distance of each window, (m, bands), none negative; and the distance of
             each of the furthest pieces to each normal, (m, furthest, n).
         """
+        if len(pieces) <= BATCH:
+            return self._look(pieces)
         looks = [self._look(pieces[i : i + BATCH]) for i in range(0, len(pieces), BATCH)]
         return np.concatenate([parts for parts, _ in looks]), np.concatenate([apart for _, apart in looks])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -32,6 +33,9 @@ class Scorer:
         self._bank = bank
         self._known = KnownSounds(bank.references, known)
         self._held_out = np.sort(np.concatenate(bank.held_out))
+        self._bands_hz: list[list[float]] = bank.bands_hz.tolist()
+        own = bank.references[0]
+        self._shapes = own.window.normals.shape[1:], own.segments.normals.shape[1:]
 
     @property
     def known_sounds(self) -> Mapping[str, KnownSound]:
@@ -63,19 +67,15 @@ class Scorer:
         ]
 
     def _check(self, features: Features) -> None:
-        reference = self._bank.references[0]
-        for name, found, view in (
-            ("window", features.window.shape, reference.window),
-            ("segment", features.segments.shape[1:], reference.segments),
-        ):
-            expected = view.normals.shape[1:]
+        shapes = features.window.shape, features.segments.shape[1:]
+        for name, found, expected in zip(("window", "segment"), shapes, self._shapes, strict=True):
             if found != expected or 0 in features.segments.shape:
                 raise BankMismatch(
                     f"{name} features are {found} (bands, dim), bank {self._bank.id} has {expected}",
                     "Score with the encoder, sample rate and window that the bank was fitted with.",
                 )
-        numbers = features.window, features.segments, features.level_dbfs
-        if not all(np.isfinite(some).all() for some in numbers):
+        numbers = features.window, features.segments
+        if not (math.isfinite(features.level_dbfs) and all(np.isfinite(some).all() for some in numbers)):
             raise EncoderError("features are not finite: no score", "Check the source and the encoder.")
 
     def _explain(
@@ -83,15 +83,15 @@ class Scorer:
     ) -> Score:
         """One window's score; contributions (bands,), distances to the normal windows (n,) of a state."""
         own = self._bank.references[state]
-        value = float(sum(contributions.tolist()))
+        parts = contributions.tolist()
+        value = float(sum(parts))
         near = np.argpartition(distances, min(NEAREST, len(distances)) - 1)[:NEAREST]
         at_least = len(self._held_out) - int(np.searchsorted(self._held_out, value, side="left"))
         return Score(
             value=value,
             p_value=(1 + at_least) / (1 + len(self._held_out)),
             bands=tuple(
-                BandScore(float(low), float(high), float(part))
-                for (low, high), part in zip(self._bank.bands_hz, contributions, strict=True)
+                BandScore(low, high, part) for (low, high), part in zip(self._bands_hz, parts, strict=True)
             ),
             nearest=tuple(
                 Neighbour(own.recordings[i], float(own.start_s[i]), float(distances[i]))

@@ -29,12 +29,16 @@ BANDS = 16
 SUB_BANDS = 3
 """Log-spaced sub-bands in a band; fewer bands where a low sample rate has not bins enough."""
 LOWEST_HZ = 30.0
-AT_ONCE_SAMPLES = 32_000
-"""Windows are encoded so many samples at a time, at least one of them: of more, frames leave the cache."""
-AT_ONCE_BYTES = 128 * 1024
-"""Frames are transformed so many bytes at a time, for the same reason."""
+AT_ONCE_SAMPLES = 128_000
+"""Windows are encoded so many samples at a time, at least one of them: each call of numpy has its price, and
+what is computed of more leaves the cache."""
+AT_ONCE_BYTES = 96 * 1024
+"""Frames are transformed so many bytes at a time, for the same reason; what takes 128 KB is asked of the
+system anew each time, and filling in its pages takes longer than the transform."""
 FLOOR = np.float32(1e-12)
 """-120 dB, added as power before the logarithm: digital silence has a level, and 16 bits' noise none."""
+DB_OF_LOG = np.float32(10 / math.log(10))
+"""numpy computes natural logarithms of several numbers at once, those to base 10 one by one."""
 
 
 class SpectralEncoder:
@@ -76,7 +80,7 @@ class SpectralEncoder:
             for at in range(0, len(members), few):
                 part = members[at : at + few]
                 samples = np.stack([windows[i].samples for i in part], dtype=np.float32)
-                found = _encode_batch(samples, sample_rate_hz)
+                found = _encode_batch(samples, sample_rate_hz)  # takes the mean away
                 if self._low_lines:
                     found = _with_low_lines(found, samples, sample_rate_hz)
                 features.update(zip(part, found, strict=True))
@@ -84,24 +88,30 @@ class SpectralEncoder:
 
 
 def _encode_batch(samples: Float32, sample_rate_hz: int) -> list[Features]:
-    """Features of windows of one rate and length; samples (n, samples)."""
-    samples = samples - samples.mean(axis=1, keepdims=True)
+    """Features of windows of one rate and length; samples (n, samples), from which the mean is taken."""
+    samples -= samples.mean(axis=1, keepdims=True)
     edges_hz = _band_edges_hz(sample_rate_hz)
     long = _levels_db(_band_powers(samples, sample_rate_hz, LONG_HOP_S, _in_sub_bands(sample_rate_hz)))
-    long = long.reshape(*long.shape[:2], -1, SUB_BANDS)  # (n, frames, bands, sub_bands)
+    bands = long.shape[2] // SUB_BANDS
     short = _band_powers(samples, sample_rate_hz, SHORT_HOP_S, _in_bands(sample_rate_hz))
-    whole = np.concatenate([long.mean(axis=1), _impulsiveness(short)], axis=-1)
+    whole = np.concatenate([_in_bands_of(long.mean(axis=1), bands), _impulsiveness(short)], axis=-1)
     patches = _patches(long)
-    segments = np.concatenate([patches.mean(axis=2), patches.max(axis=2)], axis=-1)
+    segments = np.concatenate(
+        [_in_bands_of(patches.mean(axis=2), bands), _in_bands_of(patches.max(axis=2), bands)], axis=-1
+    )
     return [
         Features(window=whole[i], segments=segments[i], bands_hz=edges_hz, level_dbfs=level_dbfs(samples[i]))
         for i in range(len(samples))
     ]
 
 
+def _in_bands_of(levels: Float32, bands: int) -> Float32:
+    """(..., bands * SUB_BANDS) to (..., bands, SUB_BANDS)."""
+    return levels.reshape(*levels.shape[:-1], bands, SUB_BANDS)
+
+
 def _with_low_lines(features: Sequence[Features], samples: Float32, sample_rate_hz: int) -> list[Features]:
     """The same features, and those of the low lines behind them."""
-    samples = samples - samples.mean(axis=1, keepdims=True)
     lines, halves = low_lines_of.powers(samples, sample_rate_hz, SUB_BANDS)
     levels = _levels_db(lines).reshape(len(lines), -1, SUB_BANDS)
     whole = np.concatenate([levels, _impulsiveness(halves)], axis=-1)
@@ -123,52 +133,64 @@ def _with_low_lines(features: Sequence[Features], samples: Float32, sample_rate_
 
 def _impulsiveness(powers: Float32) -> Float32:
     """(n, frames, bands) of short frames to (n, bands, 3): kurtosis, crest and deviation of the envelope."""
-    powers = np.ascontiguousarray(
-        powers.transpose(0, 2, 1)
-    )  # statistics over frames, which then lie together
+    # Statistics over frames, which then lie together.
+    powers = np.ascontiguousarray(powers.transpose(0, 2, 1))
     frames = powers.shape[2]
     levels_db = _levels_db(powers)
-    mean_db = levels_db.mean(axis=2)
+    mean_db = levels_db.mean(axis=2, keepdims=True)
     few = max(1, frames // 100)
     loudest = np.partition(levels_db, frames - few, axis=2)[:, :, -few:].mean(axis=2)
     # Relative to the mean, as the fourth moments of an overload overflow float32.
     relative = powers + FLOOR
     relative /= relative.mean(axis=2, keepdims=True)
-    kurtosis_db = 10 * np.log10(np.square(relative).mean(axis=2))
-    return np.stack([kurtosis_db, loudest - mean_db, levels_db.std(axis=2)], axis=-1)
+    kurtosis = np.square(relative, out=relative).mean(axis=2)
+    levels_db -= mean_db
+    deviation_db = np.sqrt(np.square(levels_db, out=levels_db).mean(axis=2))
+    return np.stack([DB_OF_LOG * np.log(kurtosis), loudest - mean_db[:, :, 0], deviation_db], axis=-1)
 
 
 def _patches(frames: Float32) -> Float32:
-    """(n, frames, bands, sub_bands) to (n, patches, frames in a patch, bands, sub_bands), whole ones only."""
+    """(n, frames, sub_bands) to (n, patches, frames in a patch, sub_bands), whole ones only."""
     each = round(PATCH_S / LONG_HOP_S)
     patches = frames.shape[1] // each
-    return frames[:, : patches * each].reshape(len(frames), patches, each, *frames.shape[2:])
+    return frames[:, : patches * each].reshape(len(frames), patches, each, frames.shape[2])
 
 
 def _levels_db(powers: Float32) -> Float32:
-    levels: Float32 = 10 * np.log10(powers + FLOOR)
+    levels: Float32 = powers + FLOOR
+    np.log(levels, out=levels)
+    levels *= DB_OF_LOG
     return levels
 
 
 def _band_powers(samples: Float32, sample_rate_hz: int, hop_s: float, of_bands: Float32) -> Float32:
     """Mean power of each band in frames of two hops: (n, frames, bands); of_bands (bins, bands)."""
     length = 2 * round(hop_s * sample_rate_hz)
-    count = int(samples.shape[1] / (hop_s * sample_rate_hz) + 1e-6)
-    starts = np.rint(np.arange(count) * hop_s * sample_rate_hz).astype(np.intp)  # equally many at any rate
+    starts = _frame_starts(samples.shape[1], sample_rate_hz, hop_s)
     padded = np.concatenate([samples, samples[:, -2 : -length - 2 : -1]], axis=1)  # the last frame is whole
-    frames = np.lib.stride_tricks.sliding_window_view(padded, length, axis=1)
-    means = np.empty((len(samples), count, of_bands.shape[1]), np.float32)
+    every = padded.shape[1] - length + 1
+    means = np.empty((len(samples), len(starts), of_bands.shape[1]), np.float32)
     few = max(1, AT_ONCE_BYTES // (length * samples.itemsize))
-    for i in range(len(samples)):
-        for at in range(0, count, few):
-            np.matmul(_powers(frames[i, starts[at : at + few]]), of_bands, out=means[i, at : at + few])
+    for own, own_means in zip(padded, means, strict=True):
+        # A frame from each sample on; sliding_window_view gives the same and takes a tenth of the transform.
+        frames = np.ndarray((every, length), np.float32, own, 0, (own.itemsize, own.itemsize))
+        for at in range(0, len(starts), few):
+            np.matmul(_powers(frames[starts[at : at + few]]), of_bands, out=own_means[at : at + few])
     return means
+
+
+@lru_cache(maxsize=64)
+def _frame_starts(samples: int, sample_rate_hz: int, hop_s: float) -> NDArray[np.intp]:
+    """Where the frames of a window begin, equally many at any rate."""
+    count = int(samples / (hop_s * sample_rate_hz) + 1e-6)
+    starts: NDArray[np.intp] = np.rint(np.arange(count) * hop_s * sample_rate_hz).astype(np.intp)
+    return starts
 
 
 def _powers(frames: Float32) -> Float32:
     """Power of each bin of tapered frames (n, length), which are overwritten: (n, bins)."""
     frames *= taper(frames.shape[1])
-    spectra = np.fft.rfft(frames, out=np.empty((len(frames), frames.shape[1] // 2 + 1), np.complex64))
+    spectra = np.fft.rfft(frames)
     powers: Float32 = np.square(spectra.real)
     powers += np.square(spectra.imag)
     return powers

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 
+from tests.support import daemon
 from tests.support.broker import MosquittoBroker, mosquitto
 from tests.support.stations import fit_bank
 
@@ -29,6 +31,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, the rest as it stands."""
     tests = Path(__file__).parent
     items.sort(key=lambda item: item.path.relative_to(tests).as_posix() not in LONGEST)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fitted_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Workers have temporary folders of their own in that of the run."""
+    own = tmp_path_factory.getbasetemp()
+    daemon.FITTED = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "fitted"
 
 
 @pytest.fixture(autouse=True)

@@ -109,7 +109,7 @@ class Recording(UnsupervisedSource):
         path: Path,
         pace: Literal["realtime", "fast"] = "realtime",
         loop: bool = False,
-        block_s: float = 0.05,
+        block_s: float | None = None,
         columns: Columns | None = None,
     ) -> None:
         """Open `path`.
@@ -118,7 +118,8 @@ class Recording(UnsupervisedSource):
             path: the file.
             pace: `realtime` delivers what is due now, counted from the first read; `fast` a block a read.
             loop: begin anew at the end, for ever.
-            block_s: length of a block in seconds; the least that a real-time read delivers.
+            block_s: length of a block in seconds; the least that a real-time read delivers. Without it 0.05,
+                and 0.5 for `fast`, because a read costs the same whatever it brings.
             columns: of a table (CSV, MAT): which column, at which rate.
 
         Raises:
@@ -137,6 +138,8 @@ class Recording(UnsupervisedSource):
         self.description = path_text(path)
         self.ended = False
         self.lost_samples = 0
+        if block_s is None:
+            block_s = 0.05 if self._realtime else 0.5
         self._block = max(1, round(block_s * self.sample_rate_hz))
         self._index = 0
         self._in_file = 0
@@ -159,8 +162,9 @@ class Recording(UnsupervisedSource):
         return self._file.format in EXACT_KINDS
 
     def skip(self, samples: int) -> None:
-        """Begin so many samples later, which keep their index; before the first read, where it is `exact`."""
+        """Go on at a sample, which keeps its index; where it is `exact`."""
         self._index = self._in_file = self._file.seek(samples)
+        self.ended = False
 
     def read(self) -> AudioBlock | None:
         """The next block: what is due (real time), or the next `block_s` seconds (fast).

@@ -218,15 +218,13 @@ def _clock(seconds: float) -> str:
 
 def draw(replayed: Sequence[Replayed], path: Path) -> None:
     """Write a PNG: a panel a recording with score, levels and events."""
-    from io import BytesIO
-
     from echo_stream.core.errors import EchoStreamError
     from echo_stream.core.files import write_whole
+    from echo_stream.evidence.picture import png_of
 
-    drawn = BytesIO()
-    _figure(replayed).savefig(drawn, format="png")
+    drawn = png_of(_figure(replayed))
     try:
-        write_whole(path, drawn.getvalue())
+        write_whole(path, drawn)
     except OSError as error:
         raise EchoStreamError(f"--picture {path} cannot be written: {error.strerror}") from None
 

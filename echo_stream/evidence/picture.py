@@ -46,6 +46,15 @@ _LEAST_CHANGE_DB, _MOST_CHANGE_DB = 10.0, 30.0
 """Where the colours of the change end; in between, at what all but 1 % stay under."""
 
 
+def png_of(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file, drawn once: `savefig` draws one with a layout twice."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+
+    out = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(out)  # type: ignore[no-untyped-call]
+    return out.getvalue()
+
+
 def alarm_figure(it: AlarmSpectrum) -> Figure:
     """Four fields on one axis of frequency: sound and its change over time, spectrum and score."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - a second to import, and only where one draws
@@ -101,8 +110,7 @@ def telephone_picture(it: AlarmSpectrum) -> bytes:
     axes.tick_params(labelsize=15)
     axes.legend(fontsize=16, loc="best", framealpha=0.8)
     axes.grid(visible=True, alpha=0.2)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
+    drawn = io.BytesIO(png_of(figure))
     for colours in (64, 16, 8):
         small = io.BytesIO()
         Image.open(drawn).convert("RGB").quantize(colours).save(small, format="png", optimize=True)
@@ -210,9 +218,7 @@ def draw(document_path: Path, *, telephone_only: bool = False) -> None:
         return
     document["changes"] = [asdict(change) for change in changes(measured)]
     write_whole(document_path, json.dumps(document, ensure_ascii=False).encode())
-    large = io.BytesIO()
-    alarm_figure(measured).savefig(large, format="png")
-    write_whole(document_path.with_suffix(".png"), large.getvalue())
+    write_whole(document_path.with_suffix(".png"), png_of(alarm_figure(measured)))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from echo_stream.core.errors import SourceError
 from echo_stream.core.files import write_whole
 from echo_stream.core.sequences import evenly_chosen
 from echo_stream.core.text import path_text
-from echo_stream.core.types import Float32
+from echo_stream.core.types import Float32, Window
 from echo_stream.encode.encoder import Encoder
 from echo_stream.evidence.normal_sound import LEAST_S, ClipsOf, NormalClip, clip_lengths, evenly, touches
 from echo_stream.pipeline.loop import read_windows
@@ -145,10 +145,40 @@ def most_windows(encoder: Encoder, parts: Sequence[Part]) -> int:
 
 def source_of(part: Part) -> AudioSource:
     """Its channel, from its first sample."""
-    recording = Recording(part.path, pace="fast", columns=part.columns)
+    recording = _open(part)
     if part.first:
         recording.skip(part.first * part.hop_samples)
+    return _channel(part, recording)
+
+
+def _open(part: Part) -> Recording:
+    return Recording(part.path, pace="fast", columns=part.columns)
+
+
+def _channel(part: Part, recording: Recording) -> AudioSource:
     return SharedSource(recording).view(min(part.channel, recording.channels - 1))
+
+
+def windows_of(part: Part, numbers: Collection[int]) -> Iterator[Window]:
+    """Windows of a part, by their numbers in it; each is read where it lies.
+
+    A recording that can only be decoded from its beginning is read once, and no further than `PART_S`: the
+    same windows are then spread over what is read.
+    """
+    with closing(_open(part)) as recording:
+        if recording.exact:
+            runs = [(number, 1) for number in sorted(numbers)]
+        else:
+            most = min(part.windows, round(PART_S / part.hop_s))
+            numbers = {number * most // part.windows for number in numbers}
+            runs = [(0, max(numbers, default=-1) + 1)]
+        for begin, count in runs:
+            if recording.exact:
+                recording.skip((part.first + begin) * part.hop_samples)
+            cut = read_windows(_channel(part, recording), window_s=part.window_s, hop_s=part.hop_s)
+            for number, window in enumerate(islice(cut, count), start=begin):
+                if number in numbers:
+                    yield window
 
 
 def clips_of(parts: Sequence[Part], condition: str, keep_s: float) -> ClipsOf:
@@ -184,11 +214,11 @@ def _read_clip(part: Part, start_s: float, end_s: float, condition: str) -> Norm
     """Raises SourceError where the recording can no longer be read."""
     rate = part.sample_rate_hz
     first, end = round(start_s * rate), round(end_s * rate)
-    recording = Recording(part.path, pace="fast", columns=part.columns)
+    recording = _open(part)
     if recording.exact:
         recording.skip(first)
     blocks: list[Float32] = []
-    with closing(SharedSource(recording).view(min(part.channel, recording.channels - 1))) as source:
+    with closing(_channel(part, recording)) as source:
         while (block := source.read()) is not None and block.start < end:
             blocks.append(block.samples[max(0, first - block.start) : end - block.start, 0])
     samples = np.concatenate([np.zeros(0, np.float32), *blocks])

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 
 from echo_stream.capture.recording import Recording, find_recordings
@@ -21,7 +20,7 @@ from echo_stream.core.text import Progress, path_text
 from echo_stream.core.types import OFF, Enrolled, Window
 from echo_stream.encode.encoder import Encoder
 from echo_stream.evidence.normal_sound import ClipCollector
-from echo_stream.fit.archive import PART_S, Part, clips_of, most_windows, parts_of, source_of, spread
+from echo_stream.fit.archive import PART_S, Part, clips_of, most_windows, parts_of, spread, windows_of
 from echo_stream.fit.archive_jobs import Encoded, Engine, encode_parts
 from echo_stream.fit.checks import SILENCE_DBFS
 from echo_stream.fit.recorded import (
@@ -122,21 +121,14 @@ def read_recordings(
 
 
 def _probes(parts: Sequence[Part]) -> tuple[Probe, ...]:
-    """Windows spread evenly over the parts, read again; of a part that is long, from its beginning only."""
+    """Windows spread evenly over the parts, read again."""
     windows = sum(part.windows for part in parts)
     wanted = {(2 * i + 1) * windows // (2 * PROBES) for i in range(PROBES)}
     found, before = [], 0
     for part in parts:
-        most = round(PART_S / part.hop_s)
-        inside = {min(number - before, most) for number in wanted if 0 <= number - before < part.windows}
+        inside = {number - before for number in wanted if 0 <= number - before < part.windows}
         before += part.windows
-        if not inside:
-            continue
-        with closing(source_of(part)) as source:
-            cut = read_windows(source, window_s=part.window_s, hop_s=part.hop_s)
-            for offset, window in enumerate(islice(cut, max(inside) + 1)):
-                if offset in inside:
-                    found.append(Probe(path_text(part.path), window))
+        found += [Probe(path_text(part.path), window) for window in windows_of(part, inside)]
     return tuple(found)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +14,7 @@ from echo_stream.core.calibration import NormalSpectrum
 from echo_stream.core.sensitivity import BLIND_DB, Sensitivity
 from echo_stream.core.text import MONTH_H, clock, duration_text
 from echo_stream.core.types import AlarmLevel, AlarmPath, Float64
-from echo_stream.evidence.picture import DECIDING, INK, NORMAL, PRESENT, frequency_axis
+from echo_stream.evidence.picture import DECIDING, INK, NORMAL, PRESENT, frequency_axis, png_of
 from echo_stream.evidence.spectrum import band_edges_hz
 from echo_stream.fit.recorded import Recordings
 from echo_stream.fit.trimming import Trimming
@@ -34,7 +33,7 @@ def new_figure(height_in: float, rows: int, columns: int = 1, **how: Any) -> tup
     """A figure of the page's width, and its axes row by row."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - a second to import, and only where one draws
 
-    figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(_WIDTH_IN, height_in), dpi=_DPI, layout="constrained", facecolor="white")
     sharex = how.pop("sharex", False)
     axes = figure.subplots(rows, columns, sharex=sharex, squeeze=False, gridspec_kw=how)
     return figure, axes.ravel().tolist()
@@ -42,9 +41,7 @@ def new_figure(height_in: float, rows: int, columns: int = 1, **how: Any) -> tup
 
 def as_data(figure: Figure) -> str:
     """A figure as the data of an image that stands in the page itself."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=_DPI)
-    return base64.b64encode(out.getvalue()).decode("ascii")
+    return base64.b64encode(png_of(figure)).decode("ascii")
 
 
 def word_over(axes: Axes, x: float, word: str) -> None:

@@ -11,29 +11,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import daemon, run, terminate, wait_for
+from tests.support.daemon import daemon, fitted, run, terminate, wait_for
 
 CONFIG = """\
 node: pc7
 state_dir: state
-mqtt: {{host: 127.0.0.1, port: 1}}
-evidence: {{enabled: false}}
+mqtt: {host: 127.0.0.1, port: 1}
+evidence: {enabled: false}
 machines:
   - id: pump3
-    source: {{kind: simulated, seed: 5, pace: {pace}, duration_s: {duration_s}, {calibrated}}}
-    bank: pump3.safetensors
-    limits: {{velocity_mm_s: [0.0001, 9000]}}
+    source: {kind: simulated, seed: 5, sample_rate_hz: 8000, SOURCE}
+    bank: banks/pump3.safetensors
+    limits: {velocity_mm_s: [0.0001, 9000]}
 """
 CALIBRATED = "sensor: vibration, calibration: {unit: g, full_scale: 50}"
 
 
 def test_what_the_daemon_scored_is_read_back(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(CONFIG.format(pace="fast", duration_s=60, calibrated=CALIBRATED))
-    run(tmp_path, "fit-normal", "-m", "pump3")
+    fitted(tmp_path, CONFIG.replace("SOURCE", f"pace: fast, duration_s: 60, {CALIBRATED}"))
+    (tmp_path / "config.yaml").write_text(CONFIG.replace("SOURCE", CALIBRATED))
     assert "no minute of pump3" in run(tmp_path, "history", "-m", "pump3")
-    (tmp_path / "config.yaml").write_text(
-        CONFIG.format(pace="realtime", duration_s="null", calibrated=CALIBRATED)
-    )
     began_s = time.time()
     with daemon(tmp_path) as process:
 

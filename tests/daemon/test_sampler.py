@@ -13,7 +13,7 @@ from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.fit.propose import propose
 from echo_stream.history.sample import FOLDER, path_of
 from tests.support.broker import MosquittoBroker
-from tests.support.daemon import daemon, run, wait_for
+from tests.support.daemon import daemon, fitted, run, wait_for
 from tests.support.stations import build_stations, fit_bank, write_config
 
 CONFIG = """\
@@ -39,8 +39,7 @@ def test_what_a_daemon_heard_is_proposed_and_accepted(
 ) -> None:
     where = {"host": broker.host, "port": broker.port}
     config = tmp_path / "config.yaml"
-    config.write_text(CONFIG.format(**where, duration_s=60, start_s=0, faults="[]"))
-    run(tmp_path, "fit-normal", "--machine", "pump3")
+    fitted(tmp_path)
     fault = "[{kind: rattle, start_s: 700, end_s: 740}]"
     config.write_text(CONFIG.format(**where, duration_s=1000, start_s=200, faults=fault))
     with daemon(tmp_path) as process:

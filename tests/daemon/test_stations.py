@@ -18,7 +18,7 @@ from echo_stream.daemon.stations import StationRegistry
 from echo_stream.encode.encoder import Encoder
 from echo_stream.pipeline.factory import build_encoder
 from echo_stream.pipeline.station import Station
-from tests.support.daemon import run, wait_for
+from tests.support.daemon import wait_for
 
 CONFIG = """\
 node: pc7
@@ -27,14 +27,6 @@ machines:
   - {id: pump1, source: {kind: simulated, seed: 3, sample_rate_hz: 8000, pace: fast, duration_s: 100}, bank: one.safetensors}
   - {id: pump2, source: {kind: simulated, seed: 3, sample_rate_hz: 8000, pace: fast, duration_s: 100}, bank: two.safetensors}
 """  # noqa: E501
-
-
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    folder = tmp_path_factory.mktemp("fitted")
-    (folder / "config.yaml").write_text(CONFIG)
-    run(folder, "fit-normal", "--machine", "pump1")
-    return (folder / "one.safetensors").read_bytes()
 
 
 class Scene:
@@ -68,8 +60,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, bank: bytes) -> Scene:
-    return Scene(tmp_path, bank)
+def scene(tmp_path: Path, simulated_bank: bytes) -> Scene:
+    return Scene(tmp_path, simulated_bank)
 
 
 def rewritten(data: bytes, change: Callable[[dict[str, object]], None]) -> bytes:
@@ -104,16 +96,18 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_bank_silences_its_own_machine_only(scene: Scene, bank: bytes, damage: str) -> None:
+def test_a_damaged_bank_silences_its_own_machine_only(
+    scene: Scene, simulated_bank: bytes, damage: str
+) -> None:
     path = scene.folder / "two.safetensors"
-    path.write_bytes(DAMAGES[damage](bank))
+    path.write_bytes(DAMAGES[damage](simulated_bank))
     registry = scene.registry()
     registry.open()
     assert scene.added == ["pump1"]
     assert list(registry.failed) == ["pump2"]
     assert registry.failed["pump2"].reason
 
-    path.write_bytes(bank)
+    path.write_bytes(simulated_bank)
     registry.take_new_banks()
     assert set(registry.apply_changes()) == {"pump1", "pump2"}
     assert not registry.failed
@@ -131,7 +125,7 @@ def test_a_missing_bank_and_a_missing_recording(scene: Scene) -> None:
     registry.close()
 
 
-def test_a_daemon_without_any_bank_is_heard_and_takes_the_first(scene: Scene, bank: bytes) -> None:
+def test_a_daemon_without_any_bank_is_heard_and_takes_the_first(scene: Scene, simulated_bank: bytes) -> None:
     for name in ("one", "two"):
         (scene.folder / f"{name}.safetensors").unlink()
     registry = scene.registry()
@@ -147,7 +141,7 @@ def test_a_daemon_without_any_bank_is_heard_and_takes_the_first(scene: Scene, ba
     assert following.start == heard[-1][0].start + heard[1][0].start
     assert "simulated" in device
 
-    (scene.folder / "one.safetensors").write_bytes(bank)
+    (scene.folder / "one.safetensors").write_bytes(simulated_bank)
     registry.take_new_banks()
     assert set(registry.apply_changes()) == {"pump1"}
     health = registry.stations["pump1"].health
@@ -251,18 +245,18 @@ def test_a_reload_adds_and_removes_machines(scene: Scene) -> None:
     registry.close()
 
 
-def test_a_new_bank_is_taken_and_a_damaged_one_is_not(scene: Scene, bank: bytes) -> None:
+def test_a_new_bank_is_taken_and_a_damaged_one_is_not(scene: Scene, simulated_bank: bytes) -> None:
     registry = scene.registry()
     registry.open()
     station = registry.stations["pump1"]
     path = scene.folder / "one.safetensors"
-    path.with_suffix(".part").write_bytes(bank[:100])
+    path.with_suffix(".part").write_bytes(simulated_bank[:100])
     path.with_suffix(".part").replace(path)
     in_use = station.bank
     registry.take_new_banks()
     registry.apply_changes()
     assert station.bank is in_use
-    path.with_suffix(".part").write_bytes(bank)
+    path.with_suffix(".part").write_bytes(simulated_bank)
     path.with_suffix(".part").replace(path)
     registry.take_new_banks()
     registry.apply_changes()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+FITTED = Path()
+"""Folder of what was fitted in this run of the tests, which its workers share; set in conftest."""
 
 
 class Subscriber:
@@ -92,18 +93,29 @@ def run(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def fitted(folder: Path, config: str, machine: str = "pump3") -> None:
-    """What `fit-normal` leaves in `banks` with a configuration; fitted once in this process, then copied."""
-    shutil.copytree(_banks_of(config, machine), folder / "banks", symlinks=True)
+PUMP = """\
+node: pc7
+state_dir: state
+machines:
+  - id: pump3
+    source: {kind: simulated, seed: 5, sample_rate_hz: 8000, pace: fast, duration_s: 90}
+    bank: banks/pump3.safetensors
+"""
 
 
-@cache
-def _banks_of(config: str, machine: str) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="fitted-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (folder / "config.yaml").write_text(config)
-    run(folder, "fit-normal", "--machine", machine)
-    return folder / "banks"
+def fitted(folder: Path, config: str = PUMP, machine: str = "pump3") -> None:
+    """What `fit-normal` leaves beside a configuration; fitted once in this run of the tests, then copied."""
+    key = hashlib.sha256(f"{machine} {config}".encode()).hexdigest()[:16]
+    found = FITTED / key
+    found.mkdir(parents=True, exist_ok=True)
+    with (found / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other workers of this run wait for the first
+        if not (found / "done").exists():
+            (found / "config.yaml").write_text(config)
+            run(found, "fit-normal", "--machine", machine)
+            (found / "done").touch()
+    names = shutil.ignore_patterns("lock", "done", "config.yaml", "state")
+    shutil.copytree(found, folder, symlinks=True, dirs_exist_ok=True, ignore=names)
 
 
 @contextlib.contextmanager

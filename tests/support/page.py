@@ -79,7 +79,7 @@ def running_page(
     """The daemon with pump3, which has `source`, fans that are quiet, and `more` of the configuration."""
     with mosquitto(folder) as broker:
         port = free_port()
-        fitted(folder, config_of("localhost", 1, 1, "", "pace: fast, duration_s: 90", 1))
+        fitted(folder)
         text = config_of(broker.host, broker.port, port, web, source, machines) + more
         (folder / "config.yaml").write_text(text)
         with subscriber(broker.host, broker.port) as told, daemon(folder) as process:

@@ -9,7 +9,7 @@ from echo_stream.config.schema import Config
 from echo_stream.encode.encoder import Encoder
 from echo_stream.pipeline.factory import build_encoder, build_station, open_sources
 from echo_stream.pipeline.station import Station
-from tests.support.daemon import run
+from tests.support.daemon import fitted
 
 RATE_HZ = 8000
 NORMAL = "duration_s: 100"
@@ -30,7 +30,7 @@ def write_config(folder: Path, source: str = NORMAL, machines: tuple[str, ...] =
 def fit_bank(folder: Path) -> bytes:
     """A bank of the simulated machine, fitted by the command."""
     write_config(folder)
-    run(folder, "fit-normal", "--machine", "pump1")
+    fitted(folder, (folder / "config.yaml").read_text(), "pump1")
     return (folder / "bank.safetensors").read_bytes()
 
 

@@ -19,6 +19,7 @@ from echo_stream.cli.fit import (
     ColumnOption,
     RateOption,
     ResumeOption,
+    ShardOption,
     StrictOption,
     columns_of,
     fit_normal,
@@ -137,6 +138,7 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="machines in the layout of DCASE task 2")],
     resume: ResumeOption = None,
     cluster: ClusterOption = None,
+    shard: ShardOption = None,
     strict: StrictOption = False,
     column: ColumnOption = None,
     rate_hz: RateOption = None,
@@ -150,7 +152,7 @@ def evaluate(
     """
     from echo_stream.cli.evaluate import run_evaluate
 
-    run_evaluate(folder, config, as_json, resume, cluster, strict, columns_of(column, rate_hz))
+    run_evaluate(folder, config, as_json, resume, cluster, shard, strict, columns_of(column, rate_hz))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from echo_stream.core.errors import ConfigError
 if TYPE_CHECKING:
     from echo_stream.config.schema import Config, Machine
     from echo_stream.fit.archive_jobs import Engine
+    from echo_stream.fit.shard import Shard
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 ConfigOption = Annotated[
@@ -82,6 +83,17 @@ def engine_of(cluster: str | None) -> Iterator[Engine | None]:
 
     with connected(cluster) as engine:
         yield engine
+
+
+def shard_of(text: str | None, resume: Path | None, cluster: str | None) -> Shard | None:
+    """The share of the work that --shard names."""
+    from echo_stream.fit.shard import Shard
+
+    if text is None:
+        return None
+    if cluster is not None:
+        raise ConfigError("--shard: shares out the work by hand, and --cluster by itself", "give one of them")
+    return Shard.parse(text, resume)
 
 
 @contextmanager

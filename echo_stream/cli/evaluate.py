@@ -20,7 +20,7 @@ from rich.table import Table
 from echo_stream.alarm.calibration import Calibration
 from echo_stream.capture.recording import Recording, find_recordings
 from echo_stream.capture.table import Columns
-from echo_stream.cli.common import engine_of, print_json, progress, quiet, read_config_or_defaults
+from echo_stream.cli.common import engine_of, print_json, progress, quiet, read_config_or_defaults, shard_of
 from echo_stream.config.schema import Machine, StdinSource
 from echo_stream.core.calibration import BankCalibration
 from echo_stream.core.errors import BankError, Failures, SourceError
@@ -32,6 +32,7 @@ from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.announced import Announced, announced
 from echo_stream.fit.archive import Part, most_windows, parts_of, spread
 from echo_stream.fit.archive_jobs import Encoded, Engine, encode_parts
+from echo_stream.fit.shard import Shard
 from echo_stream.pipeline.factory import build_alarms, build_encoder
 
 MAX_FPR = 0.1
@@ -125,6 +126,7 @@ def evaluate(
     resume: Path | None = None,
     workers: int | None = None,
     engine: Engine | None = None,
+    shard: Shard | None = None,
     failures: Failures | None = None,
     columns: Columns | None = None,
 ) -> dict[str, Any]:
@@ -142,6 +144,7 @@ def evaluate(
         resume: folder that keeps what is finished, to go on after an interruption.
         workers: processes that encode; None: one a core, where that is worth it.
         engine: encodes in place of processes here.
+        shard: computed first: this PC's share, into the same folder.
         failures: takes the errors of clips that are left out; None: the first one ends the work.
         columns: of tables among them.
 
@@ -154,6 +157,7 @@ def evaluate(
         went on, with default alarm settings; None where there is too little normal sound for levels.
 
     Raises:
+        ShardDone: parts of other shards are missing.
         SourceError: no machine there, a clip that cannot be read or whose name says nothing.
         BankError: too few normal clips to fit on.
         EncoderError: a window cannot be encoded.
@@ -161,6 +165,8 @@ def evaluate(
     failures = Failures(strict=True) if failures is None else failures
     machines = _machines(folder, encoder, window_s, hop_s, failures, columns)
     parts = [part for machine in machines for _, part in (*machine.learnt, *machine.asked)]
+    if shard is not None:
+        shard.compute(parts, encoder, progress)
     encoded = encode_parts(
         parts,
         encoder,
@@ -373,6 +379,7 @@ def run_evaluate(
     as_json: bool,
     resume: Path | None,
     cluster: str | None,
+    shard: str | None,
     strict: bool,
     columns: Columns | None = None,
 ) -> None:
@@ -380,7 +387,7 @@ def run_evaluate(
     quiet()
     settings = read_config_or_defaults(config)
     failures = Failures(strict)
-    cut = settings.encoder
+    cut, share = settings.encoder, shard_of(shard, resume, cluster)
     with progress("evaluating") as report, engine_of(cluster) as engine:
         found = evaluate(
             folder,
@@ -390,6 +397,7 @@ def run_evaluate(
             progress=report,
             resume=resume,
             engine=engine,
+            shard=share,
             failures=failures,
             columns=columns,
         )

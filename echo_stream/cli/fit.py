@@ -19,6 +19,7 @@ from echo_stream.cli.common import (
     progress,
     quiet,
     read_config,
+    shard_of,
 )
 from echo_stream.core.errors import ConfigError, EchoStreamError, Failures
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from echo_stream.config.schema import Config, Machine
     from echo_stream.fit.archive_jobs import Engine
     from echo_stream.fit.fit import Acquire
+    from echo_stream.fit.shard import Shard
     from echo_stream.fit.summary import Fitted
 
 MoreRecordings = Annotated[list[Path] | None, typer.Argument(help="further recordings", metavar="[PATH]...")]
@@ -56,6 +58,15 @@ ClusterOption = Annotated[
         "--cluster",
         help="encode on the workers of this Dask scheduler: tls://HOST:8786, or its scheduler file",
         metavar="ADDRESS|FILE",
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        help="compute this share of the recordings into the folder of --resume, which several PCs have; the "
+        "last one puts all together",
+        metavar="NUMBER/OF",
     ),
 ]
 
@@ -96,6 +107,7 @@ def fit_normal(
     trim: TrimOption = True,
     resume: ResumeOption = None,
     cluster: ClusterOption = None,
+    shard: ShardOption = None,
     strict: StrictOption = False,
     column: ColumnOption = None,
     rate_hz: RateOption = None,
@@ -125,8 +137,9 @@ def fit_normal(
     names = [each.id for each in settings.machines] if machine == ["all"] else machine
     machines = [pick(settings, name) for name in names]
     paths = [*(recordings or []), *(more or [])]
-    if cluster and not paths:
-        raise ConfigError("--cluster: only recordings are learnt on a cluster", "give --recordings, too")
+    if (cluster or shard) and not paths:
+        raise ConfigError("--cluster, --shard: only recordings can be shared out", "give --recordings, too")
+    share = shard_of(shard, resume, cluster)
     if not paths and heard is None:
         asked = {"minutes": minutes, "accept": accept, **({"condition": condition} if condition else {})}
         refused = "--fresh" if fresh else "" if trim else "--no-trim"
@@ -150,6 +163,7 @@ def fit_normal(
                 minutes,
                 resume=resume,
                 engine=engine,
+                shard=share,
                 failures=failures,
                 columns=columns_of(column, rate_hz),
             )
@@ -259,6 +273,7 @@ def sound(
     failures: Failures,
     resume: Path | None,
     engine: Engine | None = None,
+    shard: Shard | None = None,
     columns: Columns | None = None,
 ) -> Acquire:
     """Recordings where some are named, otherwise the machine's own source."""
@@ -274,6 +289,7 @@ def sound(
         paths,
         resume=resume,
         engine=engine,
+        shard=shard,
         failures=failures,
         columns=columns,
     )

@@ -232,8 +232,7 @@ def _by_engine(
     keeper = _Worker(encoder, resume, lambda _: None)
     known_s, missing = 0.0, set[Part]()
     for part in parts:
-        path = keeper.place_of(part)
-        if path is not None and path.is_file():
+        if resume is not None and place_of(part, encoder, resume).is_file():
             known_s += part.seconds
         else:
             missing.add(part)
@@ -326,8 +325,7 @@ class _Worker:
 
     def part(self, part: Part) -> Tensors | SourceError:
         """What was kept of it, or what is computed now, or why its recording cannot be read."""
-        path = self.place_of(part)
-        known = None if path is None else kept(path)
+        known = None if self.resume is None else kept(place_of(part, self.encoder, self.resume))
         if known is not None:
             self.advance(part.seconds)
             return known
@@ -337,22 +335,20 @@ class _Worker:
 
     def keep(self, part: Part, found: Tensors | SourceError) -> None:
         """Write what was computed, where that is wanted."""
-        path = self.place_of(part)
-        if path is not None and not isinstance(found, SourceError):
-            keep(path, found)
+        if self.resume is not None and not isinstance(found, SourceError):
+            keep(place_of(part, self.encoder, self.resume), found)
 
-    def place_of(self, part: Part) -> Path | None:
-        """File of its features; its name has all that they depend on."""
-        if self.resume is None:
-            return None
-        file = part.path.stat()
-        about = {
-            **asdict(part),
-            "path": str(part.path.resolve()),
-            "bytes": file.st_size,
-            "modified_ns": file.st_mtime_ns,
-            "encoder": asdict(self.encoder.identity),
-            "computed_by": self.encoder.computed_by,  # a resumed run is exactly the same
-            "version": echo_stream.__version__,
-        }
-        return place(self.resume, about)
+
+def place_of(part: Part, encoder: Encoder, resume: Path) -> Path:
+    """Where the features of a part are kept; the name has all that they depend on."""
+    file = part.path.stat()
+    about = {
+        **asdict(part),
+        "path": str(part.path.resolve()),
+        "bytes": file.st_size,
+        "modified_ns": file.st_mtime_ns,
+        "encoder": asdict(encoder.identity),
+        "computed_by": encoder.computed_by,  # a resumed run is exactly the same
+        "version": echo_stream.__version__,
+    }
+    return place(resume, about)

@@ -34,6 +34,7 @@ from echo_stream.fit.recorded import (
     look_at,
 )
 from echo_stream.fit.session import MICROPHONE, Session
+from echo_stream.fit.shard import Shard
 from echo_stream.pipeline.factory import open_sources
 from echo_stream.pipeline.loop import encode_windows, read_windows
 from echo_stream.pipeline.station import sensor_figures
@@ -52,6 +53,7 @@ def read_recordings(
     progress: Progress,
     resume: Path | None = None,
     engine: Engine | None = None,
+    shard: Shard | None = None,
     failures: Failures | None = None,
     columns: Columns | None = None,
 ) -> Recordings:
@@ -67,10 +69,12 @@ def read_recordings(
         progress: how far it is.
         resume: Folder that keeps what is finished, to go on after an interruption.
         engine: Computes in place of this PC's cores.
+        shard: Computed first: this PC's share, into the same folder.
         failures: Takes the errors of recordings that are left out; None: the first one ends the work.
         columns: Of tables among them.
 
     Raises:
+        ShardDone: parts of other shards are missing.
         SourceError: no recording is left, or `failures` does not take the error of one that is missing,
             damaged, silent, shorter than a window, of another rate than the machine's, or of another than
             what `others` were recorded with.
@@ -102,6 +106,8 @@ def read_recordings(
         failures.raise_any()
         raise SourceError("no recording is left", "Name others.")
     taken = spread(parts, most_windows(encoder, parts))
+    if shard is not None:
+        shard.compute(taken, encoder, progress)
     encoded = encode_parts(taken, encoder, progress=progress, resume=resume, engine=engine, failures=failures)
     segments = _gather(taken, encoded, condition, failures)
     if not segments:

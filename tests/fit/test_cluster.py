@@ -120,7 +120,7 @@ def test_scores_are_those_of_one_pc(
     said = []
     with dask.config.set(tls):
         for where in (None, str(plant.file)):
-            run_evaluate(Path("m"), None, True, None, where, True)
+            run_evaluate(Path("m"), None, True, None, where, None, True)
             said.append(json.loads(capsys.readouterr().out))
     assert len(said[0]["machines"][0]["files"]) == 6
     assert said[0] == said[1]

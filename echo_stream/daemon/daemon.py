@@ -30,6 +30,7 @@ from echo_stream.config.schema import Config, Machine
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.core.guard import Guard, GuardedThread
 from echo_stream.core.types import Window
+from echo_stream.daemon.bank_updates import BankUpdates
 from echo_stream.daemon.enrolments import Enrolments
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.history import HistoryRecorder
@@ -118,12 +119,7 @@ class Daemon:
             self._publisher = build_publisher(config)
             stack.callback(self._stop_publisher)
             self._events = EventPublisher(config.node, self._publisher)
-            evidence = build_evidence(config, self._events.evidence_complete, self._publisher.set_image)
-            self._events.evidence = evidence
-            if evidence:
-                evidence.start()
-                stack.callback(evidence.stop)
-                self._threads.append(evidence.thread)
+            self._start_evidence(stack)
             self._history = self._start_history(stack)
             self._events.on_event = self._on_event
             self._proposals = build_proposals(config)
@@ -147,6 +143,7 @@ class Daemon:
             stack.callback(self._registry.close)
             _warm_up(encoder, self._registry.readers)
             self._enrolments = self._start_enrolments(stack)
+            self._banks = self._start_banks(stack)
             self._serve_status(stack, daemon_socket(config.state_dir))
             stack.callback(self._close_metrics)
             self._serve_metrics(monotonic())
@@ -263,6 +260,14 @@ class Daemon:
         if self._metrics:
             self._metrics.close()
 
+    def _start_evidence(self, stack: ExitStack) -> None:
+        evidence = build_evidence(self._config, self._events.evidence_complete, self._publisher.set_image)
+        self._events.evidence = evidence
+        if evidence:
+            evidence.start()
+            stack.callback(evidence.stop)
+            self._threads.append(evidence.thread)
+
     def _start_history(self, stack: ExitStack) -> HistoryRecorder | None:
         store = build_history(self._config)
         if store is None:
@@ -286,6 +291,13 @@ class Daemon:
         stack.callback(enrolments.stop)
         self._threads.append(enrolments.thread)
         return enrolments
+
+    def _start_banks(self, stack: ExitStack) -> BankUpdates:
+        banks = BankUpdates(self._path, self._events)
+        banks.start()
+        stack.callback(banks.stop)
+        self._threads.append(banks.thread)
+        return banks
 
     def _alive(self, now_s: float) -> bool:
         """Pipeline and publisher make progress, or wait by design for a microphone or a broker."""
@@ -322,8 +334,15 @@ class Daemon:
             self._enrolments.take(window, device)
 
         def carry_out(command: Command, reply: Callable[[bool, str], None]) -> None:
-            transition, enrol = self._events.transition, self._enrolments.ask
-            execute(command, stations, transition, self._proposals, enrol=enrol, reply=reply)
+            execute(
+                command,
+                stations,
+                self._events.transition,
+                self._proposals,
+                enrol=self._enrolments.ask,
+                accept_bank=self._banks.ask,
+                reply=reply,
+            )
 
         for command in self._publisher.commands():
             carry_out(command, self._replier(command))
@@ -400,6 +419,7 @@ class Daemon:
         """Once a second."""
         self._registry.take_new_banks()
         self._registry.retry_failed(now_s)
+        self._banks.look(self._registry.config.machines)
         self._serve_metrics(now_s)
         self._monitor.check(self._registry.stations, self._registry.failed, now_s)
 

@@ -229,6 +229,31 @@ class EventPublisher:
         )
         self._publisher.health(found["machine"], payload)
 
+    def bank(self, machine: str, installed: str | None, proposed: str | None, effect: str) -> None:
+        """Which version of a machine's bank is in use, and which is proposed."""
+        payload = payloads.bank(
+            node=self._node,
+            machine=machine,
+            ts=datetime.now(UTC),
+            installed=installed,
+            proposed=proposed,
+            effect=effect,
+        )
+        self._publisher.set_bank(machine, payload)
+
+    def enrolled(self, machine: str, bank_id: str, *, accepted: bool) -> None:
+        """A version of a machine's bank was made, by whichever way; any thread but the pipeline's."""
+        now = datetime.now(UTC)
+        payload = payloads.enrolled(
+            node=self._node,
+            machine=machine,
+            event_id=self._ids.new(now),
+            ts=now,
+            bank_id=bank_id,
+            accepted=accepted,
+        )
+        self._publisher.event("enrolled", payload)
+
     def node_health(
         self, reasons: Sequence[str], counters: Mapping[str, int], worst_coverage_10m: float | None
     ) -> None:

@@ -22,8 +22,8 @@ log = structlog.get_logger()
 
 Transition = Callable[[Station, AlarmEvent, str], None]
 Reply = Callable[[bool, str], None]
-Enrol = Callable[[Command, Done], None]
-"""Has an enrolment begun or changed; raises CommandRefused."""
+Ask = Callable[[Command, Done], None]
+"""Has something done that takes a while; raises CommandRefused."""
 
 
 def execute(
@@ -32,7 +32,8 @@ def execute(
     transition: Transition,
     proposals: ProposalWriter,
     *,
-    enrol: Enrol,
+    enrol: Ask,
+    accept_bank: Ask,
     reply: Reply,
 ) -> None:
     """Carries a command out, or refuses it. Pipeline thread; never waits for a disk.
@@ -43,13 +44,17 @@ def execute(
         transition: gets each transition that comes of it, with who asked and why.
         proposals: keeps the sound that somebody calls normal.
         enrol: has an enrolment begun or changed; the machine may lack a bank.
-        reply: gets whether it was done, and the outcome or the reason in words; for `mark_normal` and `enrol`
-            later, on the thread that did it.
+        accept_bank: has a version of a bank taken into use; likewise.
+        reply: gets whether it was done, and the outcome or the reason in words; for what takes a
+            while later, on the thread that did it.
     """
     done = logged(command, reply)
     try:
         if command.verb is Verb.ENROL:
             enrol(command, done)
+            return
+        if command.verb is Verb.ACCEPT_BANK:
+            accept_bank(command, done)
             return
         station = _find(command.machine, stations)
         if command.verb is Verb.MARK_NORMAL:

@@ -32,6 +32,7 @@ class Verb(StrEnum):
     IN_SERVICE = "in_service"
     MARK_NORMAL = "mark_normal"
     ENROL = "enrol"
+    ACCEPT_BANK = "accept_bank"
 
 
 class EnrolAction(StrEnum):
@@ -79,6 +80,8 @@ class Command:
     """Of a shelving, otherwise None."""
     enrol: Enrol | None = None
     """Of an enrolment, otherwise None."""
+    bank: str | None = None
+    """Of `accept_bank`: which version; None: the one that is proposed."""
     by: str | None = None
     """Who asks, as the sender says."""
     reason: str | None = None
@@ -105,6 +108,8 @@ def parse(
     if (verb is Verb.SHELVE) != ("duration_s" in fields):
         needs = "needs" if verb is Verb.SHELVE else "takes no"
         raise CommandRefused(f"{verb} {needs} duration_s")
+    if verb is not Verb.ACCEPT_BANK and "bank" in fields:
+        raise CommandRefused(f"{verb} takes no bank")
     _refuse_foreign(verb, fields)
     enrol = {name: fields[name] for name in models.ENROL_FIELDS if name in fields}
     if "condition" in enrol:
@@ -118,6 +123,7 @@ def parse(
         level=AlarmLevel(fields["level"]) if "level" in fields else None,
         duration_s=fields.get("duration_s"),
         enrol=Enrol(**enrol) if verb is Verb.ENROL else None,
+        bank=fields.get("bank"),
         by=_clean(fields.get("by")),
         reason=_clean(fields.get("reason")),
         id=fields.get("id"),

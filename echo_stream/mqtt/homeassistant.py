@@ -46,6 +46,14 @@ _DRIFT_EVENT = (
     "{{ {'event_type': 'drift' if value_json.active else 'drift_over',"
     " 'since': value_json.since, 'event_id': value_json.event_id} | tojson }}"
 )
+_ENROLLED_EVENT = (
+    "{{ {'event_type': 'enrolled', 'bank': value_json.bank, 'accepted': value_json.accepted,"
+    " 'event_id': value_json.event_id} | tojson }}"
+)
+_BANK = (  # its own fields alone: Home Assistant refuses others
+    "{{ {'installed_version': value_json.installed_version, 'latest_version': value_json.latest_version,"
+    " 'title': value_json.title, 'release_summary': value_json.release_summary} | tojson }}"
+)
 _COVERAGE = "{{ none if value_json.coverage_10m is none else value_json.coverage_10m * 100 }}"
 _WORST_COVERAGE = (
     "{{ none if value_json.worst_coverage_10m is none else value_json.worst_coverage_10m * 100 }}"
@@ -148,6 +156,7 @@ def discovery(
     device |= {"suggested_area": area} if area else {}
     components = {
         **_alarm_entities(topics, machine),
+        **_bank_entities(topics, machine),
         "evidence": {
             "p": "image",
             "name": "Last evidence",
@@ -248,6 +257,32 @@ def _alarm_entities(topics: Topics, machine: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def _bank_entities(topics: Topics, machine: str) -> dict[str, dict[str, Any]]:
+    return {
+        "enrolled_event": {
+            "p": "event",
+            "name": "Enrolment event",
+            "event_types": ["enrolled"],
+            "entity_category": "diagnostic",
+            "state_topic": topics.of(machine, "enrolled"),
+            "value_template": _ENROLLED_EVENT,
+            "qos": 1,
+        },
+        "bank": {
+            "p": "update",
+            "name": "Bank",
+            "icon": "mdi:school",
+            "entity_category": "config",
+            "state_topic": topics.of(machine, "bank"),
+            "value_template": _BANK,
+            "payload_install": _command("accept_bank"),
+            # Its own: a machine without a bank is not listened to, and needs one most.
+            "availability": [{"topic": topics.status}],
+            **_commanded(topics, machine),
+        },
+    }
+
+
 def _measurements(topics: Topics, machine: str, score_expires_s: int) -> dict[str, dict[str, Any]]:
     of_score = {"state_topic": topics.of(machine, "score"), "expire_after": score_expires_s}
     return {
@@ -335,11 +370,7 @@ def _zone(topics: Topics, machine: str) -> dict[str, Any]:
 
 
 def _controls(topics: Topics, machine: str) -> dict[str, dict[str, Any]]:
-    common = {
-        "command_topic": topics.of(machine, "cmd"),
-        "qos": 1,
-        "message_expiry_interval": COMMAND_EXPIRES_S,
-    }
+    common = _commanded(topics, machine)
     return {
         "acknowledge": {"p": "button", "name": "Acknowledge", "payload_press": _command("ack"), **common},
         "shelve": {
@@ -363,6 +394,14 @@ def _controls(topics: Topics, machine: str) -> dict[str, dict[str, Any]]:
             "payload_off": _command("in_service"),
             **common,
         },
+    }
+
+
+def _commanded(topics: Topics, machine: str) -> dict[str, Any]:
+    return {
+        "command_topic": topics.of(machine, "cmd"),
+        "qos": 1,
+        "message_expiry_interval": COMMAND_EXPIRES_S,
     }
 
 

@@ -61,7 +61,15 @@ Cause = Literal[
     "new_steady_state",
 ]
 CommandName = Literal[
-    "ack", "shelve", "unshelve", "reset", "out_of_service", "in_service", "mark_normal", "enrol"
+    "ack",
+    "shelve",
+    "unshelve",
+    "reset",
+    "out_of_service",
+    "in_service",
+    "mark_normal",
+    "enrol",
+    "accept_bank",
 ]
 EnrolAction = Literal["start", "pause", "resume", "finish", "cancel"]
 MAX_ENROL_MINUTES = 60 * 24 * 60
@@ -381,6 +389,62 @@ class Drift(OutboxPayload):
     )
 
 
+class Bank(Payload):
+    """Which version of a machine's bank is in use, and which is proposed. Retained; its fields are those that Home Assistant's update entity reads."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": 1,
+                    "ts": _TS,
+                    "node": "pc7",
+                    "machine": "pump3",
+                    "installed_version": "b7",
+                    "latest_version": "b8",
+                    "title": "Bank of normal sound",
+                    "release_summary": "Alarm from a score of 12.1 to 12.9; warning from a score of 8.0 to 8.2; 5400 windows of normal sound (now 3600); operating states: idle, load.",
+                }
+            ]
+        }
+    )
+
+    machine: str = Field(description="Id of the machine that is watched.")
+    installed_version: str = Field(description="Id of the version in use; `none` without a bank.")
+    latest_version: str = Field(
+        description="Id of the version that is proposed: the newest, made after the one in use. Otherwise `installed_version`."
+    )
+    title: str = Field(description="What it is a version of.")
+    release_summary: str = Field(
+        max_length=255, description="What accepting it would change; empty where none is proposed."
+    )
+
+
+class Enrolled(OutboxPayload):
+    """A version of a machine's bank was made, by whichever way. Sent through the outbox; deduplicate on `event_id`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": 1,
+                    "event_id": _EVENT_ID,
+                    "ts": _TS,
+                    "delayed": False,
+                    "node": "pc7",
+                    "machine": "pump3",
+                    "bank": "b8",
+                    "accepted": False,
+                }
+            ]
+        }
+    )
+
+    machine: str = Field(description="Id of the machine that is watched.")
+    bank: str = Field(description="Id of the version.")
+    accepted: bool = Field(description="It is in use; otherwise it is a proposal.")
+
+
 class Flood(OutboxPayload):
     """More alarms and warnings of this node's machines than people can take in: announced as one. The events of its warnings carry `merged: true`; an alarm of high priority is never merged. Sent through the outbox, again while further machines join it; deduplicate on `event_id`."""
 
@@ -647,7 +711,8 @@ class Command(Model):
         description="`ack`: seen. `reset`: end a latched alarm. `shelve`: silence for `duration_s`; `unshelve` "
         "ends it. `out_of_service`, `in_service`. `mark_normal`: propose the present sound as normal. `enrol`: "
         "learn what is normal from what is heard from now on, while the daemon goes on listening; the health of "
-        "the machine says how far it is."
+        "the machine says how far it is. `accept_bank`: take a version of the bank into use; refused where a "
+        "confirmed fault would no longer be found."
     )
     # Left out or of their type, never null: the defaults are not checked, and not part of the schema.
     level: Literal["alarm", "warning"] = Field(
@@ -685,6 +750,11 @@ class Command(Model):
         default=None,  # type: ignore[assignment]
         description="Of `enrol`: use the new bank at once. Left out: only where there was none before; otherwise it "
         "is a version that `bank accept` or the page takes into use.",
+    )
+    bank: str = Field(
+        default=None,  # type: ignore[assignment]
+        pattern="^b[0-9]{1,9}$",
+        description="Of `accept_bank`: which version; the one that is proposed where it is left out.",
     )
     by: str = Field(
         default=None,  # type: ignore[assignment]
@@ -742,6 +812,8 @@ MODELS: dict[str, type[Model]] = {
     "sensor": Sensor,
     "drift": Drift,
     "flood": Flood,
+    "bank": Bank,
+    "enrolled": Enrolled,
     "command": Command,
     "reply": Reply,
 }

@@ -34,6 +34,7 @@ Payload = dict[str, Any]
 SCHEMA_VERSION = 1
 SCHEMAS = (
     *("event", "alarm", "score", "health", "node", "evidence", "sensor", "drift", "flood"),
+    *("bank", "enrolled"),
     *("availability", "command", "reply"),
 )
 """Names of the JSON Schemas that ship with the package."""
@@ -158,6 +159,7 @@ def number(value: float | None) -> float | None:
 
 ONLINE = "online"
 OFFLINE = "offline"
+NO_BANK = "none"
 _PRIORITY = {AlarmLevel.ALARM: "high", AlarmLevel.WARNING: "low"}
 
 
@@ -309,6 +311,48 @@ def drift(
         "median": number(event.median),
         "limit": number(event.limit),
         "since": utc_text(since) if since else None,
+    }
+
+
+def bank(
+    *, node: str, machine: str, ts: datetime, installed: str | None, proposed: str | None, effect: str
+) -> Payload:
+    """Which version of a machine's bank is in use, and which is proposed (`.../bank`, QoS 1, retained).
+
+    Args:
+        node: This PC.
+        machine: What is watched.
+        ts: When.
+        installed: Id of the version in use; None without a bank.
+        proposed: Id of a newer version that waits to be accepted; None where there is none.
+        effect: What accepting it would change.
+    """
+    now = installed or NO_BANK
+    return {
+        "schema": SCHEMA_VERSION,
+        "ts": utc_text(ts),
+        "node": node,
+        "machine": machine,
+        "installed_version": now,
+        "latest_version": proposed or now,
+        "title": "Bank of normal sound",
+        "release_summary": effect,
+    }
+
+
+def enrolled(
+    *, node: str, machine: str, event_id: str, ts: datetime, bank_id: str, accepted: bool
+) -> Payload:
+    """A version of a machine's bank was made (`.../enrolled`, QoS 1, through the outbox)."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "event_id": event_id,
+        "ts": utc_text(ts),
+        "delayed": False,
+        "node": node,
+        "machine": machine,
+        "bank": bank_id,
+        "accepted": accepted,
     }
 
 

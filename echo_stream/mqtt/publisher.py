@@ -27,7 +27,7 @@ from echo_stream.mqtt.payloads import OFFLINE, ONLINE, Payload
 from echo_stream.mqtt.topics import Topics
 
 _SESSION_EXPIRY_S = 60
-Kind = Literal["event", "evidence", "sensor", "drift", "flood"]
+Kind = Literal["event", "evidence", "sensor", "drift", "flood", "enrolled"]
 """What goes through the outbox; the last level of its topic."""
 
 log = structlog.get_logger()
@@ -194,7 +194,7 @@ class Publisher:
         """A machine is watched no more: offline, its retained states and its discovery are removed."""
         self._machines.pop(machine, None)
         self.set_available(machine, False)
-        removed = [self.topics.of(machine, what) for what in ("alarm", "health", "image")]
+        removed = [self.topics.of(machine, what) for what in ("alarm", "health", "image", "bank")]
         if self._discovery_prefix is not None:
             removed.append(discovery_topic(self._discovery_prefix, self.topics, machine))
         for topic in removed:
@@ -232,6 +232,11 @@ class Publisher:
     def node_health(self, payload: Payload) -> None:
         """The retained health of the daemon itself, from `messages.node_health`."""
         self._mailbox.set_state(self.topics.health, _json(payload), qos=0, optional=True)
+
+    def set_bank(self, machine: str, payload: Payload) -> None:
+        """Which bank of a machine is in use and which is proposed, retained; from `payloads.bank`."""
+        text = _json(self._placed(machine, payload))
+        self._mailbox.set_state(self.topics.of(machine, "bank"), text, optional=True)
 
     def set_image(self, machine: str, picture: bytes) -> None:
         """The retained picture (PNG) of a machine's newest evidence; of an unknown machine none is sent."""

@@ -36,6 +36,7 @@ class Console:
             lambda _station, event, asked: self.transitions.append((event, asked)),
             self.proposals,
             enrol=self._enrol,
+            accept_bank=self._enrol,
             reply=lambda ok, text: self.replies.append((ok, text)),
         )
         found: list[tuple[bool, str]] = wait_for(lambda: self.replies[before:], 20, "a reply")

@@ -165,3 +165,11 @@ def test_code_and_schema_agree(asked: Any) -> None:
     except CommandRefused:
         taken = False
     assert taken == SCHEMA.is_valid(asked)
+
+
+def test_only_accept_bank_takes_a_bank() -> None:
+    said = parse("pump3", b'{"command": "accept_bank", "bank": "b8"}', ReplyTo(None))
+    assert (said.verb, said.bank) == (Verb.ACCEPT_BANK, "b8")
+    for refused in ('{"command": "ack", "bank": "b8"}', '{"command": "accept_bank", "bank": "../b8"}'):
+        with pytest.raises(CommandRefused, match="bank"):
+            parse("pump3", refused.encode(), ReplyTo(None))

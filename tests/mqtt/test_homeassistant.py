@@ -70,6 +70,7 @@ DOCUMENTED: dict[str, dict[str, Any]] = {
     },
     "event": {**COMMON, "state_topic": str, "value_template": str, "event_types": list},
     "image": {**COMMON, "image_topic": str, "content_type": ("image/png",)},
+    "update": {**STATEFUL, **COMMANDED, "payload_install": str},
     "button": {**COMMON, **COMMANDED, "payload_press": str},
     "switch": {
         **STATEFUL,
@@ -82,7 +83,7 @@ BEFORE = {"alarm", "state", "score", "capture", "acknowledge"}
 """Components that an earlier version had: their unique ids must stay, or they would appear twice."""
 NOW = BEFORE | {
     *("warning", "event", "sensor_event", "drift_event", "level", "band", "condition", "coverage"),
-    *("shelve", "reset", "out_of_service", "evidence"),
+    *("shelve", "reset", "out_of_service", "evidence", "bank", "enrolled_event"),
 }
 
 

@@ -15,7 +15,16 @@ import json
 import sys
 
 from homeassistant import const
-from homeassistant.components.mqtt import binary_sensor, button, discovery, event, image, sensor, switch
+from homeassistant.components.mqtt import (
+    binary_sensor,
+    button,
+    discovery,
+    event,
+    image,
+    sensor,
+    switch,
+    update,
+)
 from homeassistant.components.mqtt.schemas import DEVICE_DISCOVERY_SCHEMA
 from homeassistant.core import HomeAssistant
 from homeassistant.helpers.template import Template
@@ -27,6 +36,7 @@ PLATFORMS = {
     "image": image,
     "sensor": sensor,
     "switch": switch,
+    "update": update,
 }
 
 

@@ -686,11 +686,15 @@ def _shelving(schema: dict[str, Any]) -> None:
     # Not in allOf: so it is plain that what an older version accepted is accepted still.
     schema["if"] = {"properties": {"command": {"const": "enrol"}}, "required": ["command"]}
     schema["then"] = {
-        "properties": {"level": False},
+        "properties": {"level": False, "bank": False},
         "if": {"properties": {"action": {"const": "start"}}},
         "else": {"properties": dict.fromkeys(START_FIELDS, False)},
     }
-    schema["else"] = {"properties": dict.fromkeys(ENROL_FIELDS, False)}
+    schema["else"] = {
+        "properties": dict.fromkeys(ENROL_FIELDS, False),
+        "if": {"properties": {"command": {"const": "accept_bank"}}, "required": ["command"]},
+        "else": {"properties": {"bank": False}},
+    }
     schema["examples"] = [
         {"command": "shelve", "duration_s": 3600, "by": "J. Smith", "reason": "bearing is changed on Monday"},
         {"command": "enrol", "minutes": 4320, "condition": "load", "by": "J. Smith"},

@@ -114,6 +114,7 @@ VALUES = st.one_of(
             "warning",
             "pause",
             "start",
+            "b8",
             "",
             "x" * 101,
             "x" * 501,
@@ -135,6 +136,7 @@ FIELDS = st.sampled_from(
         "minutes",
         "condition",
         "accept",
+        "bank",
     ]
 )
 
@@ -158,6 +160,9 @@ FIELDS = st.sampled_from(
 @example({"command": "enrol", "action": "pause", "minutes": 60})
 @example({"command": "enrol", "action": "finish"})
 @example({"command": "ack", "action": "start"})
+@example({"command": "ack", "bank": "b8"})
+@example({"command": "enrol", "bank": "b8"})
+@example({"command": "accept_bank", "bank": "b8"})
 def test_code_and_schema_agree(asked: Any) -> None:
     try:
         parse("pump3", json.dumps(asked).encode(), HERE)

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from threading import local
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +33,9 @@ SUB_BANDS = 3
 LOWEST_HZ = 30.0
 AT_ONCE_SAMPLES = 128_000
 """Windows are encoded so many samples at a time, at least one of them: each call of numpy has its price, and
-what is computed of more leaves the cache."""
-AT_ONCE_BYTES = 96 * 1024
-"""Frames are transformed so many bytes at a time, for the same reason; what takes 128 KB is asked of the
-system anew each time, and filling in its pages takes longer than the transform."""
+other threads can run only within a call that takes long."""
+AT_ONCE_BYTES = 1 << 20
+"""Frames are transformed so many bytes at a time: of more, they leave the cache."""
 FLOOR = np.float32(1e-12)
 """-120 dB, added as power before the logarithm: digital silence has a level, and 16 bits' noise none."""
 DB_OF_LOG = np.float32(10 / math.log(10))
@@ -168,15 +169,46 @@ def _band_powers(samples: Float32, sample_rate_hz: int, hop_s: float, of_bands: 
     length = 2 * round(hop_s * sample_rate_hz)
     starts = _frame_starts(samples.shape[1], sample_rate_hz, hop_s)
     padded = np.concatenate([samples, samples[:, -2 : -length - 2 : -1]], axis=1)  # the last frame is whole
-    every = padded.shape[1] - length + 1
     means = np.empty((len(samples), len(starts), of_bands.shape[1]), np.float32)
-    few = max(1, AT_ONCE_BYTES // (length * samples.itemsize))
-    for own, own_means in zip(padded, means, strict=True):
-        # A frame from each sample on; sliding_window_view gives the same and takes a tenth of the transform.
-        frames = np.ndarray((every, length), np.float32, own, 0, (own.itemsize, own.itemsize))
-        for at in range(0, len(starts), few):
-            np.matmul(_powers(frames[starts[at : at + few]]), of_bands, out=own_means[at : at + few])
+    few = max(1, AT_ONCE_BYTES // (len(samples) * length * samples.itemsize))
+    for at in range(0, len(starts), few):
+        powers = _powers(_frames(padded, starts[at : at + few], length))
+        np.matmul(powers, of_bands, out=means[:, at : at + few])
     return means
+
+
+class _Memory(local):
+    """Arrays that each thread uses again and again: to get large ones anew takes longer than to fill them."""
+
+    def __init__(self) -> None:
+        self._kept: dict[type[np.generic], NDArray[Any]] = {}
+
+    def array(self, shape: tuple[int, ...], kind: type[np.generic]) -> NDArray[Any]:
+        """Of that shape, with anything in it; the next one of this kind is the same memory."""
+        size = math.prod(shape)
+        if kind not in self._kept or len(self._kept[kind]) < size:
+            self._kept[kind] = np.empty(size, kind)
+        return self._kept[kind][:size].reshape(shape)
+
+
+_memory = _Memory()
+
+
+def _frames(padded: Float32, starts: NDArray[np.intp], length: int) -> Float32:
+    """Tapered frames (n, starts, length) of windows (n, samples)."""
+    n, samples = padded.shape
+    row, step = padded.strides
+    hop = int(starts[-1] - starts[0]) // max(1, len(starts) - 1)
+    # sliding_window_view gives the same views and takes a tenth of the transform's time.
+    if int(starts[0]) + hop * (len(starts) - 1) == starts[-1] and not (np.diff(starts) - hop).any():
+        at = int(starts[0]) * step
+        frames = np.ndarray((n, len(starts), length), np.float32, padded, at, (row, hop * step, step))
+    else:
+        every = np.ndarray((n, samples - length + 1, length), np.float32, padded, 0, (row, step, step))
+        frames = every[:, starts]
+    tapered: Float32 = _memory.array(frames.shape, np.float32)
+    np.multiply(frames, taper(length), out=tapered)
+    return tapered
 
 
 @lru_cache(maxsize=64)
@@ -188,11 +220,14 @@ def _frame_starts(samples: int, sample_rate_hz: int, hop_s: float) -> NDArray[np
 
 
 def _powers(frames: Float32) -> Float32:
-    """Power of each bin of tapered frames (n, length), which are overwritten: (n, bins)."""
-    frames *= taper(frames.shape[1])
-    spectra = np.fft.rfft(frames)
-    powers: Float32 = np.square(spectra.real)
-    powers += np.square(spectra.imag)
+    """Power of each bin of frames (n, frames, length), whose memory it takes: (n, frames, bins)."""
+    n, count, length = frames.shape
+    bins = length // 2 + 1
+    spectra = np.fft.rfft(frames, out=_memory.array((n, count, bins), np.complex64))
+    parts = spectra.view(np.float32)
+    np.square(parts, out=parts)
+    powers: Float32 = _memory.array((n, count, bins), np.float32)
+    np.add(parts[..., ::2], parts[..., 1::2], out=powers)
     return powers
 
 

@@ -38,6 +38,7 @@ def check_config(path: Path | None) -> tuple[Path, Config]:
         *_state_problems(config),
         *_mqtt_problems(config),
         *_web_problems(config),
+        *_notify_problems(config),
         *_sound_problems(config),
     ]
     if found:
@@ -81,6 +82,18 @@ def _web_problems(config: Config) -> Iterator[Problem]:
         yield ("web", "enabled"), _in_one_line(error)
     except EchoStreamError as error:
         yield ("web", "password_file"), _in_one_line(error)
+
+
+def _notify_problems(config: Config) -> Iterator[Problem]:
+    for n, settings in enumerate(config.notify):
+        if settings.url_file is not None and "$" in str(settings.url_file):  # as below
+            continue
+        from echo_stream.daemon.notify import sender, url_of
+
+        try:
+            sender(url_of(settings))
+        except EchoStreamError as error:
+            yield ("notify", n, "url" if settings.url_file is None else "url_file"), _in_one_line(error)
 
 
 def _file_problem(key: Key, file: Path) -> Problem | None:

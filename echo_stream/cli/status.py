@@ -86,6 +86,9 @@ def _print(found: dict[str, Any]) -> None:
                 f"{probation['missing_days']} days are missing; then: "
                 f"echo-stream bank propose --machine {machine['machine']}"
             )
+    for each in found.get("notify", ()):
+        lost = "".join(f", {each[key]} {key}" for key in ("refused", "dropped") if each[key])
+        print(f"notify {each['to']} on {each['on']}: {each['sent']} sent, {each['waiting']} wait{lost}")
     for reason in found.get("degraded", ()):
         print(f"DEGRADED: {reason}")
 

@@ -504,6 +504,23 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class NotifySettings(Model):
+    """Who is told of events beside the broker: a webhook (http, https), or what apprise knows."""
+
+    url: Text | None = Field(None, repr=False, description="where to; a secret: better in a file")
+    url_file: ConfigPath | None = Field(None, description="file whose first line is the URL")
+    on: Literal["alarm", "warning", "all"] = Field(
+        "alarm",
+        description="alarm: alarms that are raised; warning: warnings too; all: each event, of sensors too",
+    )
+
+    @model_validator(mode="after")
+    def _one_url(self) -> NotifySettings:
+        if (self.url is None) == (self.url_file is None):
+            raise ValueError("expected either url or url_file")
+        return self
+
+
 class Config(Model):
     """A whole config.yaml."""
 
@@ -514,6 +531,7 @@ class Config(Model):
     machines: tuple[Machine, ...]
     evidence: EvidenceSettings = EvidenceSettings()
     outbox: OutboxSettings = OutboxSettings()
+    notify: tuple[NotifySettings, ...] = Field((), max_length=10)
     history: HistorySettings = HistorySettings()
     web: WebSettings = WebSettings()
     metrics_port: Whole | None = Field(

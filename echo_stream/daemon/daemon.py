@@ -54,6 +54,7 @@ from echo_stream.pipeline.station import Scored, Station, WindowReader
 
 if TYPE_CHECKING:
     from echo_stream.daemon.metrics import MetricsServer
+    from echo_stream.daemon.notify import Receiver
     from echo_stream.daemon.page import Page
 
 DRAIN_S = 4.0
@@ -122,6 +123,7 @@ class Daemon:
             self._publisher = build_publisher(config)
             stack.callback(self._stop_publisher)
             self._events = EventPublisher(config.node, self._publisher)
+            self._receivers = self._start_receivers(stack)
             self._start_evidence(stack)
             self._history = self._start_history(stack)
             self._events.on_event = self._on_event
@@ -188,6 +190,7 @@ class Daemon:
             evidence=self._events.evidence,
             history=self._history.counters if self._history else None,
             guards=[self._supervision, *(thread.guard for thread in self._threads)],
+            receivers=self._receivers,
             troubles=list(filter(None, [self._metrics_trouble])),
         )
 
@@ -262,6 +265,24 @@ class Daemon:
     def _close_metrics(self) -> None:
         if self._metrics:
             self._metrics.close()
+
+    def _start_receivers(self, stack: ExitStack) -> list[Receiver]:
+        if not self._config.notify:
+            return []
+        from echo_stream.daemon.notify import build_receivers  # noqa: PLC0415 - only who wants it pays
+
+        receivers = build_receivers(self._config)
+        for receiver in receivers:
+            receiver.start()
+            stack.callback(receiver.stop)
+            self._threads.append(receiver.thread)
+
+        def tell(kind: str, payload: Payload) -> None:
+            for receiver in receivers:
+                receiver.take(kind, payload)
+
+        self._events.notify = tell
+        return receivers
 
     def _start_evidence(self, stack: ExitStack) -> None:
         evidence = build_evidence(self._config, self._events.evidence_complete, self._publisher.set_image)

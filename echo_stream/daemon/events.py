@@ -48,6 +48,8 @@ class EventPublisher:
         """Keeps the sound of each alarm; None where nothing is to be kept."""
         self.on_event: Callable[[Kind, Payload], None] = lambda _kind, _payload: None
         """Gets each event that is sent, for the journal and the page; must return at once."""
+        self.notify: Callable[[Kind, Payload], None] = lambda _kind, _payload: None
+        """Gets each event before the broker's outbox does: what is in there is no longer told anew."""
         self.heard: Callable[[str], Sequence[Features]] = lambda _machine: ()
         """Features of a machine's newest windows."""
         self._ids = payloads.EventIds()
@@ -161,6 +163,7 @@ class EventPublisher:
         )
 
     def _send(self, kind: Kind, payload: Payload, snapshot: dict[str, Any] | None = None) -> None:
+        self.notify(kind, self._publisher.placed(payload))
         self._publisher.event(kind, payload, snapshot=snapshot)
         self.on_event(kind, payload)
 
@@ -252,6 +255,7 @@ class EventPublisher:
             bank_id=bank_id,
             accepted=accepted,
         )
+        self.notify("enrolled", self._publisher.placed(payload))
         self._publisher.event("enrolled", payload)
 
     def node_health(

@@ -146,6 +146,7 @@ class _Snapshots(Collector):
         )
         for part, values in _PARTS.items():
             yield from _of_part(found.get(part) or {}, values)
+        yield from _notifiers(found.get("notify", ()))
         yield from _threads(found.get("threads", ()))
         machines = list(found.get("machines", ()))
         for key, text in _COUNTERS.items():
@@ -177,6 +178,25 @@ def _of_part(said: Mapping[str, Any], values: Sequence[tuple[str, str, str]]) ->
         value = not said[key] if key == "trouble" else said[key]
         family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
         yield family(f"echo_stream_{name.removesuffix('_total')}", text, value=value)
+
+
+_NOTIFY = (
+    ("waiting", "notifications_waiting", "Events that a receiver has not taken."),
+    ("sent", "notifications_sent_total", "Events that a receiver took."),
+    ("failed", "notifications_failed_total", "Tries that failed; they are repeated."),
+    ("refused", "notifications_refused_total", "Events given up, because a receiver will never take them."),
+    ("dropped", "notifications_dropped_total", "Events given up: too many waited, or for too long."),
+)
+
+
+def _notifiers(notifiers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """By receiver; two on one host are counted together. Families without a receiver are left out."""
+    for key, name, text in _NOTIFY if notifiers else ():
+        family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+        metric = family(f"echo_stream_{name.removesuffix('_total')}", text, labels=["to"])
+        for to in dict.fromkeys(each["to"] for each in notifiers):
+            metric.add_metric([to], sum(each[key] for each in notifiers if each["to"] == to))
+        yield metric
 
 
 def _threads(threads: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from echo_stream import __version__
 from echo_stream.alarm.outlook import Outlook
@@ -23,6 +23,9 @@ from echo_stream.mqtt.publisher import Publisher
 from echo_stream.pipeline.health import Health
 from echo_stream.pipeline.station import Station
 
+if TYPE_CHECKING:
+    from echo_stream.daemon.notify import Receiver
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -34,6 +37,7 @@ class Parts:
     history: HistoryCounters | None
     guards: Sequence[Guard]
     """Of all threads."""
+    receivers: Sequence[Receiver] = ()
     troubles: Sequence[str] = ()
     """Further sentences: what else could not be begun."""
 
@@ -92,6 +96,7 @@ def overview(
         "state_dir": {"path": str(config.state_dir), "trouble": parts.state_dir.trouble},
         "evidence": parts.evidence and _evidence(parts.evidence),
         "history": parts.history and _history(parts.history),
+        "notify": [receiver.to_json() for receiver in parts.receivers],
         "threads": [_thread(guard) for guard in parts.guards],
         "machines": machines,
     }
@@ -121,6 +126,9 @@ def degraded(stations: Mapping[str, Station], failed: Mapping[str, FailedMachine
         reasons.append(f"evidence cannot be kept: {parts.evidence.trouble}")
     if parts.history and parts.history.last_error:
         reasons.append(f"history cannot be written: {parts.history.last_error}")
+    for told in (receiver.to_json() for receiver in parts.receivers):
+        if told["trouble"]:
+            reasons.append(f"{told['waiting']} notifications wait for {told['to']}: {told['trouble']}")
     return [*reasons, *parts.troubles]
 
 

@@ -214,7 +214,7 @@ class Publisher:
                 the same transaction.
         """
         machine = payload.get("machine", "")
-        payload = self._placed(machine, payload)
+        payload = self.placed(payload)
         topic = self.topics.of(machine, kind) if machine else self.topics.flood
         key = f"{kind} {payload.get('level', '')}"
         self.outbox.put(machine, topic, payload, now_s=steady_time(), key=key, snapshot=snapshot)
@@ -222,11 +222,11 @@ class Publisher:
 
     def set_alarm(self, machine: str, payload: Payload) -> None:
         """The retained state of a machine's alarm, from `messages.alarm_state`."""
-        self._mailbox.set_state(self.topics.of(machine, "alarm"), _json(self._placed(machine, payload)))
+        self._mailbox.set_state(self.topics.of(machine, "alarm"), _json(self.placed(payload)))
 
     def health(self, machine: str, payload: Payload) -> None:
         """The retained health of a machine, from `messages.health`."""
-        text = _json(self._placed(machine, payload))
+        text = _json(self.placed(payload))
         self._mailbox.set_state(self.topics.of(machine, "health"), text, qos=0, optional=True)
 
     def node_health(self, payload: Payload) -> None:
@@ -235,7 +235,7 @@ class Publisher:
 
     def set_bank(self, machine: str, payload: Payload) -> None:
         """Which bank of a machine is in use and which is proposed, retained; from `payloads.bank`."""
-        text = _json(self._placed(machine, payload))
+        text = _json(self.placed(payload))
         self._mailbox.set_state(self.topics.of(machine, "bank"), text, optional=True)
 
     def set_image(self, machine: str, picture: bytes) -> None:
@@ -249,7 +249,7 @@ class Publisher:
 
     def score(self, machine: str, payload: Payload) -> None:
         """The newest score, from `messages.score`; those between two messages are not sent."""
-        text = _json(self._placed(machine, payload))
+        text = _json(self.placed(payload))
         self._mailbox.set_score(self.topics.of(machine, "score"), text, self._score_expiry_s)
 
     def commands(self) -> list[Command]:
@@ -287,9 +287,9 @@ class Publisher:
             last_error=self._link.last_error,
         )
 
-    def _placed(self, machine: str, payload: Payload) -> Payload:
+    def placed(self, payload: Payload) -> Payload:
         """The payload of a machine, with where it stands."""
-        return payload | self._assets.get(machine, {})
+        return payload | self._assets.get(payload.get("machine", ""), {})
 
     def _connect(self, protocol: Protocol, without: Concessions) -> Connection:
         return Connection(

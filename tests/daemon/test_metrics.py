@@ -39,6 +39,10 @@ def snapshot() -> dict[str, Any]:
         "alive": True,
         "broker": {"connected": False, "host": "localhost", "port": 1883},
         "outbox": {"depth": 3, "dropped": 2},
+        "notify": [
+            {"to": "https://a", "waiting": 2, "sent": n, "failed": 9, "refused": 0, "dropped": 0}
+            for n in (1, 4)
+        ],
         "machines": [
             {**health.snapshot(2.5), "listening": True, "alarms": alarms, "warnings_held": 7}
             | {"measured": {"velocity_mm_s": 2.5}, "zone": "A/B"},
@@ -100,6 +104,8 @@ def test_metrics_say_what_the_snapshot_says(server: MetricsServer) -> None:
     assert found["echo_stream_vibration_zone", "pump3", "A/B"] == 1
     assert found["echo_stream_vibration_zone", "pump3", "C"] == 0
     assert not any(name == "echo_stream_kurtosis" for name, *_ in found)
+    assert found["echo_stream_notifications_sent_total", "https://a"] == 5
+    assert found["echo_stream_notifications_waiting", "https://a"] == 4
     assert found["process_open_fds",] > 0
 
 

@@ -59,7 +59,8 @@ def connected(where: str) -> Iterator[Cluster]:
     address = _address(where)
     security = _security(address)
     # What it logs, tracebacks among it, is said here in words.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in ("distributed", "distributed.client"):  # each has a level of its own
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=CONNECT_S, security=security)
     except (OSError, ssl.SSLError) as error:
@@ -151,7 +152,7 @@ class Cluster:
         """That there are workers, each encrypted, with one thread and the versions of this PC.
 
         Raises:
-            ConfigError: one is not as this PC, or all can be reached by anybody.
+            ConfigError: one, or the scheduler, is not as this PC, or all can be reached by anybody.
             ClusterError: there is none.
         """
         try:
@@ -256,13 +257,18 @@ class Cluster:
         )
 
     def _agree(self, what: str, version: Callable[..., str], *of: str) -> None:
-        """Raise a ConfigError where a worker has another version of something than this PC."""
+        """Raise a ConfigError where a worker, or the scheduler, has another version than this PC."""
         own = version(*of)
-        for address, found in self._everywhere(version, *of).items():
+        everywhere = {f"worker {at}": found for at, found in self._everywhere(version, *of).items()}
+        try:
+            everywhere["the scheduler"] = self._client.run_on_scheduler(version, *of)
+        except importlib.metadata.PackageNotFoundError as error:
+            everywhere["the scheduler"] = error
+        for who, found in everywhere.items():
             if found != own:
                 has = "no" if isinstance(found, importlib.metadata.PackageNotFoundError) else found
                 raise ConfigError(
-                    f"worker {address}: has {has} {what}, this PC has {own}",
+                    f"{who}: has {has} {what}, this PC has {own}",
                     "its features may differ: install the same versions on all PCs (constraints.txt)",
                 )
 

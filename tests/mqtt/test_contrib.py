@@ -1,8 +1,12 @@
-"""The shipped Telegraf configuration and Node-RED flow read only what the schemas have."""
+"""The shipped Telegraf configuration and Node-RED flow read only what the schemas have.
+
+With NODE_RED=/path/to/node-red (`npm install node-red`) a real Node-RED imports the flow.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,11 +15,16 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 import jsonschema
 import pytest
 
 from echo_stream.mqtt import payloads as messages
+from echo_stream.mqtt.commands import Verb
+from tests.mqtt.conftest import an_event, wait_until
+from tests.support.broker import MosquittoBroker, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 TELEGRAF = tomllib.loads((ROOT / "contrib" / "telegraf.conf").read_text())["inputs"]["mqtt_consumer"]
@@ -155,3 +164,55 @@ def test_the_functions_of_the_flow_run() -> None:
     assert first["payload"].startswith(f"{alarm['machine']}: sounds abnormal since ")
     assert (again, warning) == (None, None)
     jsonschema.Draft202012Validator(messages.schema("command")).validate(command["payload"])
+
+
+def test_a_real_node_red_imports_the_flow_announces_an_alarm_once_and_acknowledges(
+    tmp_path: Path, broker: MosquittoBroker, publish: Any
+) -> None:
+    program = os.environ.get("NODE_RED")
+    if not program:
+        pytest.skip("NO REAL NODE-RED IMPORTED THE FLOW: npm install node-red, then NODE_RED=.../node-red")
+    publisher = publish(broker)
+    admin, flow = f"http://127.0.0.1:{free_port()}", json.loads(json.dumps(FLOW))
+    for node in flow:
+        if node["type"] == "mqtt-broker":
+            node["port"] = str(broker.port)
+        if node["type"] == "debug":
+            node["console"] = True  # said on standard output too
+    (tmp_path / "settings.js").write_text("module.exports = {credentialSecret: false};")
+    words = [program, "--userDir", str(tmp_path), "--port", admin.rpartition(":")[2], "empty.json"]
+
+    def asked(path: str, body: bytes | None = None) -> int:
+        request = Request(admin + path, data=body, headers={"Content-Type": "application/json"})
+        try:
+            with urlopen(request, timeout=10) as reply:
+                return int(reply.status)
+        except URLError:
+            return 0
+
+    with (tmp_path / "said").open("w") as said, subprocess.Popen(words, stdout=said) as running:
+
+        def log() -> str:
+            return (tmp_path / "said").read_text()
+
+        try:
+            wait_until(lambda: asked("/flows") == 200, "Node-RED answers", 60)
+            assert asked("/flows", json.dumps(flow).encode()) == 204
+            wait_until(lambda: "Connected to broker" in log(), "Node-RED is connected", 60)
+            event = an_event()
+            for _ in range(2):  # at least once: the same message twice
+                publisher.event("event", event)
+            publisher.event("event", an_event(seq=2, machine="fan1"))
+            wait_until(lambda: "fan1: sounds abnormal since" in log(), "the later alarm", 30)
+            assert log().count("pump3: sounds abnormal since") == 1
+            assert asked("/inject/es_button", b"") == 200
+            commands: list[Any] = []
+
+            def acknowledged() -> bool:
+                commands.extend(publisher.commands())
+                return bool(commands)
+
+            wait_until(acknowledged, "the acknowledgement", 30)
+            assert [(c.machine, c.verb, c.by) for c in commands] == [("pump3", Verb.ACK, "control room")]
+        finally:
+            running.terminate()

@@ -253,7 +253,7 @@ def test_the_blueprint_uses_its_inputs_and_entities_that_exist() -> None:
     assert set(re.findall(r"!input (\w+)", text)) == inputs
     assert len(inputs) == 6
     names = {component["name"] for component in a_discovery()["cmps"].values()}
-    assert {"Event", "Acknowledge", "Shelve 1 h"} <= names
+    assert {"Event", "Acknowledge", "Shelve 1 h", "Last evidence"} <= names
     for expression in re.findall(r"{{.*?}}", text, re.DOTALL):
         jinja2.Environment(autoescape=False).parse(expression)
     values = {
@@ -305,6 +305,8 @@ def test_home_assistants_own_code_takes_it() -> None:
     given = {
         "topic": TOPIC,
         "payload": a_discovery(),
+        "node": {"topic": NODE_TOPIC, "payload": node_discovery(TOPICS, version="1")},
+        "blueprint": str(Path(__file__).parents[2] / "contrib" / "homeassistant" / "echo_stream_alarm.yaml"),
         "states": {
             "echo-stream/pc7/pump3/alarm": json.dumps(alarm),
             "echo-stream/pc7/pump3/score": json.dumps(score),

@@ -5,15 +5,26 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from tests.support.broker import free_port, mosquitto
 from tests.support.daemon import Subscriber, daemon, fitted, subscriber, wait_for
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+CHROMIUM = shutil.which("chromium")
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="CHROMIUM MISSING: the page was tried in no browser (apt-get install chromium)"
+)
 MACHINE = """\
   - id: {id}
     name: {name}
@@ -86,6 +97,21 @@ def running_page(
             page = RunningPage(port, folder, process, told)
             wait_for(lambda: _answers(page), 20, f"the page: {(folder / 'log').read_text()}")
             yield page
+
+
+@contextlib.contextmanager
+def browser_window(**how: Any) -> Iterator[tuple[Page, list[str]]]:
+    """A window of the system's chromium, and what went wrong in it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        window = browser.new_page(**how)
+        wrong: list[str] = []
+        window.on("pageerror", lambda error: wrong.append(str(error)))
+        yield window, wrong
+        browser.close()
 
 
 def config_of(host: str, mqtt_port: int, page_port: int, web: str, source: str, machines: int) -> str:

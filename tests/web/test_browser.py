@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.daemon import wait_for
-from tests.support.page import RunningPage, running_page
+from tests.support.page import RunningPage, browser_window, needs_chromium, running_page
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="CHROMIUM MISSING: the page was tried in no browser (apt-get install chromium)"
-)
+pytestmark = needs_chromium
 NEW = """\
   - id: new1
     name: New 1
@@ -32,14 +27,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPage]:
 
 
 def test_a_fault_is_seen_heard_and_answered(page: RunningPage) -> None:
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        window = browser.new_page()
-        wrong: list[str] = []
-        window.on("pageerror", lambda error: wrong.append(str(error)))
+    with browser_window() as (window, wrong):
         window.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
         window.on("request", lambda r: None if r.url.startswith(page.url) else wrong.append(r.url))
         began = time.monotonic()
@@ -108,18 +98,12 @@ def test_a_fault_is_seen_heard_and_answered(page: RunningPage) -> None:
         window.keyboard.press("Tab")
         assert window.evaluate("document.activeElement.matches('a, button')")
         assert not wrong
-        browser.close()
 
 
 def test_a_new_machine_is_learnt(page: RunningPage) -> None:
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        window = browser.new_page(viewport={"width": 1200, "height": 1000})
-        wrong: list[str] = []
-        window.on("pageerror", lambda error: wrong.append(str(error)))
+    with browser_window(viewport={"width": 1200, "height": 1000}) as (window, wrong):
         window.goto(page.url)
         card = window.locator("[data-machine=new1]")
         expect(card).to_contain_text("not learnt yet", timeout=15_000)
@@ -135,8 +119,9 @@ def test_a_new_machine_is_learnt(page: RunningPage) -> None:
         expect(window.get_by_role("cell", name="in use")).to_be_visible()
         expect(window.locator("main .pill")).not_to_have_text("not learnt yet", timeout=15_000)
         expect(window.locator("main")).to_contain_text("learning begins: normal; by anna", timeout=15_000)
+        lost = [page.machine(machine)["coverage_10m"] for machine in ("pump3", "fan1")]
+        assert min(lost) > 0.999, "while one machine is learnt, the others are heard without a gap"
         window.set_viewport_size({"width": 360, "height": 740})
         wide, screen = window.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert wide <= screen
         assert not wrong
-        browser.close()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import run, wait_for
-from tests.support.page import QUIET, RunningPage, running_page
+from tests.support.page import QUIET, RunningPage, browser_window, needs_chromium, running_page
 
 EVENT_ID = re.compile(r"[0-9A-Z]{26}")
 ABSENT = "01KB5GZ1P0W3V6F1Q2Z8Y7X5RT"
@@ -364,22 +364,11 @@ def test_the_page_is_off_unless_asked_for(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_normal_learn_it_leads_to_a_bank_that_no_longer_raises_the_alarm(alarmed: RunningPage) -> None:
-    kept = wait_for(
-        lambda: alarmed.json("/api/evidence?machine=pump3")["items"], 20, "the sound of the alarm"
-    )
-    event_id = kept[0]["event_id"]
-    wait_for(lambda: alarmed.json(f"/api/evidence/{event_id}")["complete"], 20, "the sound after the alarm")
-    assert alarmed.ask(f"/api/evidence/{event_id}/answer", {"answer": "normal"})[0] == 400
-    assert alarmed.ask(f"/api/evidence/{ABSENT}/answer", {"answer": "normal", "by": "anna"})[0] == 409
-    asked = {"answer": "normal", "by": "anna", "reason": "new load"}
-    assert alarmed.json(f"/api/evidence/{event_id}/answer", asked)["ok"]
-    assert alarmed.ask(f"/api/evidence/{event_id}/answer", asked)[0] == 409  # one at a time
-    found = wait_for(
-        lambda: (p := alarmed.json("/api/machines/pump3/bank")["proposal"]) and p["state"] != "running" and p,
-        90,
-        "the proposal",
-    )
+USE_B2 = {"do": "accept", "bank_id": "b2", "by": "anna"}
+
+
+def _judge_the_proposal(alarmed: RunningPage) -> None:
+    found = alarmed.json("/api/machines/pump3/bank")["proposal"]
     assert found["state"] == "ready", found["said"]
     assert (found["bank_id"], found["base_id"], found["by"]) == ("b2", "b1", "anna")
     assert found["score_before"] > found["alarm_before"]
@@ -391,11 +380,37 @@ def test_normal_learn_it_leads_to_a_bank_that_no_longer_raises_the_alarm(alarmed
     assert [e for e in beside["events"] if e["found_before"] and not e["found_after"]]
     assert alarmed.ask("/api/machines/pump3/bank/b99")[0] == 409
     assert alarmed.machine()["bank"] == "b1"  # nothing changes before it is accepted
-    change = {"do": "accept", "bank_id": "b2", "by": "anna"}
-    assert alarmed.ask("/api/machines/pump3/bank", {**change, "bank_id": "../b2"})[0] == 400
-    assert alarmed.ask("/api/machines/pump3/bank", {**change, "bank_id": "b99"})[0] == 409
-    assert alarmed.json("/api/machines/pump3/bank", change)["ok"]
-    wait_for(lambda: alarmed.machine()["bank"] == "b2", 10, "the new bank")
+    assert alarmed.ask("/api/machines/pump3/bank", {**USE_B2, "bank_id": "../b2"})[0] == 400
+    assert alarmed.ask("/api/machines/pump3/bank", {**USE_B2, "bank_id": "b99"})[0] == 409
+
+
+@needs_chromium
+@pytest.mark.timeout(400)
+def test_normal_learn_it_leads_to_a_bank_that_no_longer_raises_the_alarm(alarmed: RunningPage) -> None:
+    kept = wait_for(
+        lambda: alarmed.json("/api/evidence?machine=pump3")["items"], 20, "the sound of the alarm"
+    )
+    event_id = kept[0]["event_id"]
+    wait_for(lambda: alarmed.json(f"/api/evidence/{event_id}")["complete"], 20, "the sound after the alarm")
+    assert alarmed.ask(f"/api/evidence/{event_id}/answer", {"answer": "normal"})[0] == 400
+    assert alarmed.ask(f"/api/evidence/{ABSENT}/answer", {"answer": "normal", "by": "anna"})[0] == 409
+    asked = {"answer": "normal", "by": "anna", "reason": "new load"}
+    with browser_window() as (window, wrong):
+        window.goto(f"{alarmed.url}#/evidence/{event_id}")
+        window.get_by_role("button", name="Normal: learn it").click()
+        dialog = window.get_by_role("dialog")
+        dialog.get_by_label("Your name").fill("anna")
+        dialog.get_by_label("What it was").fill("new load")
+        dialog.get_by_role("button", name="Normal: learn it").click()
+        window.wait_for_url("**#/machine/pump3")
+        assert alarmed.ask(f"/api/evidence/{event_id}/answer", asked)[0] == 409  # one at a time
+        window.get_by_role("heading", name="Proposal b2").wait_for(timeout=240_000)  # niced
+        _judge_the_proposal(alarmed)
+        window.get_by_role("button", name="Use b2").first.click()
+        window.get_by_role("dialog").get_by_label("Your name").fill("anna")
+        window.get_by_role("dialog").get_by_role("button", name="Use b2").click()
+        wait_for(lambda: alarmed.machine()["bank"] == "b2", 20, "the new bank")
+        assert not wrong
     wait_for(lambda: not alarmed.machine()["alarm"]["active"], 20, "the same sound raises no alarm any more")
     assert alarmed.machine()["score"] < alarmed.machine()["alarm"]["trip"]
     journal = alarmed.json("/api/journal?machine=pump3")["items"]
@@ -408,11 +423,11 @@ def test_normal_learn_it_leads_to_a_bank_that_no_longer_raises_the_alarm(alarmed
         ".flac",
         ".json",
     ]
-    status, _, body = alarmed.ask("/api/machines/pump3/bank", change)
+    status, _, body = alarmed.ask("/api/machines/pump3/bank", USE_B2)
     assert status == 409
     assert b"confirmed faults that are found now would no longer be found" in body
     assert alarmed.machine()["bank"] == "b1"
-    assert alarmed.json("/api/machines/pump3/bank", {**change, "anyway": True})["ok"]
+    assert alarmed.json("/api/machines/pump3/bank", {**USE_B2, "anyway": True})["ok"]
     assert alarmed.json("/api/machines/pump3/bank", {"do": "rollback", "by": "bo"})["ok"]
     now_s = time.time()
     span = {"answer": "fault", "by": "bo", "from_s": now_s - 600, "to_s": now_s}

@@ -12,6 +12,7 @@ from typing import Any
 
 from echo_stream.cli import main
 from echo_stream.daemon import metrics, status
+from echo_stream.daemon.bank_updates import BankUpdates
 from echo_stream.daemon.enrolments import Enrolments
 from echo_stream.daemon.monitor import Monitor
 from echo_stream.daemon.proposals import ProposalWriter
@@ -29,6 +30,7 @@ LOOPS: dict[str, tuple[type, str]] = {
     "history": (store.HistoryStore, "_write_queue"),
     "proposals": (ProposalWriter, "_work"),
     "sampler": (FeatureSampler, "_work"),
+    "banks": (BankUpdates, "_work"),
     "enrolment": (Enrolments, "_look_after_fits"),
     "page": (PageServer, "_serve"),
     "metrics": (metrics._Server, "service_actions"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Stop
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,9 +65,18 @@ class Rig:
         normal: files of normal sound, as they would be given to `fit-normal --recordings`.
         folder: where bank and state go.
         sound: any recording of the machine; its rate is the machine's.
+        encoder: its settings; those of the default where there are none.
     """
 
-    def __init__(self, machine: str, normal: Sequence[Path], folder: Path, sound: Path) -> None:
+    def __init__(
+        self,
+        machine: str,
+        normal: Sequence[Path],
+        folder: Path,
+        sound: Path,
+        encoder: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._encoder_settings = dict(encoder or {})
         self._bank = folder / f"{machine}.safetensors"
         self._folder = folder
         config, settings = self._configuration(machine, sound)
@@ -87,6 +97,7 @@ class Rig:
             {
                 "node": "benchmark",
                 "state_dir": str(self._folder),
+                "encoder": self._encoder_settings or {"kind": "spectral"},
                 "machines": [
                     {
                         "id": machine,

@@ -127,7 +127,7 @@ def _configured(config: Config, settings: EchoEncoder) -> tuple[Echo, Echo]:
     """The encoder as it is configured, and as `auto` would have it; measured now, whatever is remembered."""
 
     def made(runtime: str, precision: str) -> Echo:
-        wanted = settings.model_copy(update={"runtime": runtime, "precision": precision})
+        wanted = settings.model_copy(update={"runtime": runtime, "precision": precision, "gate": None})
         with tempfile.TemporaryDirectory() as folder:
             anew = config.model_copy(update={"encoder": wanted, "state_dir": Path(folder)})
             return cast("Echo", build_encoder(anew))

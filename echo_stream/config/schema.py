@@ -85,6 +85,10 @@ class EchoEncoder(Windowing):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: the fastest that tells windows apart as float32 does; float32: exact"
     )
+    gate: Literal["auto"] | None = Field(
+        None, description="auto: normal sound, by its spectral score, is encoded each gate_every-th hop only"
+    )
+    gate_every: Whole = Field(4, ge=2, le=20, description="of gate: auto")
 
 
 Encoder = Annotated[SpectralEncoder | EchoEncoder, Field(discriminator="kind")]

@@ -20,6 +20,8 @@ OFF = "off"
 """The operating state of a machine at rest: silence is its normal sound, and it raises no alarm."""
 
 
+GATE_EVERY = "gate_every"
+"""Dimension of a gated encoder: of normal sound each so many-th window is encoded."""
 NEW_STEADY_STATE = "new_steady_state"
 """Cause of an event: what the alarm stands for has become a steady sound."""
 
@@ -79,6 +81,8 @@ class Features:
     """(bands, 2): lower and upper edge of each band."""
     level_dbfs: float
     """Root mean square of the window after its mean was taken away, in dB relative to full scale."""
+    gate: Features | None = None
+    """Of the encoder that says when this one is needed (`encoder.gate`); None where none does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 import echo_stream
 from echo_stream.core.calibration import BankCalibration
 from echo_stream.core.errors import BankError, BankMismatch
-from echo_stream.core.types import EncoderIdentity, Enrolled, Float32, Float64
+from echo_stream.core.types import GATE_EVERY, EncoderIdentity, Enrolled, Float32, Float64
 from echo_stream.detect import bank_file as bankfile
 from echo_stream.detect.bankcheck import faults_in, faults_in_encoder
+from echo_stream.detect.encoder_gate import EncoderGate, middle_of
 from echo_stream.detect.folds import Fold, folds_of, runs_of
 from echo_stream.detect.reference import Reference, Sound, fit_reference
 
@@ -54,6 +55,8 @@ class NormalBank:
     created: str
     """UTC, ISO 8601."""
     provenance: Mapping[str, str] = field(default_factory=dict)
+    gate: EncoderGate | None = None
+    """Of a gated encoder: what says which windows are encoded."""
     calibration: BankCalibration | None = None
     """Made by fit-normal from `held_out` and the enrolled sound; the bank only keeps it."""
     software_version: str = echo_stream.__version__
@@ -83,7 +86,8 @@ class NormalBank:
                 that is kept. All count for the metric, the units and the held-out scores.
 
         Raises:
-            BankError: no windows, too few to leave some out, of unequal shapes, or not finite.
+            BankError: no windows, too few to leave some out, of unequal shapes, not finite, or without the
+                gate's features where the encoder is gated.
         """
         _check(enrolled)
         conditions = sorted({item.condition for item in enrolled})
@@ -95,10 +99,23 @@ class NormalBank:
         ]
         references = tuple(reference for reference, _ in fitted)
         own_scores = [scores for _, scores in fitted]
+        held_out = _held_out(references, own_scores, members, folds, hop_s)
+        gate = None
+        if (every := encoder.dimensions.get(GATE_EVERY)) is not None:
+            spectral = [[_gate_of(item) for item in items] for items in members]
+            seen = [
+                fit_reference(items, cut, kind="spectral", max_windows=max_windows)
+                for items, cut in zip(spectral, folds, strict=True)
+            ]
+            own = tuple(reference for reference, _ in seen)
+            of_gate = _held_out(own, [scores for _, scores in seen], spectral, folds, hop_s)
+            bands_hz = np.asarray(spectral[0][0].features.bands_hz, np.float32)
+            gate = EncoderGate(own, bands_hz, int(every), middle_of(of_gate), middle_of(held_out))
         return cls(
             references=references,
             bands_hz=np.asarray(enrolled[0].features.bands_hz, dtype=np.float32),
-            held_out=_held_out(references, own_scores, members, folds, hop_s),
+            held_out=held_out,
+            gate=gate,
             encoder=encoder,
             sample_rate_hz=sample_rate_hz,
             window_s=window_s,
@@ -181,6 +198,9 @@ class NormalBank:
             saved = metadata["calibration"]
             calibration = BankCalibration.from_json(saved) if saved != {} else None
             faults = [*faults_in_encoder(encoder), *faults_in(references, bands_hz, held_out, plain)]
+            gate = EncoderGate.restore(metadata["gate"], tensors) if "gate" in metadata else None
+            if gate is not None:
+                faults += faults_in(gate.references, gate.bands_hz, held_out, plain)
         except (KeyError, TypeError, ValueError) as error:
             raise BankError(
                 f"bank {path} is damaged: a part is missing: {error}", bankfile.FIT_AGAIN
@@ -195,6 +215,7 @@ class NormalBank:
             held_out=held_out,
             encoder=encoder,
             calibration=calibration,
+            gate=gate,
             **plain,
         )
 
@@ -210,6 +231,9 @@ class NormalBank:
         }
         for i, reference in enumerate(self.references):
             tensors |= reference.tensors(f"{i}.")
+        if self.gate is not None:
+            metadata["gate"] = self.gate.plain()
+            tensors |= self.gate.tensors()
         return bankfile.to_bytes(metadata, tensors)
 
 
@@ -245,6 +269,15 @@ def _held_out(
         scores = np.min([own_scores[own], *others], axis=0)
         runs += [scores[run] for fold in cut for run in runs_of(items, fold, hop_s=hop_s)]
     return runs
+
+
+def _gate_of(item: Enrolled) -> Enrolled:
+    if item.features.gate is None:
+        raise BankError(
+            f"window at {item.start_s:g} s of {item.recording} has no spectral features for the gate",
+            "Fit from the sound itself, or set encoder.gate to null.",
+        )
+    return replace(item, features=item.features.gate)
 
 
 def _flat(

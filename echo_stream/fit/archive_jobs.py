@@ -28,6 +28,7 @@ from echo_stream.core.files import require_writable
 from echo_stream.core.text import Progress
 from echo_stream.core.types import Features, Window
 from echo_stream.encode.encoder import Encoder
+from echo_stream.encode.gated import gate_tensors, with_gates
 from echo_stream.fit.archive import Part, Tensors, keep, kept, place, source_of, too_short
 from echo_stream.fit.recorded import COLUMN_S, SpectrogramSlice, look_at
 from echo_stream.pipeline.loop import encode_windows, read_windows
@@ -54,7 +55,7 @@ class Encoded:
         features = [
             Features(window, segments, tensors["bands_hz"], level) for window, segments, level in rows
         ]
-        windows = list(zip(tensors["start_s"].tolist(), features, strict=True))
+        windows = list(zip(tensors["start_s"].tolist(), with_gates(features, tensors), strict=True))
         if "figures" not in tensors:
             return cls(windows, [], [])
         figures = [
@@ -105,6 +106,7 @@ def encode(part: Part, encoder: Encoder, advance: Callable[[float], None]) -> Te
         "window": np.stack([features.window for _, features in found]),
         "segments": np.stack([features.segments for _, features in found]),
         "bands_hz": found[0][1].bands_hz,
+        **gate_tensors([features for _, features in found]),
     }
     if part.details:
         tensors["figures"] = np.array([astuple(each) for each in figures], np.float64)

@@ -24,6 +24,7 @@ from echo_stream.core.errors import BankError
 from echo_stream.core.types import Enrolled, Features
 from echo_stream.detect import bank_file as bankfile
 from echo_stream.detect.bank import SESSIONS
+from echo_stream.encode.gated import gate_tensors, with_gates
 
 FORMAT = 1
 """Of this file; a bank of another format can be fitted again from it."""
@@ -110,6 +111,7 @@ class Enrolment:
             "segments": (segments - centre).astype(np.float16),
             "segments_centre": centre,
             "bands_hz": np.asarray(items[0].features.bands_hz, np.float32),
+            **gate_tensors([item.features for item in items]),
         }
         metadata = {"format": FORMAT, "session": asdict(self.session), "names": names}
         text = json.dumps({**metadata, "figures": dict(self.figures)}, sort_keys=True, allow_nan=False)
@@ -136,14 +138,13 @@ class Enrolment:
             names = metadata["names"]
             bands_hz, centre = tensors["bands_hz"], tensors["segments_centre"]
             parts = [tensors[name] for name in ("window", "segments", "level_dbfs", "recording", "start_s")]
+            found = [
+                Features(window, centre + segments.astype(np.float32), bands_hz, float(level_dbfs))
+                for window, segments, level_dbfs, _, _ in zip(*parts, strict=True)
+            ]
             enrolled = [
-                Enrolled(
-                    Features(window, centre + segments.astype(np.float32), bands_hz, float(level_dbfs)),
-                    names[recording],
-                    float(start_s),
-                    session.condition,
-                )
-                for window, segments, level_dbfs, recording, start_s in zip(*parts, strict=True)
+                Enrolled(features, names[recording], float(start_s), session.condition)
+                for features, recording, start_s in zip(with_gates(found, tensors), *parts[3:], strict=True)
             ]
         except OSError as error:
             raise BankError(

@@ -34,11 +34,13 @@ from echo_stream.core.text import DAYS_A_MONTH
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.bank_file import accepted_version
+from echo_stream.detect.encoder_gate import GateWatch
 from echo_stream.detect.known_sound_file import load_fitting
 from echo_stream.detect.rises import Rises
 from echo_stream.detect.scorer import Scorer
 from echo_stream.detect.steady import SteadyWatch
 from echo_stream.encode.encoder import Encoder, EncoderByMachine, encoder_of, make_encoder
+from echo_stream.encode.gated import GatedEncoder
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.evidence.store import Kept
 from echo_stream.history.store import HISTORY_FILE, HistoryStore
@@ -91,7 +93,7 @@ def build_encoder(config: Config, machine: Machine | None = None) -> Encoder:
             num_heads=own.heads,
             mlp_ratio=own.mlp_ratio,
         )
-    return make_encoder(
+    made = make_encoder(
         settings.kind,
         window_s=settings.window_s,
         weights=settings.weights,
@@ -100,6 +102,9 @@ def build_encoder(config: Config, machine: Machine | None = None) -> Encoder:
         precision=settings.precision,
         cache=config.state_dir / "encoder.json",
     )
+    if settings.gate is None:
+        return made
+    return GatedEncoder(made, make_encoder("spectral", window_s=settings.window_s), settings.gate_every)
 
 
 def by_device(machines: Iterable[Machine]) -> dict[object, list[Machine]]:
@@ -303,6 +308,11 @@ def build_scorer(machine: Machine, bank: NormalBank) -> Scorer:
     return Scorer(bank, load_fitting(machine.bank, bank))
 
 
+def build_gate(bank: NormalBank) -> GateWatch | None:
+    """What says which windows are encoded; None where all are."""
+    return None if bank.gate is None else GateWatch(bank.gate)
+
+
 def build_surroundings(machine: Machine, hop_s: float) -> Surroundings:
     """What tells a change of the machine from one elsewhere; of a machine without a reference, for others."""
     return Surroundings(Rises(hop_s), machine.alarm.on_delays_s[AlarmLevel.WARNING], machine.reference)
@@ -340,6 +350,7 @@ def build_station(config: Config, machine: Machine, source: AudioSource, encoder
         bank_id=accepted_version(machine.bank) or "",
         bank_path=machine.bank,
         scorer=build_scorer(machine, bank),
+        encoder_gate=build_gate(bank),
         alarms=alarms,
         ways=ways,
         sensor=SensorWatch(machine.id, sample_rate_hz=source.sample_rate_hz, limits=sensor_limits(bank)),

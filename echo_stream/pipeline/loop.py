@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from time import sleep
 
 from echo_stream.capture.source import AudioSource
@@ -62,7 +63,7 @@ def listen(
             windows = due((station.reader for station in present.values()), on_failure)
             places = {machine: station.surroundings for machine, station in present.items()}
             take_rises(windows, places)
-            for batch in lookers.look(windows):
+            for batch in lookers.look(windows, partial(_needs, present)):
                 scored = []
                 for looked in batch:
                     if not isinstance(looked, Looked):
@@ -70,8 +71,9 @@ def listen(
                         continue
                     window, station = looked.window, present[looked.window.machine]
                     try:
-                        scored.append((window, station.scorer.score_one(looked.features)))
-                        sampled(station, window, looked.features, scored[-1][1])
+                        features, score = station.score_of(looked.features, encoded=looked.encoded)
+                        scored.append((window, score))
+                        sampled(station, window, features, score)
                         for event in station.judge(scored[-1], places, looked.figures):
                             on_event(station, event)
                     except Exception as error:  # noqa: BLE001 - one machine must not silence the others
@@ -98,6 +100,10 @@ def due(readers: Iterable[WindowReader], on_failure: OnFailure) -> list[Window]:
         if window is not None:
             found.append(window)
     return found
+
+
+def _needs(stations: Mapping[str, Station], window: Window, gate: Features) -> bool:
+    return stations[window.machine].needs(window, gate)
 
 
 def _raise(_machine: str, error: Exception) -> None:

@@ -20,8 +20,9 @@ from echo_stream.capture.physical import Meter
 from echo_stream.capture.source import AudioSource
 from echo_stream.capture.windows import Slicer
 from echo_stream.core.text import duration_text
-from echo_stream.core.types import OFF, AlarmEvent, DriftEvent, Score, SensorEvent, Window
+from echo_stream.core.types import OFF, AlarmEvent, DriftEvent, Features, Score, SensorEvent, Window
 from echo_stream.detect.bank import NormalBank
+from echo_stream.detect.encoder_gate import GateWatch
 from echo_stream.detect.scorer import Scorer
 from echo_stream.detect.steady import STEADY_S, SteadyWatch
 from echo_stream.pipeline.elsewhere import ELSEWHERE, Places, Surroundings, louder_at
@@ -112,6 +113,8 @@ class Station:
     """What comes from elsewhere; None: nothing is known of that."""
     steady: SteadyWatch = field(default_factory=lambda: SteadyWatch(1.0))
     """Tells when a new sound has become steady."""
+    encoder_gate: GateWatch | None = None
+    """Says which windows are encoded; None: all are."""
     gate: Gate = field(default_factory=Gate)
     """Known sounds, which do not count towards an alarm."""
     meter: Meter | None = None
@@ -133,6 +136,28 @@ class Station:
     outlook: Outlook | None = None
     """What the ways to an alarm know; replaced by the pipeline thread, so that others can read it."""
     outlook_at: int = 0
+
+    def needs(self, window: Window, gate: Features) -> bool:
+        """Whether the next window is to be encoded now, by the features of the encoder's gate."""
+        watch = self.encoder_gate
+        if watch is None:
+            return True
+        alarmed = any(each.active for each in self.alarms)
+        return watch.needs(window, gate, alarmed=alarmed, clear=min(each.clear for each in self.alarms))
+
+    def score_of(self, features: Features, *, encoded: bool) -> tuple[Features, Score]:
+        """Features and score of the next window, which `needs` was asked about where the encoder is gated.
+
+        Args:
+            features: Of the encoder; those of its gate where it was not encoded.
+            encoded: Whether it was.
+        """
+        watch = self.encoder_gate
+        if watch is None:
+            return features, self.scorer.score_one(features)
+        if not encoded:
+            return watch.hold(features)
+        return watch.take(features, self.scorer.score_one(features))
 
     def judge(
         self, scored: Scored, places: Places | None = None, figures: SensorFigures | None = None

@@ -1,0 +1,143 @@
+"""The encoder gate decides which windows a costly encoder may leave out. Pure; pipeline thread and fit.
+
+The rule (docs/adr/0060): a window is left out where the spectral score and the last score of the costly
+encoder both lie within what nine in ten windows of held-out normal sound stayed below, in the same operating
+state, no alarm stands or begins, and it is not the machine's turn, which is each `every`-th window. It then
+has the last score once more. A score beyond the middle, by either, has the next window encoded.
+
+Trip levels are those of the costly encoder for every window, and hold: a score that is repeated is below the
+clear level of all alarms, so that what is over a level is a part of what would be without the gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any, Self
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echo_stream.core.types import Features, Float32, Float64, Score, Window
+from echo_stream.detect.reference import Reference, Sound
+
+MIDDLE = 0.9
+"""Share of held-out normal windows whose scores are called the middle."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderGate:
+    """What a bank knows for it: normal sound in spectral features, and where the middle ends."""
+
+    references: tuple[Reference, ...]
+    bands_hz: Float32
+    every: int
+    limit: float
+    """Highest spectral score in the middle."""
+    own_limit: float
+    """The same of the costly encoder."""
+
+    def look(self, features: Features) -> tuple[float, int]:
+        """Spectral score of a window, and the operating state that it is nearest to (an index)."""
+        sound = Sound.of([features])
+        values = [float(own.compare(sound)[0].sum()) for own in self.references]
+        state = int(np.argmin(values))
+        return values[state], state
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Its arrays, for a file."""
+        found: dict[str, NDArray[Any]] = {"gate.bands_hz": self.bands_hz}
+        for i, reference in enumerate(self.references):
+            found |= reference.tensors(f"gate.{i}.")
+        return found
+
+    def plain(self) -> dict[str, Any]:
+        """All but its arrays, as JSON."""
+        return {
+            "references": [each.plain() for each in self.references],
+            "every": self.every,
+            "limit": self.limit,
+            "own_limit": self.own_limit,
+        }
+
+    @classmethod
+    def restore(cls, plain: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """From what `plain` and `tensors` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: A part is missing, misshapen or not finite.
+        """
+        every, limit, own_limit = int(plain["every"]), float(plain["limit"]), float(plain["own_limit"])
+        if every < 1 or not np.isfinite([limit, own_limit]).all():
+            raise ValueError(f"gate: every {every}, limits {limit} and {own_limit}")
+        references = tuple(
+            Reference.restore(own, tensors, f"gate.{i}.") for i, own in enumerate(plain["references"])
+        )
+        return cls(references, tensors["gate.bands_hz"], every, limit, own_limit)
+
+
+@dataclass(slots=True)
+class GateWatch:
+    """Of one machine: what was encoded last, and how many windows were left out since."""
+
+    gate: EncoderGate
+    encoded: int = 0
+    """Windows since the start that the costly encoder encoded."""
+    left_out: int = 0
+    """And those that it did not."""
+    _last: tuple[Features, Score] | None = None
+    _state: int = -1
+    _end: int = 0
+    _count: int = 0
+
+    def needs(self, window: Window, spectral: Features, *, alarmed: bool, clear: float = inf) -> bool:
+        """Whether the next window is to be encoded at once.
+
+        Args:
+            window: The window.
+            spectral: Its spectral features.
+            alarmed: A warning or an alarm of the machine is active.
+            clear: The lowest clear level of its alarms; a score over it is never repeated.
+        """
+        value, state = self.gate.look(spectral)
+        middle = (
+            self._last is not None
+            and not alarmed
+            and window.start <= self._end
+            and state == self._state
+            and value <= self.gate.limit
+            and self._last[1].value <= min(self.gate.own_limit, clear)
+        )
+        # Each machine has a hop of its own: what all of them hear at once leaves the load as even as it was.
+        self._count += 1
+        due = (self._count + crc32(window.machine.encode())) % self.gate.every == 0
+        needed = due or not middle
+        if needed:
+            self._state = state
+        self._end = window.end
+        return needed
+
+    def take(self, features: Features, score: Score) -> tuple[Features, Score]:
+        """Features and score of a window that was encoded."""
+        self._last = features, score
+        self.encoded += 1
+        return features, score
+
+    def hold(self, spectral: Features) -> tuple[Features, Score]:
+        """Those of a window that was left out: the last ones, at this window's level."""
+        assert self._last is not None  # noqa: S101 - else it would have been needed
+        self.left_out += 1
+        features, score = self._last
+        level_dbfs = spectral.level_dbfs
+        delta_db = score.level_delta_db + level_dbfs - score.level_dbfs
+        return (
+            replace(features, level_dbfs=level_dbfs, gate=spectral),
+            replace(score, level_dbfs=level_dbfs, level_delta_db=delta_db, known_sound=""),
+        )
+
+
+def middle_of(held_out: Sequence[Float64]) -> float:
+    """Where the middle of held-out scores ends; runs of them."""
+    return float(np.quantile(np.concatenate(held_out), MIDDLE))

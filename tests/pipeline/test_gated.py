@@ -1,0 +1,137 @@
+"""A gated encoder in the corridor, with the bank that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event as Stop
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from echo_stream.capture.simulator import Simulated
+from echo_stream.config.load import load
+from echo_stream.core.calibration import BankCalibration, SensorLimits
+from echo_stream.core.errors import BankMismatch
+from echo_stream.core.types import AlarmEvent, Enrolled, Window
+from echo_stream.detect.bank import NormalBank
+from echo_stream.encode.echo import EchoDimensions, EchoWeights
+from echo_stream.fit.learn import calibrated, joined_held_out
+from echo_stream.fit.recorded import held_out_places
+from echo_stream.fit.session import Enrolment, Session
+from echo_stream.pipeline.factory import build_encoder, build_station, load_fitting_bank, open_sources
+from echo_stream.pipeline.looking import Looked, Lookers
+from echo_stream.pipeline.loop import encode_windows, listen, read_windows
+from echo_stream.pipeline.station import Event, Scored, Station
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+RATE_HZ = 8000
+SIZES = EchoDimensions(embed_dim=24, encoder_depth=2, num_heads=3)
+ENCODER = (
+    "encoder: {kind: echo, weights: net.safetensors, dimensions: {embed_dim: 24, depth: 2, heads: 3}, "
+    "runtime: openvino, precision: float32%s}\n"
+)
+NORMAL, FAULTY = "", ", faults: [{kind: bearing, start_s: 14, end_s: 32}]"
+
+
+def write_config(folder: Path, machines: Sequence[str], faults: str, gate: str = ", gate: auto") -> None:
+    lines = ["node: pc7\nstate_dir: state\nevidence: {enabled: false}\n" + ENCODER % gate + "machines:"]
+    for name in machines:
+        source = (
+            f"{{kind: simulated, seed: 3, sample_rate_hz: {RATE_HZ}, pace: fast, duration_s: 32{faults}}}"
+        )
+        lines.append(f"  - {{id: {name}, bank: bank.safetensors, source: {source}}}")
+    (folder / "config.yaml").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a bank of a minute."""
+    found = tmp_path_factory.mktemp("gated")
+    save_file(dict(EchoWeights.random(SIZES).tensors), found / "net.safetensors")
+    write_config(found, ["a"], NORMAL)
+    config = load(found / "config.yaml")
+    encoder = build_encoder(config)
+    source = Simulated(3, RATE_HZ, pace="fast", duration_s=61.0, start_s=500.0)
+    windows = read_windows(source, window_s=2.0, hop_s=1.0)
+    enrolled = [
+        Enrolled(features, "take", window.start / RATE_HZ)
+        for window, features in encode_windows(encoder, windows)
+    ]
+    bank = NormalBank.fit(enrolled, encoder=encoder.identity, sample_rate_hz=RATE_HZ, window_s=2.0, hop_s=1.0)
+    places = held_out_places(enrolled, window_s=2.0, hop_s=1.0)
+    runs = calibrated(joined_held_out(bank, enrolled, places), 1.0).runs
+    levels_dbfs = [item.features.level_dbfs for item in enrolled]
+    calibration = BankCalibration(hop_s=1.0, runs=runs, sensor=SensorLimits.fit(levels_dbfs), spectra={})
+    replace(bank, calibration=calibration).save(found / "bank.safetensors")
+    session = Session("normal", "simulated", "", RATE_HZ, "", len(enrolled), 1.0, ("take",))
+    Enrolment(session, enrolled).save(found / "enrolled.safetensors")
+    return found
+
+
+def walk(folder: Path) -> tuple[list[Scored], list[Event], dict[str, Station]]:
+    config = load(folder / "config.yaml")
+    encoder, sources = build_encoder(config), open_sources(config.machines)
+    stations = {m.id: build_station(config, m, sources[m.id], encoder) for m in config.machines}
+    scored: list[Scored] = []
+    events: list[Event] = []
+    listen(
+        lambda: stations,
+        encoder,
+        on_event=lambda _, event: events.append(event),
+        observe=scored.extend,
+        stop=Stop(),
+    )
+    return scored, events, stations
+
+
+def test_normal_sound_is_encoded_now_and_then_and_a_fault_at_once(folder: Path) -> None:
+    write_config(folder, ["m1", "m2"], FAULTY)
+    scored, events, stations = walk(folder)
+    raised = {event.machine for event in events if isinstance(event, AlarmEvent) and event.active}
+    assert raised == {"m1", "m2"}
+    for name, station in stations.items():
+        values = np.array([score.value for window, score in scored if window.machine == name])
+        held = np.diff(values) == 0
+        assert held[:12].mean() > 0.4, "normal sound"
+        assert not held[18:].any(), "the fault"
+        watch = station.encoder_gate
+        assert watch is not None
+        assert (watch.left_out, watch.encoded) == (held.sum(), (~held).sum() + 1)
+
+
+def test_a_round_keeps_its_order_with_any_number_of_threads(folder: Path) -> None:
+    """Every third of forty windows is wanted; those that are not keep the gate's features."""
+    encoder = build_encoder(load(folder / "config.yaml"))
+    rng = np.random.default_rng(0)
+    windows = [
+        Window(f"m{n}", rng.uniform(-0.1, 0.1, 2 * RATE_HZ).astype(np.float32), 0, 2 * RATE_HZ, RATE_HZ, NOW)
+        for n in range(40)
+    ]
+    found = []
+    for threads in (1, 3):
+        with Lookers(encoder, threads) as lookers:
+            batches = lookers.look(windows, lambda window, _: int(window.machine[1:]) % 3 == 0)
+            found.append([each for batch in batches for each in batch if isinstance(each, Looked)])
+    for one, many, window in zip(*found, windows, strict=True):
+        assert one.window is many.window is window
+        assert one.encoded == many.encoded == (int(window.machine[1:]) % 3 == 0)
+        assert one.features.window.shape[1] == (24 if one.encoded else 6)
+        assert np.array_equal(one.features.window, many.features.window)
+        assert one.figures == many.figures
+
+
+def test_what_was_enrolled_keeps_what_the_gate_needs(folder: Path) -> None:
+    features = Enrolment.load(folder / "enrolled.safetensors", "b1").enrolled[0].features
+    assert features.gate is not None
+    assert features.gate.window.shape[1] == 6
+
+
+def test_a_bank_of_another_gate_is_refused(folder: Path) -> None:
+    write_config(folder, ["a"], NORMAL, gate="")
+    config = load(folder / "config.yaml")
+    with pytest.raises(BankMismatch, match="gate_every: the bank has 4, asked for is none"):
+        load_fitting_bank(config, config.machines[0], build_encoder(config), RATE_HZ)

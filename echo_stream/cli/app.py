@@ -164,6 +164,28 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def plant(
+    host: Annotated[
+        str | None,
+        typer.Option("--broker", metavar="HOST[:PORT]", help="another than the configuration's"),
+    ] = None,
+    asset: Annotated[
+        list[str] | None,
+        typer.Option("--asset", metavar="KEY=VALUE", help="only machines that stand there: line=3"),
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List all machines of all nodes by what the broker keeps of them, the most urgent first.
+
+    User, password and TLS are the configuration's.
+    """
+    from echo_stream.cli.plant import show_plant
+
+    show_plant(host, asset or [], config, as_json)
+
+
+@app.command()
 def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Look whether this PC is fit: CPU, disk, rights, devices, level, broker, clock. Listens some seconds."""
     from echo_stream.cli.doctor import run_doctor

@@ -36,6 +36,8 @@ class MachineNow:
     """Newest health (schemas/health.json)."""
     event: Payload | None = None
     """Newest event since the watching began (schemas/event.json)."""
+    bank: Payload | None = None
+    """Version of the bank in use, and the one proposed (schemas/bank.json)."""
 
 
 @dataclass
@@ -45,6 +47,8 @@ class Fleet:
     root: str
     nodes: dict[str, bool] = field(default_factory=dict)
     """Node to whether its daemon is online."""
+    node_healths: dict[str, Payload] = field(default_factory=dict)
+    """Node to its newest health (schemas/node_health.json)."""
     machines: dict[tuple[str, str], MachineNow] = field(default_factory=dict)
     """(node, machine) to what is known of it."""
     trouble: str = ""
@@ -62,6 +66,10 @@ class Fleet:
         if len(levels) == 2 and levels[1] == "status":
             self.nodes[levels[0]] = payload == ONLINE.encode()
             return True
+        if len(levels) == 2 and levels[1] == "health":
+            document = _document(payload)
+            self.node_healths |= {levels[0]: document} if document is not None else {}
+            return document is not None
         if len(levels) != 3:
             return False
         node, machine, what = levels
@@ -76,16 +84,21 @@ def _take(now: MachineNow, what: str, payload: bytes) -> bool:
     if what == "availability":
         now.available = payload == ONLINE.encode()
         return True
-    if what not in ("alarm", "score", "health", "event"):
+    if what not in ("alarm", "score", "health", "event", "bank"):
         return False
-    try:
-        document: Any = json.loads(payload)
-    except ValueError:
-        return False
-    if not isinstance(document, dict):
+    document = _document(payload)
+    if document is None:
         return False
     setattr(now, what, document)
     return True
+
+
+def _document(payload: bytes) -> Payload | None:
+    try:
+        document: Any = json.loads(payload)
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def follow(

@@ -1,0 +1,137 @@
+"""plant: all machines of all nodes by what a real broker keeps of them, the most urgent first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from echo_stream.cli.plant import _address, collect, listed, show_plant
+from echo_stream.cli.watch import Fleet
+from echo_stream.core.errors import ConfigError, DeliveryError
+from echo_stream.mqtt import models
+from echo_stream.mqtt.connection import Broker
+from tests.mqtt.conftest import Subscriber
+from tests.support.broker import MosquittoBroker, free_port, mosquitto
+
+QUIET: dict[str, Any] = {"state": "NORMAL", "level": None, "active": False, "priority": None}
+
+
+def example(model: type[models.Payload], **fields: Any) -> bytes:
+    """The documented example of a payload, with other fields."""
+    extra: Any = model.model_config["json_schema_extra"]
+    document = {**extra["examples"][0], **fields}
+    model.model_validate_json(json.dumps(document))
+    return json.dumps(document).encode()
+
+
+def retained() -> dict[str, bytes]:
+    """Three nodes: one in trouble, one that is well, one that is gone."""
+    found: dict[str, bytes] = {}
+    alarms: dict[str, dict[str, Any]] = {
+        "hall1/fine": QUIET,
+        "hall1/alarm": {},
+        "hall1/acked": {"state": "ACKED"},
+        "hall1/warning": {"level": "warning", "priority": "low"},
+        "hall1/back": {**QUIET, "state": "RTN_UNACK"},
+        "hall2/fine": QUIET,
+        "hall2/deaf": QUIET,
+        "hall3/pump": QUIET,
+    }
+    for n, (path, alarm) in enumerate(alarms.items()):
+        node, machine = path.split("/")
+        own = {"node": node, "machine": machine, "asset": {"site": "A", "line": str(n % 2)}}
+        found[f"{path}/alarm"] = example(models.Alarm, **own, name=machine.title(), **alarm)
+        found[f"{path}/health"] = example(models.Health, **own)
+        found[f"{path}/bank"] = example(models.Bank, **own)
+        found[f"{path}/availability"] = b"offline" if machine == "deaf" else b"online"
+    for node, state, reasons in (("hall1", "ok", []), ("hall2", "degraded", ["fine: bank is damaged"])):
+        found[f"{node}/health"] = example(models.NodeHealth, node=node, state=state, reasons=reasons)
+        found[f"{node}/status"] = b"online"
+    found["hall3/status"] = b"offline"
+    return {f"echo-stream/{topic}": payload for topic, payload in found.items()}
+
+
+URGENT = [
+    ("alarm", "hall1", "alarm"),
+    ("alarm, seen", "hall1", "acked"),
+    ("not listening", "hall2", "deaf"),
+    ("not listening", "hall3", "pump"),
+    ("to acknowledge", "hall1", "back"),
+    ("warning", "hall1", "warning"),
+    ("degraded", "hall2", "fine"),
+    ("", "hall1", "fine"),
+]
+
+
+def test_what_a_broker_keeps_is_listed_by_urgency(
+    broker: MosquittoBroker,
+    listen: Callable[..., Subscriber],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    client = listen(broker, "none").client
+    for topic, payload in retained().items():
+        client.publish(topic, payload, qos=1, retain=True).wait_for_publish(30)
+    client.publish("echo-stream/hall1/fine/alarm/more", b"x", qos=1, retain=True).wait_for_publish(30)
+    monkeypatch.chdir(tmp_path)  # where there is no configuration
+    show_plant(f"127.0.0.1:{broker.port}", [], None, True)
+    found = json.loads(capsys.readouterr().out)
+    assert [(m["urgency"], m["node"], m["machine"]) for m in found["machines"]] == URGENT
+    first = found["machines"][0]
+    assert (first["name"], first["state"], first["bank"], first["bank_proposed"]) == (
+        "Alarm",
+        "UNACK",
+        "b7",
+        "b8",
+    )
+    assert (first["coverage_10m"], first["versions"]["echo-stream"]) == (0.998, "0.1.0")
+    assert first["heard"] == "2026-11-20T08:14:03.120Z"
+    nodes = {node["node"]: node for node in found["nodes"]}
+    assert {name: node["online"] for name, node in nodes.items()} == {
+        "hall1": True,
+        "hall2": True,
+        "hall3": False,
+    }
+    assert nodes["hall2"]["reasons"] == ["fine: bank is damaged"]
+    show_plant(f"127.0.0.1:{broker.port}", ["line=1", "site=A"], None, False)
+    said = capsys.readouterr().out
+    assert "Alarm" in said
+    assert "Acked" not in said
+    assert "hall2: fine: bank is damaged" in said
+    assert "hall3: offline" in said
+
+
+def test_a_broker_that_refuses_or_is_away_says_so(tmp_path: Path) -> None:
+    with mosquitto(tmp_path, users={"somebody": "secret"}) as locked, pytest.raises(DeliveryError):
+        collect(Broker(locked.host, locked.port), "echo-stream")
+    with pytest.raises(DeliveryError):
+        collect(Broker("127.0.0.1", free_port()), "echo-stream")
+
+
+def test_low_coverage_is_urgent() -> None:
+    fleet = Fleet("r")
+    fleet.apply("r/pc/status", b"online")
+    fleet.apply("r/pc/m/availability", b"online")
+    fleet.apply("r/pc/m/health", example(models.Health, coverage_10m=0.2))
+    assert [m["urgency"] for m in listed(fleet)["machines"]] == ["degraded"]
+
+
+@pytest.mark.parametrize("text", ["", "host:port", "user@host", "host/path", ":1883"])
+def test_what_is_no_broker(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no broker"):
+        _address(text)
+
+
+def test_addresses() -> None:
+    assert _address("broker.plant") == ("broker.plant", None)
+    assert _address("[::1]:8883") == ("::1", 8883)
+
+
+def test_an_asset_that_says_no_place() -> None:
+    with pytest.raises(ConfigError, match="says no place"):
+        show_plant("127.0.0.1:1", ["line"], None, True)

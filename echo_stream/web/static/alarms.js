@@ -9,7 +9,7 @@ const CAUSES = {
   shelve: "shelved", unshelve: "taken off the shelf", shelve_expired: "the shelving has ended",
   out_of_service: "taken out of service", in_service: "back in service", suppress: "held back: sensor fault or machine off",
   unsuppress: "watched again", realarm: "announced again", changed_again: "the sound has changed again",
-  new_steady_state: "new steady state",
+  new_steady_state: "the changed sound stays",
 };
 
 export function describe({ kind, event }) {

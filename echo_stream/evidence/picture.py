@@ -213,7 +213,10 @@ def draw(document_path: Path, *, telephone_only: bool = False) -> None:
     samples, _ = soundfile.read(document_path.with_name(document["clip"]["file"]), dtype="float32")
     samples *= document["clip"].get("full_scale", 1.0)  # version 0.1 clipped
     measured = measure_alarm(document, samples)
-    write_whole(telephone_path(document_path), telephone_picture(measured))
+    if not telephone_path(
+        document_path
+    ).exists():  # it shows the sound up to the alarm, which does not change
+        write_whole(telephone_path(document_path), telephone_picture(measured))
     if telephone_only:
         return
     document["changes"] = [asdict(change) for change in changes(measured)]

@@ -33,7 +33,7 @@ from echo_stream.config.values import (
     Whole,
     check_address,
 )
-from echo_stream.config.vibration import Limits, Model, SensorCalibration
+from echo_stream.config.vibration import Bearing, Limits, Model, SensorCalibration
 from echo_stream.core.measures import MEASURES, OF_SOUND
 
 # One patch: 16 frames of 25 ms, 10 ms apart (ECHO, section 3.1); longer than 20 s the net cuts it in pieces.
@@ -403,7 +403,18 @@ class Machine(Model):
         "a warning is held while the sound changes more there",
     )
     limits: Limits | None = Field(None, description="of a standard; null: no zone is told")
+    rpm: Number | None = Field(
+        None, gt=0, le=1e6, description="turns of its shaft in a minute: lines are named in the evidence"
+    )
+    gear_teeth: Whole | None = Field(None, ge=2, le=10_000, description="of the gear on that shaft")
+    bearing: Bearing | None = Field(None, description="of that shaft")
     alarm: AlarmSettings = AlarmSettings()
+
+    @model_validator(mode="after")
+    def _parts_need_a_speed(self) -> Machine:
+        if self.rpm is None and (self.gear_teeth is not None or self.bearing is not None):
+            raise ValueError("gear_teeth and bearing need rpm: their frequencies follow from it")
+        return self
 
     @model_validator(mode="after")
     def _limits_need_a_velocity(self) -> Machine:

@@ -1,13 +1,14 @@
-"""The settings of a calibrated sensor say what a sample stands for, and which limits its user has for it."""
+"""The settings of a calibrated sensor and of what turns: calibration, limits, bearing."""
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from echo_stream.config.values import Number
+from echo_stream.config.values import Number, Whole
 
 Unit = Literal["g", "m/s2", "Pa"]
 
@@ -78,3 +79,21 @@ class Limits(Model):
         if limits[0] <= 0 or any(after <= before for before, after in pairwise(limits)):
             raise ValueError(f"expected numbers above 0, each above the one before, found {list(limits)}")
         return limits
+
+
+class Bearing(Model):
+    """A rolling bearing, as its maker's catalogue gives it; its outer race stands still."""
+
+    balls: Whole = Field(ge=3, le=500, description="balls or rollers in one row")
+    d: Number = Field(gt=0, le=1e4, description="diameter of a ball")
+    D: Number = Field(gt=0, le=1e5, description="diameter of the circle of their centres, same unit as d")
+    angle: Number = Field(0.0, ge=0, lt=90, description="contact angle in degrees")
+
+    @model_validator(mode="after")
+    def _balls_fit(self) -> Bearing:
+        if self.balls * self.d > math.pi * self.D:
+            raise ValueError(
+                f"{self.balls} balls of {self.d:g} do not fit on a circle of {self.D:g}; d is the diameter "
+                "of a ball, D that of the circle of their centres"
+            )
+        return self

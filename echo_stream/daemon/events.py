@@ -23,12 +23,13 @@ from echo_stream.core.types import (
     SensorEvent,
 )
 from echo_stream.daemon.saved_state import Levels, restore_state, save_state
+from echo_stream.evidence.normal_sound import file_of
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.evidence.store import Kept
 from echo_stream.mqtt import payloads
 from echo_stream.mqtt.payloads import LevelState, Payload
 from echo_stream.mqtt.publisher import Kind, Publisher
-from echo_stream.pipeline.nearest_normal import nearest_normal
+from echo_stream.pipeline.nearest_normal import kept_clips, nearest_normal
 from echo_stream.pipeline.station import Event, Scored, Station
 
 log = structlog.get_logger()
@@ -330,6 +331,11 @@ def _keep(
         found = path and nearest_normal(bank, path, heard[-windows:], condition)
         return found.to_json() if found else None
 
+    def normal_sound() -> list[dict[str, Any]]:
+        kept = kept_clips(bank, path, condition) if path else []
+        files = [(file_of(path, version, clip.file), clip) for version, clip in kept] if path else []
+        return [{"path": str(file.absolute()), "full_scale": clip.full_scale} for file, clip in files if file]
+
     evidence.alarm(
         payload,
         at=event.at,
@@ -339,6 +345,8 @@ def _keep(
         history=station.reader.slicer.history,
         normal=_normal_spectrum(station),
         nearest=nearest,
+        lines_hz=station.lines_hz,
+        normal_sound=normal_sound,
     )
 
 

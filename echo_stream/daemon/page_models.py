@@ -125,6 +125,7 @@ def evidence_of(kept: Kept, bank: Path | None) -> tuple[models.Evidence, Files]:
             onset_s=kept.onset_s,
             duration_s=kept.duration_s,
             bands=[models.Band.model_validate(change) for change in kept.changes],
+            lines=list(kept.lines),
             full_scale=kept.full_scale,
             normal=nearest,
         ),

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +21,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from echo_stream.core.files import write_whole
-from echo_stream.core.types import Float64
+from echo_stream.core.types import Float32, Float64
+from echo_stream.evidence.lines import name_lines
 from echo_stream.evidence.spectrum import (
     AlarmSpectrum,
+    Change,
     change_text,
     changes,
     deciding_bands,
@@ -81,7 +84,7 @@ def _title(it: AlarmSpectrum) -> str:
     event = it.document["event"]
     name, at = event["machine"], event["ts"][:19].replace("T", " ")
     line = f"{name}: {event['level']} at {at} UTC, score {event['score']:.2f} over {event['threshold']:.2f}"
-    text = change_text(it)
+    text = "; ".join([change_text(it), *(line["text"] for line in it.document.get("lines", ()))])
     return f"{line}\n{text[0].upper()}{text[1:]}"
 
 
@@ -198,7 +201,8 @@ def frequency_axis(axes: Axes, low_hz: float, high_hz: float, *, across: bool = 
 def draw(document_path: Path, *, telephone_only: bool = False) -> None:
     """Draw the pictures of an evidence document from the clip beside it; each whole or not at all.
 
-    The document gets what they show: `changes`, the bands that are louder or quieter than normal.
+    The document gets what they show: `changes`, the bands that are louder or quieter than normal, and
+    `lines`, those of shaft, gear and bearing that stand out.
 
     Args:
         document_path: As evidence wrote it.
@@ -219,9 +223,32 @@ def draw(document_path: Path, *, telephone_only: bool = False) -> None:
         write_whole(telephone_path(document_path), telephone_picture(measured))
     if telephone_only:
         return
-    document["changes"] = [asdict(change) for change in changes(measured)]
+    changed = changes(measured)
+    document["changes"] = [asdict(change) for change in changed]
+    document["lines"] = _named_lines(document, samples, changed)
     write_whole(document_path, json.dumps(document, ensure_ascii=False).encode())
     write_whole(document_path.with_suffix(".png"), png_of(alarm_figure(measured)))
+
+
+def _named_lines(
+    document: Mapping[str, Any], samples: Float32, changed: Sequence[Change]
+) -> list[dict[str, Any]]:
+    import soundfile  # noqa: PLC0415
+
+    expected_hz = document.get("lines_hz")
+    if not expected_hz:
+        return []
+    normals, clip = [], document["clip"]
+    for kept in document["normal_sound"]:
+        with suppress(OSError, soundfile.LibsndfileError):  # a version that was removed, or is damaged
+            sound, rate_hz = soundfile.read(kept["path"], dtype="float32")
+            if rate_hz == clip["sample_rate_hz"]:
+                normals.append(sound * np.float32(kept["full_scale"]))
+    onset_s = clip["alarm_s"] if clip["onset_s"] is None else clip["onset_s"]
+    present = samples[round(onset_s * clip["sample_rate_hz"]) :]
+    louder = next(((each.low_hz, each.high_hz) for each in changed if each.change == "louder"), None)
+    found = name_lines(present, normals, clip["sample_rate_hz"], expected_hz, louder)
+    return [{**asdict(each), "text": each.to_text()} for each in found]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event, Lock
@@ -45,6 +45,9 @@ from echo_stream.evidence.store import (
 History = Callable[[int, int], Float32 | None]
 """Samples (n,) from one absolute index up to another, or None where they are not all there."""
 
+NormalSound = Callable[[], Sequence[Mapping[str, Any]]]
+"""All kept normal sound of the operating state: `path` and `full_scale` of each clip; asked likewise."""
+
 Nearest = Callable[[], Mapping[str, Any] | None]
 """The kept normal sound that is most like the alarm, as plain JSON; asked on the worker's thread."""
 
@@ -67,6 +70,8 @@ class Job:
     before: Float32
     after: Float32 | None = None
     nearest: Nearest = lambda: None
+    lines_hz: Mapping[str, float] = field(default_factory=dict)
+    normal_sound: NormalSound = tuple
 
     @property
     def samples(self) -> Float32:
@@ -93,6 +98,8 @@ class Job:
             "bands_hz": [[band.low_hz, band.high_hz, band.contribution] for band in self.bands],
             "normal": self.normal and self.normal.to_json(),
             "nearest_normal": self.nearest(),
+            "lines_hz": dict(self.lines_hz),
+            "normal_sound": list(self.normal_sound()) if self.lines_hz else [],
         }
 
 
@@ -227,6 +234,8 @@ class Evidence:
         history: History,
         normal: NormalSpectrum | None = None,
         nearest: Nearest = lambda: None,
+        lines_hz: Mapping[str, float] | None = None,
+        normal_sound: NormalSound = tuple,
     ) -> None:
         """Keep the evidence of an alarm. Pipeline thread; copies what is in memory and returns at once.
 
@@ -239,12 +248,27 @@ class Evidence:
             history: gives the machine's sound; called from this thread only.
             normal: the normal spectrum; without it the picture compares with the sound before the onset.
             nearest: finds the normal sound to hear beside it.
+            lines_hz: where the machine's parts have their lines, by name; None: none is looked for.
+            normal_sound: finds the normal sound that lines are compared with.
         """
         when = datetime.fromisoformat(event["ts"])
         path = document_path(self._folder, event["machine"], when, event["event_id"])
         first = (at if onset is None else min(onset, at)) - round(self._pre_roll_s * sample_rate_hz)
         before = longest(history, at, -min(at, at - first), sample_rate_hz)
-        job = Job(path, event, at, onset, sample_rate_hz, bands, normal, history, before, nearest=nearest)
+        job = Job(
+            path,
+            event,
+            at,
+            onset,
+            sample_rate_hz,
+            bands,
+            normal,
+            history,
+            before,
+            nearest=nearest,
+            lines_hz=lines_hz or {},
+            normal_sound=normal_sound,
+        )
         self._waiting.append(job)
         self._put(job)  # a power cut leaves at least this
 

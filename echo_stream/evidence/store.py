@@ -46,6 +46,8 @@ class Kept:
     """Of the sound."""
     changes: tuple[Mapping[str, Any], ...] = ()
     """Bands that are louder or quieter than normal; known once the picture is drawn."""
+    lines: tuple[str, ...] = ()
+    """Lines of shaft, gear and bearing that stand out, in words; known likewise."""
     full_scale: float = 1.0
     """What 1 in the sound stands for."""
     nearest_normal: Mapping[str, Any] | None = None
@@ -248,13 +250,15 @@ def _checked(path: Path, document: Any) -> Kept:
     clip, changes = document.get("clip"), document.get("changes")
     times = {name: _seconds(clip, name) for name in ("onset_s", "alarm_s", "duration_s")}
     bands = changes if isinstance(changes, list) else []
-    nearest = document.get("nearest_normal")
+    nearest, lines = document.get("nearest_normal"), document.get("lines")
+    lines = lines if isinstance(lines, list) else []
     return Kept(
         path,
         event,
         document["complete"],
         **times,
         changes=tuple(b for b in bands if isinstance(b, dict)),
+        lines=tuple(str(each.get("text", "")) for each in lines if isinstance(each, dict)),
         full_scale=_seconds(clip, "full_scale") or 1.0,
         nearest_normal=nearest if isinstance(nearest, dict) else None,
     )

@@ -41,6 +41,7 @@ from echo_stream.detect.scorer import Scorer
 from echo_stream.detect.steady import SteadyWatch
 from echo_stream.encode.encoder import Encoder, EncoderByMachine, encoder_of, make_encoder
 from echo_stream.encode.gated import GatedEncoder
+from echo_stream.evidence.lines import lines_hz
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.evidence.store import Kept
 from echo_stream.history.store import HISTORY_FILE, HistoryStore
@@ -345,6 +346,7 @@ def build_station(config: Config, machine: Machine, source: AudioSource, encoder
     return Station(
         reader=reader,
         meter=build_meter(machine),
+        lines_hz=expected_lines_hz(machine),
         zones=None if machine.limits is None else ZoneWatch(machine.limits.velocity_mm_s, cut.hop_s),
         bank=bank,
         bank_id=accepted_version(machine.bank) or "",
@@ -365,6 +367,13 @@ def build_meter(machine: Machine) -> Meter | None:
     """What measures in physical units; None where the sensor is not calibrated."""
     known = machine.source.calibration
     return None if known is None else Meter(known.unit, known.units_at_full_scale, known.envelope_hz)
+
+
+def expected_lines_hz(machine: Machine) -> dict[str, float]:
+    """Where shaft, gear and bearing have their lines, by name; nothing where the speed is not known."""
+    known = machine.bearing
+    bearing = None if known is None else (known.balls, known.d, known.D, known.angle)
+    return {} if machine.rpm is None else lines_hz(machine.rpm, machine.gear_teeth, bearing)
 
 
 def _kept_s(config: Config, machine: Machine) -> float:

@@ -51,12 +51,7 @@ def nearest_normal(
         features: Of the windows, at least one.
         condition: Operating state; clips of another are no comparison.
     """
-    clips = [
-        (version, clip)
-        for version in bank.session_ids
-        for clip in read_clips(folder_of(path, version))
-        if clip.condition == condition
-    ]
+    clips = kept_clips(bank, path, condition)
     reference = next((each for each in bank.references if each.condition == condition), None)
     if not clips or reference is None or not features:
         return None
@@ -70,6 +65,16 @@ def nearest_normal(
     if not found:
         return NearestNormal(*clips[0], at_s=0.0, distance=None)
     return min(found, key=lambda each: each.distance or 0.0)
+
+
+def kept_clips(bank: NormalBank, path: Path, condition: str) -> list[tuple[str, KeptClip]]:
+    """The normal sound of an operating state that was kept for a bank, each clip with its version."""
+    return [
+        (version, clip)
+        for version in bank.session_ids
+        for clip in read_clips(folder_of(path, version))
+        if clip.condition == condition
+    ]
 
 
 def _nearest_inside(

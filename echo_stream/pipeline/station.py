@@ -125,6 +125,8 @@ class Station:
     """Where its user has limits for its velocity."""
     zone: str | None = None
     """Of the last minute; nothing depends on it."""
+    lines_hz: Mapping[str, float] = field(default_factory=dict)
+    """Where shaft, gear and bearing have their lines, by name; nothing where the speed is not known."""
     score: Score | None = None
     """Of the newest window; not the window itself: its samples take memory."""
     scored_until: int = 0

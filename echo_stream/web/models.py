@@ -199,6 +199,7 @@ class Evidence(Model):
     onset_s: float | None = None
     duration_s: float | None = None
     bands: list[Band] = Field(description="which bands are louder or quieter, and by how much")
+    lines: list[str] = Field(description="lines of shaft, gear and bearing that stand out, in words")
     full_scale: float = Field(1.0, description="what 1 in the clip stands for")
     normal: NearestNormal | None = Field(None, description="null: no normal sound was kept")
 

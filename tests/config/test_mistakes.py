@@ -177,6 +177,17 @@ def changed(find: str, put: str) -> str:
                 ("[1, 2, 3, 4]", "limits.velocity_mm_s: expected "),
             )
         ),
+        *(
+            ("{kind: simulated}", f"{{kind: simulated}}\n    {given}", said)
+            for given, said in (
+                ("bearing: {balls: 9, d: 8, D: 39}", "gear_teeth and bearing need rpm"),
+                ("gear_teeth: 23", "gear_teeth and bearing need rpm"),
+                ("rpm: 0", "rpm: expected greater than 0, found 0"),
+                ("rpm: 1480\n    bearing: {balls: 9, d: 39, D: 8}", "do not fit on a circle of 8"),
+                ("rpm: 1480\n    bearing: {balls: 9, d: 8}", "bearing.D: is missing"),
+                ("rpm: 1480\n    bearing: {balls: 9, d: 8, D: 39, angel: 15}", "did you mean angle?"),
+            )
+        ),
         (
             "{kind: simulated}",
             "{kind: simulated}\n    limits: {velocity_mm_s: [2.8, 7.1]}",

@@ -121,6 +121,13 @@ def test_the_clip_answers_range_and_is_found_by_event_only(alarmed: RunningPage)
     assert found["complete"]
     assert found["bands"][0]["change"] == "louder"
     assert found["alarm_s"] > found["onset_s"] > 0
+    document = json.loads(
+        next((alarmed.folder / "state/evidence/pump3").glob(f"*{event_id}.json")).read_text()
+    )
+    assert document["lines_hz"]["BPFO"] == pytest.approx(3.585 * 1480 / 60, rel=1e-3)
+    assert document["normal_sound"]
+    assert all(Path(each["path"]).is_file() for each in document["normal_sound"])
+    assert found["lines"] == [each["text"] for each in document["lines"]]
     status, headers, data = alarmed.ask(f"/api/evidence/{event_id}/clip", headers={"Range": "bytes=0-3"})
     assert (status, data, headers["content-type"]) == (206, b"fLaC", "audio/flac")
     assert alarmed.ask(f"/api/evidence/{event_id}/picture")[2].startswith(b"\x89PNG")

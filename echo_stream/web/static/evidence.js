@@ -111,7 +111,7 @@ function show(main, found) {
       ),
       h("section", { class: "box" },
         h("h2", {}, "What changed"),
-        found.bands.length ? h("ul", {}, found.bands.map((band) => h("li", {}, louder(band))))
+        found.bands.length || found.lines.length ? h("ul", {}, [...found.bands.map(louder), ...found.lines].map((text) => h("li", {}, text)))
           : h("p", { class: "faint" }, found.picture ? "no band by itself is outside its normal range" : "not measured yet"),
         h("dl", { class: "facts" }, Object.entries(facts).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])))),
     answerBox(found),

@@ -110,7 +110,7 @@ class NormalBank:
             own = tuple(reference for reference, _ in seen)
             of_gate = _held_out(own, [scores for _, scores in seen], spectral, folds, hop_s)
             bands_hz = np.asarray(spectral[0][0].features.bands_hz, np.float32)
-            gate = EncoderGate(own, bands_hz, int(every), middle_of(of_gate), middle_of(held_out))
+            gate = EncoderGate(own, bands_hz, int(every), middle_of(of_gate))
         return cls(
             references=references,
             bands_hz=np.asarray(enrolled[0].features.bands_hz, dtype=np.float32),

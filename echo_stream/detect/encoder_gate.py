@@ -1,19 +1,20 @@
 """The encoder gate decides which windows a costly encoder may leave out. Pure; pipeline thread and fit.
 
-The rule (docs/adr/0060): a window is left out where the spectral score and the last score of the costly
-encoder both lie within what nine in ten windows of held-out normal sound stayed below, in the same operating
-state, no alarm stands or begins, and it is not the machine's turn, which is each `every`-th window. It then
-has the last score once more. A score beyond the middle, by either, has the next window encoded.
+The rule (docs/adr/0060): a window is left out where its spectral score is in the middle, that is within what
+nine in ten windows of held-out normal sound, or of the machine's own last minutes, stayed below; in the same
+operating state; no alarm stands or begins; the last score of the costly encoder is below every level of an
+alarm; and it is not the turn of the machine, each `every`-th window. It then has the last score once more.
 
-Trip levels are those of the costly encoder for every window, and hold: a score that is repeated is below the
-clear level of all alarms, so that what is over a level is a part of what would be without the gate.
+Trip levels are those of the costly encoder for every window, and hold: a score that is repeated is below them
+all, so that what is over a level is a part of what would be without the gate.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import inf
+from dataclasses import dataclass, field, replace
+from math import inf, isfinite
 from typing import Any, Self
 from zlib import crc32
 
@@ -24,7 +25,10 @@ from echo_stream.core.types import Features, Float32, Float64, Score, Window
 from echo_stream.detect.reference import Reference, Sound
 
 MIDDLE = 0.9
-"""Share of held-out normal windows whose scores are called the middle."""
+"""Share of normal windows whose scores are called the middle."""
+RECENT, FEWEST, LAG = 120, 20, 12
+"""Windows of the machine's own last minutes, how many of them say something, and how many of the newest do
+not count: they may belong to a change, which is encoded for longer than any alarm waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +39,7 @@ class EncoderGate:
     bands_hz: Float32
     every: int
     limit: float
-    """Highest spectral score in the middle."""
-    own_limit: float
-    """The same of the costly encoder."""
+    """Highest spectral score in the middle of held-out normal sound."""
 
     def look(self, features: Features) -> tuple[float, int]:
         """Spectral score of a window, and the operating state that it is nearest to (an index)."""
@@ -59,7 +61,6 @@ class EncoderGate:
             "references": [each.plain() for each in self.references],
             "every": self.every,
             "limit": self.limit,
-            "own_limit": self.own_limit,
         }
 
     @classmethod
@@ -69,13 +70,13 @@ class EncoderGate:
         Raises:
             KeyError, TypeError, ValueError: A part is missing, misshapen or not finite.
         """
-        every, limit, own_limit = int(plain["every"]), float(plain["limit"]), float(plain["own_limit"])
-        if every < 1 or not np.isfinite([limit, own_limit]).all():
-            raise ValueError(f"gate: every {every}, limits {limit} and {own_limit}")
+        every, limit = int(plain["every"]), float(plain["limit"])
+        if every < 1 or not isfinite(limit):
+            raise ValueError(f"gate: every {every}, limit {limit}")
         references = tuple(
             Reference.restore(own, tensors, f"gate.{i}.") for i, own in enumerate(plain["references"])
         )
-        return cls(references, tensors["gate.bands_hz"], every, limit, own_limit)
+        return cls(references, tensors["gate.bands_hz"], every, limit)
 
 
 @dataclass(slots=True)
@@ -91,15 +92,17 @@ class GateWatch:
     _state: int = -1
     _end: int = 0
     _count: int = 0
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT + LAG))
+    """Spectral scores."""
 
-    def needs(self, window: Window, spectral: Features, *, alarmed: bool, clear: float = inf) -> bool:
+    def needs(self, window: Window, spectral: Features, *, alarmed: bool, lowest: float = inf) -> bool:
         """Whether the next window is to be encoded at once.
 
         Args:
             window: The window.
             spectral: Its spectral features.
-            alarmed: A warning or an alarm of the machine is active.
-            clear: The lowest clear level of its alarms; a score over it is never repeated.
+            alarmed: A warning or an alarm of the machine is active, or a change is waited for.
+            lowest: The lowest level of its alarms; a score over it is never repeated.
         """
         value, state = self.gate.look(spectral)
         middle = (
@@ -107,9 +110,11 @@ class GateWatch:
             and not alarmed
             and window.start <= self._end
             and state == self._state
-            and value <= self.gate.limit
-            and self._last[1].value <= min(self.gate.own_limit, clear)
+            and value <= self._limit()
+            and self._last[1].value <= lowest
         )
+        if not alarmed:
+            self._recent.append(value)
         # Each machine has a hop of its own: what all of them hear at once leaves the load as even as it was.
         self._count += 1
         due = (self._count + crc32(window.machine.encode())) % self.gate.every == 0
@@ -118,6 +123,12 @@ class GateWatch:
             self._state = state
         self._end = window.end
         return needed
+
+    def _limit(self) -> float:
+        """A day that sounds a little otherwise than the enrolment did is normal, too; ECHO judges it."""
+        recent = sorted(list(self._recent)[:-LAG])
+        own = recent[int(MIDDLE * len(recent))] if len(recent) >= FEWEST else -inf
+        return max(self.gate.limit, own)
 
     def take(self, features: Features, score: Score) -> tuple[Features, Score]:
         """Features and score of a window that was encoded."""

@@ -20,7 +20,16 @@ from echo_stream.capture.physical import Meter
 from echo_stream.capture.source import AudioSource
 from echo_stream.capture.windows import Slicer
 from echo_stream.core.text import duration_text
-from echo_stream.core.types import OFF, AlarmEvent, DriftEvent, Features, Score, SensorEvent, Window
+from echo_stream.core.types import (
+    OFF,
+    AlarmEvent,
+    AlarmPath,
+    DriftEvent,
+    Features,
+    Score,
+    SensorEvent,
+    Window,
+)
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.encoder_gate import GateWatch
 from echo_stream.detect.scorer import Scorer
@@ -144,8 +153,10 @@ class Station:
         watch = self.encoder_gate
         if watch is None:
             return True
-        alarmed = any(each.active for each in self.alarms)
-        return watch.needs(window, gate, alarmed=alarmed, clear=min(each.clear for each in self.alarms))
+        alarmed = any(each.active for each in self.alarms) or self.ways.step_way.changing
+        levels = *(each.clear for each in self.alarms), self.ways.levels_now[AlarmPath.STEP]
+        lowest = min(level for level in levels if level is not None)
+        return watch.needs(window, gate, alarmed=alarmed, lowest=lowest)
 
     def score_of(self, features: Features, *, encoded: bool) -> tuple[Features, Score]:
         """Features and score of the next window, which `needs` was asked about where the encoder is gated.

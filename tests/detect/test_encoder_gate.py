@@ -54,7 +54,7 @@ class Hop(NamedTuple):
 
 
 def walk(
-    bank: NormalBank, own: Float64, gate: Float64, *, clear: float = np.inf, machine: str = "m"
+    bank: NormalBank, own: Float64, gate: Float64, *, lowest: float = np.inf, machine: str = "m"
 ) -> list[Hop]:
     """What the pipeline does, window by window."""
     assert bank.gate is not None
@@ -65,7 +65,7 @@ def walk(
         assert heard.gate is not None
         window = Window(machine, np.zeros(200, np.float32), 100 * i, 100 * i + 200, 100, datetime.now(UTC))
         whole = scorer.score_one(heard)
-        needed = watch.needs(window, heard.gate, alarmed=False, clear=clear)
+        needed = watch.needs(window, heard.gate, alarmed=False, lowest=lowest)
         _, score = watch.take(heard, whole) if needed else watch.hold(heard.gate)
         hops.append(Hop(needed, score, whole.value))
         assert score.level_dbfs == (heard if needed else heard.gate).level_dbfs
@@ -84,8 +84,8 @@ def test_what_the_gate_hears_is_encoded_at_once_and_what_only_echo_hears_from_th
     bank: NormalBank,
 ) -> None:
     quiet, change = np.zeros(40), np.where(np.arange(40) >= 20, 8.0, 0.0)
-    assert all(hop.encoded for hop in walk(bank, quiet, change)[20:])
-    only_echo = walk(bank, change, quiet)
+    assert all(hop.encoded for hop in walk(bank, quiet, change)[20:32])
+    only_echo = walk(bank, change, quiet, lowest=4.0)
     first = next(i for i in range(20, 40) if only_echo[i].encoded)
     assert first < 20 + EVERY
     assert all(hop.encoded for hop in only_echo[first:])
@@ -97,16 +97,22 @@ def test_scores_over_a_level_are_a_part_of_those_without_the_gate(bank: NormalBa
     rng = np.random.default_rng(seed)
     own = np.repeat(rng.choice([0.0, 0.0, 0.0, 0.5, 3.0], 80), rng.integers(1, 8, 80))
     trip, clear = 6.0, 4.0
-    hops = walk(bank, own, np.zeros(len(own)), clear=clear)
+    hops = walk(bank, own, np.zeros(len(own)), lowest=clear)
     conditions = [Condition(trip, clear, on_delay=300, off_delay=0) for _ in range(2)]
     raised = [0, 0]
     for i, hop in enumerate(hops):
-        assert hop.score.value == hop.whole or hop.score.value <= min(clear, bank.gate.own_limit)  # type: ignore[union-attr]
+        assert hop.score.value == hop.whole or hop.score.value <= clear
         for way, value in enumerate((hop.score.value, hop.whole)):
             was = conditions[way].active
             conditions[way].step(value, 100 * i, 100 * i + 200)
             raised[way] += conditions[way].active and not was
     assert 0 < raised[0] <= raised[1]
+
+
+def test_another_day_is_in_the_middle_after_some_minutes(bank: NormalBank) -> None:
+    moved = walk(bank, np.zeros(300), np.full(300, 1.5))
+    assert all(hop.encoded for hop in moved[:20])
+    assert np.mean([hop.encoded for hop in moved[150:]]) < 0.5
 
 
 def test_machines_that_begin_together_are_not_encoded_together(bank: NormalBank) -> None:

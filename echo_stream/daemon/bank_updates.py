@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import re
 import subprocess
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from echo_stream.pipeline.factory import trip_levels
 
 ACCEPT_S: Final = 60.0
 WAITING: Final = 8
+FRESH_NS: Final = 2_000_000_000
+"""What changed so lately may have changed once more within the file system's tick."""
 _VERSION: Final = re.compile(r"b([0-9]{1,9})\.safetensors")
 
 
@@ -57,6 +60,18 @@ def bank_state(bank: Path) -> BankState:
     found = (_VERSION.fullmatch(path.name) for path in bank.with_suffix(".versions").glob("b*.safetensors"))
     newest = max((int(match[1]) for match in found if match), default=None)
     return BankState(accepted_version(bank), None if newest is None else f"b{newest}")
+
+
+def _stamp(bank: Path) -> tuple[int, int]:
+    """When the link and the folder of versions last changed; names of a thousand machines take too long."""
+    return _changed_ns(bank), _changed_ns(bank.with_suffix(".versions"))
+
+
+def _changed_ns(path: Path) -> int:
+    try:
+        return path.lstat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def effect(machine: Machine, proposed: Path) -> str:
@@ -91,6 +106,7 @@ class BankUpdates:
         self._config = config.absolute()
         self._events = events
         self._known: dict[str, BankState] = {}
+        self._stamps: dict[str, tuple[int, int]] = {}
         self._queue: queue.Queue[tuple[Command, Done] | None] = queue.Queue(WAITING)
         self._stop = Event()
         self.thread = GuardedThread("the acceptance of banks", self._work, self._stop, name="banks")
@@ -109,8 +125,12 @@ class BankUpdates:
         self.thread.join(timeout_s)
 
     def look(self, machines: Iterable[Machine]) -> None:
-        """Tells what changed since the last look. Main thread, once a second."""
+        """Tells what changed since the last look. Main thread."""
         for machine in machines:
+            stamp = _stamp(machine.bank)
+            if stamp == self._stamps.get(machine.id) and time.time_ns() - max(stamp) > FRESH_NS:
+                continue
+            self._stamps[machine.id] = stamp
             state, before = bank_state(machine.bank), self._known.get(machine.id)
             if state == before:
                 continue

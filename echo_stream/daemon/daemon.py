@@ -61,6 +61,7 @@ DRAIN_S = 4.0
 STATES_EVERY_S = 60.0  # so much of a machine's own past is lost at most when the power fails
 METRICS_RETRY_S = 30.0
 PAGE_LOG_LINES = 200
+BANKS_EVERY_S = 5.0
 LOSSES_EVERY_S = 1.0  # what thousands of machines lost need not be asked twenty times a second
 STUCK_S = 20.0  # a round that takes longer is no progress; under systemd half of WatchdogSec
 
@@ -95,7 +96,7 @@ class Daemon:
         self._supervision = Guard("the supervision", self._stop)
         self._threads: list[GuardedThread] = []
         self._metrics: MetricsServer | None = None
-        self._metrics_at_s = 0.0
+        self._metrics_at_s = self._banks_at_s = 0.0
         self._metrics_trouble = ""
         self._since_s = self._round_at_s = self._losses_at_s = monotonic()
         self._states_at_s = self._since_s + STATES_EVERY_S
@@ -450,7 +451,9 @@ class Daemon:
         """Once a second."""
         self._registry.take_new_banks()
         self._registry.retry_failed(now_s)
-        self._banks.look(self._registry.config.machines)
+        if now_s >= self._banks_at_s:
+            self._banks_at_s = now_s + BANKS_EVERY_S
+            self._banks.look(self._registry.config.machines)
         self._serve_metrics(now_s)
         self._monitor.check(self._registry.stations, self._registry.failed, now_s)
 

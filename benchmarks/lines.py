@@ -22,7 +22,8 @@ from echo_stream.evidence.lines import lines_hz, name_lines
 BEARING_6205 = (9, 7.94, 39.04, 0.0)
 RATE_HZ = 16_000
 NORMAL_CLIPS, NORMAL_S, PRESENT_S = 8, 10.0, 15.0
-SPEEDS_RPM = tuple(range(600, 3601, 75))
+SPEEDS_RPM = (650, 750, 960, 1480, 1800, 2400, 2950, 3550)
+MOST_CLIPS = 8
 Defect = Literal["BPFO", "BPFI", "2xBSF", ""]
 
 
@@ -84,7 +85,7 @@ def false_names(
     """How many of all (clip, speed) have a line named, and how many there are."""
     named = asked = 0
     for clip in present:
-        for rpm in SPEEDS_RPM[:: 4 if len(present) > 12 else 1]:
+        for rpm in SPEEDS_RPM:
             for band_hz in [(0.2 * rate_hz, 0.25 * rate_hz)] if louder else [None]:
                 expected = lines_hz(rpm, 23, BEARING_6205)
                 named += bool(name_lines(clip, normals, rate_hz, expected, band_hz))
@@ -100,17 +101,11 @@ def _read(paths: Sequence[Path]) -> tuple[list[Float32], int]:
     return sounds, rate_hz
 
 
-def _joined(sounds: Sequence[Float32], seconds: float, rate_hz: int) -> list[Float32]:
-    """Clips of at least so many seconds, as evidence keeps them; the joins are part of what is asked."""
-    whole, n = np.concatenate(sounds), round(seconds * rate_hz)
-    return [whole[i : i + n] for i in range(0, len(whole) - n + 1, n)]
-
-
 def recordings(folder: Path) -> None:
     """Print what is named on recordings."""
     for place in sorted({path.parents[1] for path in folder.glob("*/*/train/normal_*")}):
-        normals, rate_hz = _read(sorted(place.glob("train/normal_*"))[:24])
-        held_out, _ = _read(sorted(place.glob("test/normal_*"))[:24])
+        normals, rate_hz = _read(sorted(place.glob("train/normal_*"))[: 2 * MOST_CLIPS])
+        held_out, _ = _read(sorted(place.glob("test/normal_*"))[:MOST_CLIPS])
         if not held_out:
             normals, held_out = normals[::2], normals[1::2]
         named, asked = false_names(held_out, normals, rate_hz)

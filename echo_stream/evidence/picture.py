@@ -84,8 +84,8 @@ def _title(it: AlarmSpectrum) -> str:
     event = it.document["event"]
     name, at = event["machine"], event["ts"][:19].replace("T", " ")
     line = f"{name}: {event['level']} at {at} UTC, score {event['score']:.2f} over {event['threshold']:.2f}"
-    text = "; ".join([change_text(it), *(line["text"] for line in it.document.get("lines", ()))])
-    return f"{line}\n{text[0].upper()}{text[1:]}"
+    said = [change_text(it), "; ".join(each["text"] for each in it.document.get("lines", ()))]
+    return "\n".join([line, *(text[0].upper() + text[1:] for text in said if text)])
 
 
 def telephone_picture(it: AlarmSpectrum) -> bytes:

@@ -51,7 +51,7 @@ class SensorCalibration(Model):
             )
         if self.full_scale is None and None in by_volts:
             missing = "full_scale_v" if self.full_scale_v is None else "sensitivity_mv_per_unit"
-            raise ValueError(f"{missing} is missing: a sensitivity needs the volts of full scale, and both")
+            raise ValueError(f"{missing} is missing: a sensitivity and full_scale_v belong together")
         return self
 
     @property

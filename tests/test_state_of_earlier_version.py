@@ -150,7 +150,9 @@ def test_alarms_stand_where_they_stood_and_waiting_events_arrive(site: Path, bro
 
         now = retained(broker)
         new_topics = {"echo-stream/pc7/health", "homeassistant/device/echo-stream_pc7/config"}
-        new_topics |= {f"echo-stream/pc7/{machine}/bank" for machine in MACHINES}
+        new_topics |= {
+            f"echo-stream/pc7/{machine}/{what}" for machine in MACHINES for what in ("bank", "image")
+        }
         assert set(now) - new_topics == set(before)  # no topic is left over
         assert now["echo-stream/pc7/status"] == "online"
         for machine in MACHINES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,13 @@ def test_what_a_daemon_heard_is_proposed_and_accepted(
     assert shown["id"] == "b3"
     assert [session["source"] for session in shown["sessions"]] == ["simulated", "sample"]
     assert shown["minutes"] > 2
+    at = datetime.fromisoformat(alarms[0]["at"])
+    span = [(at + timedelta(seconds=s)).isoformat() for s in (-60, 60)]
+    words = ["--from", span[0], "--to", span[1], "--condition", "rattling", "--json"]
+    of_a_span = json.loads(run(tmp_path, "bank", "propose", "--machine", "pump3", *words))
+    assert (of_a_span["bank"]["id"], of_a_span["bank"]["accepted"]) == ("b4", False)
+    shown = json.loads(run(tmp_path, "bank", "show", "b4", "--machine", "pump3", "--json"))
+    assert shown["conditions"] == ["normal", "rattling"]
     settings = load(config)
     with monkeypatch.context() as there:
         there.chdir(tmp_path)

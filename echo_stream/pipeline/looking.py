@@ -105,16 +105,20 @@ class Lookers:
 
     def _look_at(self, encoder: Encoder, batch: Sequence[Window]) -> list[Looked | Failed]:
         encoded = not isinstance(self._encoder, GatedEncoder)
-        return [
-            (window, found)
-            if isinstance(found, EncoderError)
-            else Looked(window, found, encoded, sensor_figures(window, found.level_dbfs))
-            for window, found in _encoded(encoder, batch)
-        ]
+        return [_looked(window, found, encoded) for window, found in _encoded(encoder, batch)]
 
 
 def _batches(windows: Sequence[Window]) -> list[Sequence[Window]]:
     return [windows[at : at + BATCH] for at in range(0, len(windows), BATCH)]
+
+
+def _looked(window: Window, found: Features | EncoderError, encoded: bool) -> Looked | Failed:
+    if isinstance(found, EncoderError):
+        return window, found
+    try:
+        return Looked(window, found, encoded, sensor_figures(window, found.level_dbfs))
+    except Exception as error:  # noqa: BLE001 - one machine must not silence the others
+        return window, error
 
 
 def _completed(looked: Looked, encoded: tuple[Window, Features | EncoderError]) -> Looked | Failed:

@@ -194,7 +194,6 @@ class Link:
         connection = self._connect(self._protocol, self._without)
         try:
             connection.open(_LAST_TRY_S if self._stopping.is_set() else math.inf)
-            self._on_connected(connection.limits)
             session = Session(
                 connection,
                 self._outbox,
@@ -204,6 +203,7 @@ class Link:
                 refused=self._refused,
                 refused_retry_s=self._refused_retry_s,
             )
+            self._on_connected(connection.limits)  # the session has put away scores of before
             while not self._stopping.is_set():
                 session.step(_STEP_S)
                 self._steady()

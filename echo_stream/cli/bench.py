@@ -1,6 +1,6 @@
 """bench measures what this PC can carry: the real corridor with simulated machines, as fast as it goes.
 
-Runs in the CLI, on all cores, as the daemon does. Nothing is sent: delivery ends at the door of the
+Runs in the CLI, on one thread beside the encoder's own. Nothing is sent: delivery ends at the door of the
 publisher's thread.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from threading import Event, Lock
-from time import monotonic, thread_time
+from threading import Event
+from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -50,8 +50,6 @@ STAND_INS = ("tiny", "small")
 LOAD = 0.7
 """Of the time there is; the rest is for what else the PC does, and for its bad moments."""
 MEASURE_S = 0.7
-BATCHES = 4
-"""Of machines with the spectral encoder, called on several cores at once; ECHO has threads of its own."""
 LOOP_S = 15.0
 BANK_WINDOWS = 600
 """Ten minutes of normal sound, as `fit-normal` listens by default."""
@@ -111,8 +109,7 @@ def measure(config: Config) -> Iterator[Measured]:
         own, auto = _configured(config, cut)
         yield _echo("echo", f"weights {cut.weights}", own, auto, cut)
     spectral = make_encoder("spectral", window_s=cut.window_s)
-    found = [_capacity(spectral, rate_hz, cut, BATCHES) for rate_hz in RATES_HZ]
-    yield Measured("spectral", "", "", "", {}, found)
+    yield Measured("spectral", "", "", "", {}, [_capacity(spectral, rate_hz, cut) for rate_hz in RATES_HZ])
     if not isinstance(cut, EchoEncoder):
         for size in STAND_INS:
             try:
@@ -155,39 +152,32 @@ def _echo(name: str, about: str, own: Echo, auto: Echo, cut: Windowing) -> Measu
 
 
 class _Metered:
-    """An encoder with a stopwatch.
+    """An encoder with a stopwatch."""
 
-    Args:
-        encoder: What is measured.
-        clock: Called from several threads at once, that of each thread's work: they wait for each other.
-    """
-
-    def __init__(self, encoder: Encoder, clock: Callable[[], float]) -> None:
-        self._encoder, self._clock = encoder, clock
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
         self.identity: EncoderIdentity = encoder.identity
         self.computed_by = encoder.computed_by
         self.spent_s = 0.0
-        self._lock = Lock()
 
     def encode(self, windows: Sequence[Window]) -> list[Features]:
         """Of the encoder inside."""
-        began_s = self._clock()
+        began_s = monotonic()
         found = self._encoder.encode(windows)
-        with self._lock:
-            self.spent_s += self._clock() - began_s
+        self.spent_s += monotonic() - began_s
         return found
 
 
-def _capacity(encoder: Encoder, rate_hz: int, cut: Windowing, batches: int = 1) -> Capacity:
-    """The corridor with so many batches of machines, for as long as it takes to be sure."""
+def _capacity(encoder: Encoder, rate_hz: int, cut: Windowing) -> Capacity:
+    """The corridor with a batch of machines, for as long as it takes to be sure."""
     bank = _bank(encoder, rate_hz, cut)
-    metered, stop = _Metered(encoder, monotonic if batches == 1 else thread_time), Event()
+    metered, stop = _Metered(encoder), Event()
     with tempfile.TemporaryDirectory() as folder:
         publisher = Publisher(
             Broker(host="127.0.0.1"), node="bench", machines={}, outbox_path=Path(folder) / "outbox.sqlite"
         )
         events = EventPublisher("bench", publisher)
-        stations = {f"bench{n}": _station(f"bench{n}", bank, rate_hz, cut, n) for n in range(batches * BATCH)}
+        stations = {f"bench{n}": _station(f"bench{n}", bank, rate_hz, cut, n) for n in range(BATCH)}
         for name, station in stations.items():
             events.add_station(station, name)
         began_s, windows = 0.0, 0
@@ -209,8 +199,7 @@ def _capacity(encoder: Encoder, rate_hz: int, cut: Windowing, batches: int = 1) 
         listen(lambda: stations, metered, on_event=events.publish, observe=observe, stop=stop)
         took_s = monotonic() - began_s
         publisher.stop(0.0)
-    at_once = min(batches, len(os.sched_getaffinity(0)))
-    encode_ms, all_ms = 1e3 * metered.spent_s / windows / at_once, 1e3 * took_s / windows
+    encode_ms, all_ms = 1e3 * metered.spent_s / windows, 1e3 * took_s / windows
     machines = int(LOAD * 1e3 * cut.hop_s / all_ms)
     return Capacity(rate_hz, round(encode_ms, 3), round(all_ms - encode_ms, 3), machines)
 

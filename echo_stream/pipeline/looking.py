@@ -1,20 +1,14 @@
-"""Looking at the windows of a round: features and sensor figures of each, in threads beside the pipeline's.
+"""Looking at the windows of a round: features and sensor figures of each, batch by batch.
 
-What is computed here depends on the window alone, in calls of numpy that are long enough to leave Python to
-other threads; the pipeline's thread meanwhile scores and judges what is there. To score here too was slower:
-its calls are short, and threads that make such calls wait for each other (docs/adr/0059). Batches do not
-depend on the number of threads: neither do results, to the last bit.
+What is computed here depends on the window alone. It is computed on the pipeline's thread: threads beside it
+took a third more CPU for the same windows (docs/adr/0059).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from echo_stream.alarm.sensor import SensorFigures
 from echo_stream.core.errors import EncoderError
@@ -23,7 +17,7 @@ from echo_stream.encode.encoder import Encoder
 from echo_stream.encode.gated import GatedEncoder
 from echo_stream.pipeline.station import sensor_figures
 
-Result = TypeVar("Result")
+Item = TypeVar("Item")
 Needs = Callable[[Window, Features], bool]
 
 BATCH = 16
@@ -45,74 +39,47 @@ Failed = tuple[Window, Exception]
 """A window that something raised at."""
 
 
-class Lookers:
-    """Threads that look at windows, one a core. Use as a context manager.
+def look(encoder: Encoder, windows: Sequence[Window], needs: Needs) -> Iterator[list[Looked | Failed]]:
+    """Looks at the windows of a round, in order, a batch at a time.
 
     Args:
-        encoder: turns windows into features; called from several threads.
-        threads: how many; None: as many as there are cores.
+        encoder: turns windows into features.
+        windows: of a round, at most one of each machine.
+        needs: says by a window's spectral features whether it is to be encoded; asked only where the encoder
+            is gated.
     """
-
-    def __init__(self, encoder: Encoder, threads: int | None = None) -> None:
-        self._encoder = encoder
-        self._threads = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), "looking")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._threads.shutdown(cancel_futures=True)
-
-    def look(self, windows: Sequence[Window], needs: Needs) -> Iterator[list[Looked | Failed]]:
-        """Looks at the windows of a round, in order: batch by batch, as soon as a batch is there.
-
-        Args:
-            windows: of a round, at most one of each machine.
-            needs: says by a window's spectral features whether it is to be encoded; asked in order, on this
-                thread, and only where the encoder is gated.
-        """
-        if not isinstance(self._encoder, GatedEncoder):
-            yield from self._map(partial(self._look_at, self._encoder), _batches(windows))
-            return
-        spectral = partial(self._look_at, self._encoder.spectral)
-        first = [each for batch in self._map(spectral, _batches(windows)) for each in batch]
-        wanted: list[Window] = []
-        for i, each in enumerate(first):
-            if isinstance(each, Looked):
-                try:
-                    wanted += [each.window] if needs(each.window, each.features) else []
-                except Exception as error:  # noqa: BLE001 - one machine must not silence the others
-                    first[i] = (each.window, error)
-        echo = partial(_encoded, self._encoder.echo)
-        later = (pair for batch in self._map(echo, _batches(wanted)) for pair in batch)
-        chosen = {window.machine for window in wanted}
-        for at in range(0, len(first), BATCH):
-            yield [
-                _completed(each, next(later))
-                if isinstance(each, Looked) and each.window.machine in chosen
-                else each
-                for each in first[at : at + BATCH]
-            ]
-
-    def _map(
-        self, work: Callable[[Sequence[Window]], Result], batches: Sequence[Sequence[Window]]
-    ) -> Iterator[Result]:
-        if len(batches) < 2:  # the wait for another thread is longer than the work of a few
-            return map(work, batches)
-        return self._threads.map(work, batches)
-
-    def _look_at(self, encoder: Encoder, batch: Sequence[Window]) -> list[Looked | Failed]:
-        encoded = not isinstance(self._encoder, GatedEncoder)
-        return [_looked(window, found, encoded) for window, found in _encoded(encoder, batch)]
+    if not isinstance(encoder, GatedEncoder):
+        for batch in _batches(windows):
+            yield [_looked(window, found, encoded=True) for window, found in _encoded(encoder, batch)]
+        return
+    first = [
+        _looked(window, found, encoded=False)
+        for batch in _batches(windows)
+        for window, found in _encoded(encoder.spectral, batch)
+    ]
+    wanted: list[Window] = []
+    for i, each in enumerate(first):
+        if isinstance(each, Looked):
+            try:
+                wanted += [each.window] if needs(each.window, each.features) else []
+            except Exception as error:  # noqa: BLE001 - one machine must not silence the others
+                first[i] = (each.window, error)
+    later = (pair for batch in _batches(wanted) for pair in _encoded(encoder.echo, batch))
+    chosen = {window.machine for window in wanted}
+    for found in _batches(first):
+        yield [
+            _completed(each, next(later))
+            if isinstance(each, Looked) and each.window.machine in chosen
+            else each
+            for each in found
+        ]
 
 
-def _batches(windows: Sequence[Window]) -> list[Sequence[Window]]:
-    return [windows[at : at + BATCH] for at in range(0, len(windows), BATCH)]
+def _batches(items: Sequence[Item]) -> list[Sequence[Item]]:
+    return [items[at : at + BATCH] for at in range(0, len(items), BATCH)]
 
 
-def _looked(window: Window, found: Features | EncoderError, encoded: bool) -> Looked | Failed:
+def _looked(window: Window, found: Features | EncoderError, *, encoded: bool) -> Looked | Failed:
     if isinstance(found, EncoderError):
         return window, found
     try:

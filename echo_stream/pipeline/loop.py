@@ -1,7 +1,5 @@
 """THE CORRIDOR: sound in, features, a score against the normal bank, alarm events out. One thread runs it.
 
-Threads beside it encode (looking.py); what follows from features is computed here, in order.
-
 `listen` is what the daemon does for years; `read_windows` and `encode_windows` are its first lines, for a
 recording or a stretch of listening: offline equals online by construction. No clock, no network, no
 configuration here.
@@ -18,7 +16,7 @@ from echo_stream.capture.source import AudioSource
 from echo_stream.core.types import Features, Score, Window
 from echo_stream.encode.encoder import Encoder
 from echo_stream.pipeline.elsewhere import take_rises
-from echo_stream.pipeline.looking import BATCH, Looked, Lookers
+from echo_stream.pipeline.looking import BATCH, Looked, look
 from echo_stream.pipeline.station import Event, Scored, Station, WindowReader
 
 WAIT_S = 0.05  # PortAudio delivers in bursts of up to 0.1 s
@@ -36,7 +34,6 @@ def listen(
     on_failure: OnFailure | None = None,
     expecting: Callable[[], bool] = lambda: False,
     sampled: Sampled = lambda *_: None,
-    threads: int | None = None,
 ) -> None:
     """Walks the corridor until every source has ended or `stop` is set.
 
@@ -50,42 +47,40 @@ def listen(
             of `stations`, and the others go on. Without it the exception is raised.
         expecting: whether more machines will come although all present sources have ended.
         sampled: gets each window with its features and score, before its alarms do.
-        threads: that encode beside this one; None: as many as there are cores. Events do not depend on it.
 
     Raises:
         EncoderError: a window cannot be encoded, and there is no `on_failure`.
         SourceError: a source that is not supervised fails, and there is no `on_failure`.
     """
     on_failure = on_failure or _raise
-    with Lookers(encoder, threads) as lookers:
-        while not stop.is_set():
-            present = stations()
-            windows = due((station.reader for station in present.values()), on_failure)
-            places = {machine: station.surroundings for machine, station in present.items()}
-            take_rises(windows, places)
-            for batch in lookers.look(windows, partial(_needs, present)):
-                scored = []
-                for looked in batch:
-                    if not isinstance(looked, Looked):
-                        on_failure(looked[0].machine, looked[1])
-                        continue
-                    window, station = looked.window, present[looked.window.machine]
-                    try:
-                        features, score = station.score_of(looked.features, encoded=looked.encoded)
-                        scored.append((window, score))
-                        sampled(station, window, features, score)
-                        for event in station.judge(scored[-1], places, looked.figures):
-                            on_event(station, event)
-                    except Exception as error:  # noqa: BLE001 - one machine must not silence the others
-                        on_failure(window.machine, error)
-                observe(scored)
-            if not windows:
-                observe([])
-            ended = all(station.reader.source.ended for station in present.values())
-            if not windows and ended and not expecting():
-                return
-            if all(present[window.machine].reader.idle for window in windows):
-                stop.wait(WAIT_S)
+    while not stop.is_set():
+        present = stations()
+        windows = due((station.reader for station in present.values()), on_failure)
+        places = {machine: station.surroundings for machine, station in present.items()}
+        take_rises(windows, places)
+        for batch in look(encoder, windows, partial(_needs, present)):
+            scored = []
+            for looked in batch:
+                if not isinstance(looked, Looked):
+                    on_failure(looked[0].machine, looked[1])
+                    continue
+                window, station = looked.window, present[looked.window.machine]
+                try:
+                    features, score = station.score_of(looked.features, encoded=looked.encoded)
+                    scored.append((window, score))
+                    sampled(station, window, features, score)
+                    for event in station.judge(scored[-1], places, looked.figures):
+                        on_event(station, event)
+                except Exception as error:  # noqa: BLE001 - one machine must not silence the others
+                    on_failure(window.machine, error)
+            observe(scored)
+        if not windows:
+            observe([])
+        ended = all(station.reader.source.ended for station in present.values())
+        if not windows and ended and not expecting():
+            return
+        if all(present[window.machine].reader.idle for window in windows):
+            stop.wait(WAIT_S)
 
 
 def due(readers: Iterable[WindowReader], on_failure: OnFailure) -> list[Window]:

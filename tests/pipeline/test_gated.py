@@ -23,7 +23,7 @@ from echo_stream.fit.learn import calibrated, joined_held_out
 from echo_stream.fit.recorded import held_out_places
 from echo_stream.fit.session import Enrolment, Session
 from echo_stream.pipeline.factory import build_encoder, build_station, load_fitting_bank, open_sources
-from echo_stream.pipeline.looking import Looked, Lookers
+from echo_stream.pipeline.looking import Looked, look
 from echo_stream.pipeline.loop import encode_windows, listen, read_windows
 from echo_stream.pipeline.station import Event, Scored, Station
 
@@ -103,7 +103,7 @@ def test_normal_sound_is_encoded_now_and_then_and_a_fault_at_once(folder: Path) 
         assert (watch.left_out, watch.encoded) == (held.sum(), (~held).sum() + 1)
 
 
-def test_a_round_keeps_its_order_with_any_number_of_threads(folder: Path) -> None:
+def test_a_round_keeps_its_order(folder: Path) -> None:
     """Every third of forty windows is wanted; those that are not keep the gate's features."""
     encoder = build_encoder(load(folder / "config.yaml"))
     rng = np.random.default_rng(0)
@@ -111,17 +111,12 @@ def test_a_round_keeps_its_order_with_any_number_of_threads(folder: Path) -> Non
         Window(f"m{n}", rng.uniform(-0.1, 0.1, 2 * RATE_HZ).astype(np.float32), 0, 2 * RATE_HZ, RATE_HZ, NOW)
         for n in range(40)
     ]
-    found = []
-    for threads in (1, 3):
-        with Lookers(encoder, threads) as lookers:
-            batches = lookers.look(windows, lambda window, _: int(window.machine[1:]) % 3 == 0)
-            found.append([each for batch in batches for each in batch if isinstance(each, Looked)])
-    for one, many, window in zip(*found, windows, strict=True):
-        assert one.window is many.window is window
-        assert one.encoded == many.encoded == (int(window.machine[1:]) % 3 == 0)
-        assert one.features.window.shape[1] == (24 if one.encoded else 6)
-        assert np.array_equal(one.features.window, many.features.window)
-        assert one.figures == many.figures
+    batches = look(encoder, windows, lambda window, _: int(window.machine[1:]) % 3 == 0)
+    found = [each for batch in batches for each in batch if isinstance(each, Looked)]
+    for each, window in zip(found, windows, strict=True):
+        assert each.window is window
+        assert each.encoded == (int(window.machine[1:]) % 3 == 0)
+        assert each.features.window.shape[1] == (24 if each.encoded else 6)
 
 
 def test_what_was_enrolled_keeps_what_the_gate_needs(folder: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -60,7 +59,6 @@ class EchoEncoder:
         self._dimensions = d
         self._weights: Callable[[], EchoWeights] = lambda: weights
         self._workers = Workers()
-        self._turn = Lock()
         self._runtime, self.choice = choose(weights, self._workers, runtime, precision, cache)
         self.computed_by = f"{self._runtime.name} {self._runtime.precision}"
         _log.info("the encoder runs", runtime=self._runtime.name, precision=self._runtime.precision)
@@ -93,19 +91,12 @@ class EchoEncoder:
     def encode(self, windows: Sequence[Window]) -> list[Features]:
         """Features of each window, in order; all bands with the same number of patches are one batch.
 
-        Called from several threads, they take turns: a batch keeps all cores busy, and two take twice the
-        memory.
-
         Raises:
             EncoderError: A sample is not finite, or a window is shorter than one frame or longer than 20 s.
         """
         for window in windows:
             length, hop = front.fft_samples(window.sample_rate_hz), front.hop_samples(window.sample_rate_hz)
             check_window(window, shortest=length, longest=length + self._dimensions.spec_len * hop - 1)
-        with self._turn:
-            return self._encode(windows)
-
-    def _encode(self, windows: Sequence[Window]) -> list[Features]:
         cut = [one for part in self._workers.map(_cut, self._parts(windows)) for one in part]
         batches: dict[int, list[_Cut]] = {}  # by the number of patches
         for one in cut:

@@ -32,8 +32,7 @@ SUB_BANDS = 3
 """Log-spaced sub-bands in a band; fewer bands where a low sample rate has not bins enough."""
 LOWEST_HZ = 30.0
 AT_ONCE_SAMPLES = 128_000
-"""Windows are encoded so many samples at a time, at least one of them: each call of numpy has its price, and
-other threads can run only within a call that takes long."""
+"""Windows are encoded so many samples at a time, at least one of them: each call of numpy has its price."""
 AT_ONCE_BYTES = 1 << 20
 """Frames are transformed so many bytes at a time: of more, they leave the cache."""
 FLOOR = np.float32(1e-12)

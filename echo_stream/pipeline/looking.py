@@ -1,4 +1,4 @@
-"""Looking at the windows of a round: features and sensor figures of each, batch by batch.
+"""Looking at the windows of a round: features of each, batch by batch.
 
 What is computed here depends on the window alone. It is computed on the pipeline's thread: threads beside it
 took a third more CPU for the same windows (docs/adr/0059).
@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from echo_stream.alarm.sensor import SensorFigures
 from echo_stream.core.errors import EncoderError
 from echo_stream.core.types import Features, Window
 from echo_stream.encode.encoder import Encoder
 from echo_stream.encode.gated import GatedEncoder
-from echo_stream.pipeline.station import sensor_figures
 
 Item = TypeVar("Item")
 Needs = Callable[[Window, Features], bool]
@@ -32,7 +30,6 @@ class Looked:
     features: Features
     """Where the encoder is gated and this window was left out: those of the gate."""
     encoded: bool
-    figures: SensorFigures
 
 
 Failed = tuple[Window, Exception]
@@ -80,12 +77,7 @@ def _batches(items: Sequence[Item]) -> list[Sequence[Item]]:
 
 
 def _looked(window: Window, found: Features | EncoderError, *, encoded: bool) -> Looked | Failed:
-    if isinstance(found, EncoderError):
-        return window, found
-    try:
-        return Looked(window, found, encoded, sensor_figures(window, found.level_dbfs))
-    except Exception as error:  # noqa: BLE001 - one machine must not silence the others
-        return window, error
+    return (window, found) if isinstance(found, EncoderError) else Looked(window, found, encoded)
 
 
 def _completed(looked: Looked, encoded: tuple[Window, Features | EncoderError]) -> Looked | Failed:

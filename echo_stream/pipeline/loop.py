@@ -69,7 +69,7 @@ def listen(
                     features, score = station.score_of(looked.features, encoded=looked.encoded)
                     scored.append((window, score))
                     sampled(station, window, features, score)
-                    for event in station.judge(scored[-1], places, looked.figures):
+                    for event in station.judge(scored[-1], places):
                         on_event(station, event)
                 except Exception as error:  # noqa: BLE001 - one machine must not silence the others
                     on_failure(window.machine, error)

@@ -172,15 +172,12 @@ class Station:
             return watch.hold(features)
         return watch.take(features, self.scorer.score_one(features))
 
-    def judge(
-        self, scored: Scored, places: Places | None = None, figures: SensorFigures | None = None
-    ) -> Iterator[Event]:
+    def judge(self, scored: Scored, places: Places | None = None) -> Iterator[Event]:
         """What the next window changes: at its sensor first, because that suppresses the machine's alarms.
 
         Args:
             scored: The window and its score.
             places: What surrounds all machines, where this one has a reference among them.
-            figures: What the window says about the sensor; None: it is computed here.
         """
         window, score = scored
         self.score, self.scored_until = score, window.end
@@ -189,8 +186,7 @@ class Station:
         if self.zones is not None:
             self.zone = self.zones.step(self.measured.get("velocity_mm_s"))
         self.ways.passed.now_s = window.captured_at.timestamp()
-        figures = figures or sensor_figures(window, score.level_dbfs)
-        yield from self.sensor.step(figures, window.start, window.end)
+        yield from self.sensor.step(sensor_figures(window, score.level_dbfs), window.start, window.end)
         self.rest.step(float(score.condition == OFF), window.start, window.end)
         reasons = {SENSOR: self.sensor.masks_machine, OFF: self.rest.active}
         if self.sensor.fault is not None and self.surroundings is not None:

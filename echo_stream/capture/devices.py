@@ -3,6 +3,10 @@
 PortAudio knows only what was there when it was initialised, prints to standard error what it does not like,
 and hangs with a sound server that hangs. Therefore a child process lists and opens devices (device_probe.py):
 it is always fresh, can be silenced and can be killed. Any thread.
+
+PortAudio also looks for a JACK server, and JACK's library keeps locks in /dev/shm that all processes of a
+user share. One that is killed while it holds a lock leaves it locked, and every later one waits for ever. So
+where a probe waits for such a lock, the files of the locks are deleted and it is started again.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ DEFAULTS = ("default", "sysdefault")  # whatever the sound system picks: only fo
 CARD = re.compile(r"^(?P<label>.*?)(?: -)? \(hw:(?P<card>\d+),(?P<device>\d+)\)$")
 PROBE_TIMEOUT_S = 8.0
 FRESH_S = 1.0  # several microphones that went together are listed together
+JACK_LOCKS = "__db.*"  # as Berkeley DB names the files of an environment
 _probe_lock = threading.Lock()
 
 
@@ -177,14 +182,53 @@ def find(device: str, sample_rate_hz: int, channels: int) -> tuple[Input, int]:
 
 
 def _probe(*arguments: str) -> list[dict[str, Any]]:
+    for _again in range(2):
+        code, stdout, stderr, jack = _run_probe(*arguments)
+        if jack is None:
+            break
+        _delete_locks(jack)
+    if code is None:
+        raise SourceError(
+            f"the sound system does not answer within {PROBE_TIMEOUT_S:.0f} s",
+            "The sound server (PulseAudio, PipeWire) or a driver hangs: restart it.",
+        )
+    try:
+        reply = json.loads(stdout)
+    except ValueError as error:
+        last = stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise SourceError(
+            f"looking for microphones failed with exit code {code}: {last}",
+            "Try: echo-stream devices",
+        ) from error
+    if isinstance(reply, dict):
+        raise SourceError(reply["message"], reply["hint"])
+    return list(reply)
+
+
+def _delete_locks(folder: Path) -> None:
+    import structlog  # noqa: PLC0415 - the probe imports this module and stays light
+
+    said = "a lock that a killed program left stops the sound system; it is deleted"
+    structlog.get_logger().warning(said, folder=str(folder))
+    try:
+        for path in folder.glob(JACK_LOCKS):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise SourceError(
+            f"the sound system waits for a lock that a killed program left, which cannot be deleted: {error}",
+            f"Delete it as its owner: sudo rm {folder}/{JACK_LOCKS}",
+        ) from error
+
+
+def _run_probe(*arguments: str) -> tuple[int | None, bytes, bytes, Path | None]:
+    """The probe's exit code (None: it did not end), what it wrote, and in whose lock of JACK it hangs."""
     command = [sys.executable, "-P", "-m", "echo_stream.capture.device_probe", *arguments]
     path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     try:
-        process = subprocess.run(
+        process = subprocess.Popen(
             command,
-            capture_output=True,
-            timeout=PROBE_TIMEOUT_S,
-            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
             start_new_session=True,  # a terminal's Ctrl-C is not for it
         )
@@ -192,19 +236,28 @@ def _probe(*arguments: str) -> list[dict[str, Any]]:
         raise SourceError(
             f"microphones cannot be looked for: {error}", "Is this PC out of memory?"
         ) from error
-    except subprocess.TimeoutExpired as error:
-        raise SourceError(
-            f"the sound system does not answer within {PROBE_TIMEOUT_S:.0f} s",
-            "The sound server (PulseAudio, PipeWire) or a driver hangs: restart it.",
-        ) from error
+    with process:
+        try:
+            stdout, stderr = process.communicate(timeout=PROBE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return None, b"", b"", _jack_lock_of(process.pid)
+        else:
+            return process.returncode, stdout, stderr, None
+        finally:
+            process.kill()
+
+
+def _jack_lock_of(pid: int) -> Path | None:
+    """The folder of JACK's locks if the main thread of process `pid` waits for one of them, else None."""
     try:
-        reply = json.loads(process.stdout)
-    except ValueError as error:
-        last = process.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise SourceError(
-            f"looking for microphones failed with exit code {process.returncode}: {last}",
-            "Try: echo-stream devices",
-        ) from error
-    if isinstance(reply, dict):
-        raise SourceError(reply["message"], reply["hint"])
-    return list(reply)
+        _call, address, *_ = _text(Path(f"/proc/{pid}/syscall")).split()  # of futex: where the lock is
+        waits_at = int(address, 16)
+        for line in _text(Path(f"/proc/{pid}/maps")).splitlines():
+            span, *_fields, file = line.split(maxsplit=5)
+            first, last = (int(end, 16) for end in span.split("-"))
+            if first <= waits_at < last:
+                folder = Path(file).parent
+                return folder if folder.name.startswith("jack_db") else None
+    except ValueError:  # "running", or a kernel that does not tell
+        pass
+    return None

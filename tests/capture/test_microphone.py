@@ -27,6 +27,23 @@ except SourceError as error:
     print(error)
 """
 
+LEFT_LOCKED = """
+import pathlib, struct
+from echo_stream.capture import devices
+devices.list_inputs()  # makes the locks
+locked = 0
+for path in pathlib.Path("/dev/shm").glob("jack_db*/__db.*"):
+    data = bytearray(path.read_bytes())
+    for at in range(0, len(data) - 20, 8):
+        # pthread_mutex_t: lock, count, owner, nusers, kind; 128: shared by processes
+        if struct.unpack_from("<5i", data, at) == (0, 0, 0, 0, 128):
+            struct.pack_into("<4i", data, at, 2, 0, 999999, 1)
+            locked += 1
+    path.write_bytes(data)
+devices._last_probe = None
+print(devices.list_inputs(), "answered" if locked else "no locks")
+"""
+
 
 def run(code: str, *arguments: str, env: dict[str, str]) -> str:
     done = subprocess.run(
@@ -132,6 +149,28 @@ def test_without_a_server_or_card_there_is_no_input(tmp_path: Path) -> None:
         pytest.skip("this PC has a sound card")
     told = run(OPEN, "mic", "48000", "1", env=env)
     assert "no such input" in told or "PortAudio cannot be loaded" in told
+
+
+def test_a_lock_that_a_killed_program_left_is_deleted() -> None:
+    """JACK's library, which PortAudio loads, keeps locks in /dev/shm: here in one that no other test sees."""
+    private = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "sh", "-c"]
+    mount = "mount -t tmpfs tmpfs /dev/shm"
+    if subprocess.run([*private, mount], capture_output=True, check=False).returncode:
+        pytest.skip(
+            "NOT TESTED: no mount namespace may be made here, and the real /dev/shm is not for this test"
+        )
+    done = subprocess.run(
+        [*private, f'{mount} && exec "$0" -c "$1"', sys.executable, LEFT_LOCKED],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if "no locks" in done.stdout:
+        pytest.skip("this PC's PortAudio has no JACK in it")
+    assert "answered" in done.stdout, done.stderr
+    assert "a lock that a killed program left stops the sound system" in done.stdout
 
 
 def test_without_portaudio_the_error_says_what_to_install(tmp_path: Path) -> None:

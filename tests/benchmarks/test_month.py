@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.month import (
+from benchmarks.month import judged, summary
+from benchmarks.month_machines import (
     DAY_S,
     EVERY_S,
     FAULTS,
@@ -15,9 +16,7 @@ from benchmarks.month import (
     Hall,
     Key,
     Machine,
-    judged,
     noise_db,
-    summary,
 )
 from echo_stream.core.types import OFF
 from echo_stream.encode.spectral import SpectralEncoder

@@ -42,6 +42,8 @@ class Outlook:
     """So long lasts what comes and goes by itself here, and alarms wait for it; 0: they wait for nothing."""
     passed: int = 0
     """How often it came within a week."""
+    held: int = 0
+    """How often an alarm waited for it since the start."""
 
     @classmethod
     def of(cls, ways: Ways) -> Self:
@@ -58,6 +60,7 @@ class Outlook:
             slow_evidence=ways.slow_way.evidence,
             passed_s=ways.passed.longest_s if ways.passed.wait_s > ways.timing.on_delay_s else 0.0,
             passed=ways.passed.count,
+            held=ways.held,
         )
 
     @property
@@ -129,8 +132,9 @@ class Outlook:
         wait = duration_text(LONGER * self.passed_s)
         return [
             f"changes of up to {duration_text(self.passed_s)} came and went by themselves {self.passed} "
-            f"times within a week: they are warnings, an alarm must last {wait}; "
-            "less again, once such sounds are known (ignore add) or heard by a reference microphone"
+            f"times within a week: they are warnings, an alarm must last {wait} ({self.held} waited since "
+            "the start); less again, once such sounds are known (ignore add) or heard by a reference "
+            "microphone"
         ]
 
 

@@ -99,6 +99,9 @@ class Ways:
         self._each_per_month = levels.per_month / WAYS
         self.passed = Passed(timing.hop_s)
         """Lengths say nothing of scores: they stay when the bank changes."""
+        self.held = 0
+        """How often an alarm waited longer than its on-delay for what passes by itself, since the start."""
+        self._held_since: int | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -241,6 +244,7 @@ class Ways:
         else:
             slow.interrupt()
         self._decide(end)
+        self._count_held(end)
         if was_active and self.active:
             self._watch_again(value, start, end)
         if not self.active:
@@ -284,6 +288,15 @@ class Ways:
 
     def _standing(self) -> AlarmPath | None:
         return next((path for path in AlarmPath if self._stands(path)), None)
+
+    def _count_held(self, end: int) -> None:
+        """A change that goes on would be an alarm by now, did none pass by itself here."""
+        since, rate = self.step_way.since, self.timing.sample_rate_hz
+        if since is None or self.active or since == self._held_since:
+            return
+        due_s = self.timing.on_delay_s if self._strong.active else self.timing.step_delay_s
+        if end - since >= round(due_s * rate):
+            self.held, self._held_since = self.held + 1, since
 
     def _stands(self, path: AlarmPath) -> bool:
         if path is AlarmPath.STRONG:

@@ -40,12 +40,13 @@ def add(
     ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Teach a sound that is no fault, from the evidence of the event at a time or from a recording.
+    """Teach a sound that is no fault, from what is kept of a time or from a recording.
 
-    It passes while it is not louder than now by more than 3 dB, and no longer than 1.5 times as long.
+    Sound is kept of alarms, features of the newest warnings. The sound passes while it is not louder than now
+    by more than 3 dB, and no longer than 1.5 times as long.
     """
     from echo_stream.detect.known_sound_file import path_of, save
-    from echo_stream.fit.known_sound import Clip, clip_at, learn_known_sound, require_new
+    from echo_stream.fit.known_sound import Clip, known_sound_at, learn_known_sound, require_new
     from echo_stream.pipeline.factory import build_encoder
 
     quiet()
@@ -55,13 +56,13 @@ def add(
     require_new(path, name)
     if (at is None) == (recording is None):
         raise typer.BadParameter("name either --at TIME or --recording FILE")
+    encoder = build_encoder(settings, which)
     if recording is not None:
         clip = Clip(recording, None, f"recording {recording.name}")
+        known = learn_known_sound(settings, which, encoder, clip, name)
     else:
-        clip = clip_at(
-            settings.state_dir / "evidence", machine, local_time(at or "", datetime.now().astimezone())
-        )
-    known = learn_known_sound(settings, which, build_encoder(settings, which), clip, name)
+        when = local_time(at or "", datetime.now().astimezone())
+        known = known_sound_at(settings, which, encoder, when, name)
     save(path, known)
     print(
         f"{name}: learned {known.length_s:.1f} s of sound up to {known.loudest_dbfs:.1f} dBFS from "

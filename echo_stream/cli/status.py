@@ -59,14 +59,7 @@ def _print(found: dict[str, Any]) -> None:
             print(f"{machine['machine']}, set to {outlook['false_alarms_per_month']:g} false alarms a month:")
             print(*(f"  {line}" for line in outlook["known"]), sep="\n")
     for machine in found["machines"]:
-        if measured := machine.get("measured"):
-            told = (
-                f"{text} {measured[n]:.3g} {unit}".strip()
-                for n, (text, unit) in MEASURES.items()
-                if n in measured
-            )
-            zone = f"; zone {machine['zone']}" if machine.get("zone") else ""
-            print(f"{machine['machine']}: {'; '.join(told)}{zone}")
+        _print_heard(machine)
     for machine in found["machines"]:
         if enrolling := machine.get("enrolling"):
             of, stage = " and ".join(enrolling["conditions"]), enrolling["stage"]
@@ -91,6 +84,23 @@ def _print(found: dict[str, Any]) -> None:
         print(f"notify {each['to']} on {each['on']}: {each['sent']} sent, {each['waiting']} wait{lost}")
     for reason in found.get("degraded", ()):
         print(f"DEGRADED: {reason}")
+
+
+def _print_heard(machine: dict[str, Any]) -> None:
+    """That its sound is a new steady one, and what a calibrated sensor measures."""
+    if machine.get("new_steady_state"):
+        print(
+            f"{machine['machine']}: new steady state: it sounds otherwise, and the same for a minute: a "
+            "fault, or another load, speed or product; if it is normal, the event says what learns it"
+        )
+    if measured := machine.get("measured"):
+        told = (
+            f"{text} {measured[n]:.3g} {unit}".strip()
+            for n, (text, unit) in MEASURES.items()
+            if n in measured
+        )
+        zone = f"; zone {machine['zone']}" if machine.get("zone") else ""
+        print(f"{machine['machine']}: {'; '.join(told)}{zone}")
 
 
 def _counts(found: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ _COUNTERS = {
     "gaps": "Stretches of lost samples.",
     "losses": "Times that the source was lost; it is opened again each time.",
     "warnings_held": "Warnings held, as the sound changed more at the machine's reference.",
+    "alarms_held": "Alarms that waited longer than their delay, as changes here pass by themselves.",
 }
 _GAUGES = {
     "coverage_10m_ratio": ("coverage_10m", "Share of hops scored in the last ten minutes."),

@@ -170,6 +170,8 @@ def _machine(station: Station, now_s: float) -> dict[str, Any]:
         "bank": station.bank_id,
         "reference": station.surroundings and station.surroundings.reference,
         "warnings_held": station.surroundings.warnings if station.surroundings else 0,
+        "alarms_held": station.ways.held,
+        "new_steady_state": station.steady.said,
         "measured": {name: float(f"{value:.5g}") for name, value in station.measured.items()} or None,
         "zone": station.zone,
         "known_sounds": station.gate.known_sounds(station.scorer),
@@ -201,7 +203,9 @@ def _failed_machine(failed: FailedMachine, hop_s: float, now_s: float) -> dict[s
         "reason": failed.reason,
         "device": failed.machine.source.kind,
         "bank": "",
+        "new_steady_state": False,
         "warnings_held": 0,
+        "alarms_held": 0,
         "alarms": {},
         "outlook": None,
     }

@@ -33,7 +33,8 @@ class SteadyWatch:
         self._needed = max(2, round(STEADY_S / hop_s))
         self._values: deque[float] = deque(maxlen=self._needed)
         self._levels_dbfs: deque[float] = deque(maxlen=self._needed)
-        self._said = False
+        self.said = False
+        """The change that goes on has become a new steady sound."""
 
     def step(self, score: Score, *, changed: bool) -> bool:
         """Whether the sound has become steady with the next window; said once a change.
@@ -43,16 +44,16 @@ class SteadyWatch:
             changed: The machine sounds otherwise than it did; what came before is forgotten.
         """
         if not changed:
-            self._said = False
+            self.said = False
             self._values.clear()
             self._levels_dbfs.clear()
             return False
-        if self._said:
+        if self.said:
             return False
         self._values.append(score.value)
         self._levels_dbfs.append(score.level_dbfs)
-        self._said = len(self._values) == self._needed and self._is_steady()
-        return self._said
+        self.said = len(self._values) == self._needed and self._is_steady()
+        return self.said
 
     def _is_steady(self) -> bool:
         values, half = list(self._values), self._needed // 2

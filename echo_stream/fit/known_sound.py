@@ -1,9 +1,10 @@
-"""Teaching a known sound: from the clip of an event, or a recording, to the windows that explain it."""
+"""Teaching a known sound: from a recording, or what is kept of a time, to the windows that explain it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,20 +13,24 @@ import numpy as np
 from echo_stream.alarm.calibration import Calibration
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.errors import BankError, EchoStreamError
-from echo_stream.core.types import AlarmLevel, Features, Float64, Window
+from echo_stream.core.types import AlarmLevel, Features, Float64
+from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.known_sounds import KnownSound
 from echo_stream.detect.reference import Sound
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder
 from echo_stream.evidence.store import Kept, list_events
 from echo_stream.fit.listen import recording_of
-from echo_stream.pipeline.factory import load_fitting_bank, trip_levels
+from echo_stream.fit.propose import read_sample
+from echo_stream.history.sample import MOST_EVENTS, Stretch
+from echo_stream.pipeline.factory import load_bank, load_fitting_bank, trip_levels
 from echo_stream.pipeline.loop import encode_windows, read_windows
 
 FINER = 4
 """Windows for one hop: the same sound next time begins anywhere between two hops."""
 WITHIN = timedelta(minutes=2)
 """An event is meant that is no further than this from the time that a person gives."""
+ELSE = "teach it from a recording: ignore add --recording FILE; echo-stream events lists alarms with sound"
 LONGEST_S = 120.0
 """A longer change is no passing sound; an operating state is learned with `bank extend`."""
 
@@ -40,36 +45,68 @@ class Clip:
     taught_from: str
 
 
-def clip_at(folder: Path, machine: str, at: datetime) -> Clip:
-    """The clip of the event at a time.
+def known_sound_at(config: Config, machine: Machine, encoder: Encoder, at: datetime, name: str) -> KnownSound:
+    """What was strange at a time, as a known sound.
+
+    Of an alarm its sound is kept; of the newest warnings features, a window each hop.
+
+    Args:
+        config: The configuration.
+        machine: Whose sound.
+        encoder: Makes the features.
+        at: with its zone.
+        name: What to call it.
+
+    Raises:
+        BankError, BankMismatch: no bank, or one that does not fit.
+        EchoStreamError: neither is kept of that time, all of it sounds normal, or it lasts too long.
+    """
+    clip = clip_at(config.state_dir / "evidence", machine.id, at)
+    if clip is not None:
+        return learn_known_sound(config, machine, encoder, clip, name)
+    bank = load_bank(machine)
+    bank.require(encoder.identity, bank.sample_rate_hz, config.encoder.window_s, config.encoder.hop_s)
+    local = f"{at.astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    try:
+        kept = read_sample(config, machine, bank)
+    except BankError as error:
+        raise EchoStreamError(
+            f"machine {machine.id}: no sound is kept of {local}, and no features: {error.message}", ELSE
+        ) from error
+    strange = [each for each in (*kept.events, *kept.stretches) if each.alarmed]
+    away = {id(each): _away_from(each, kept.about.hop_s, at) for each in strange}
+    nearest = min(strange, key=lambda each: away[id(each)], default=None)
+    if nearest is None or away[id(nearest)] > WITHIN:
+        found = "" if nearest is None else f"; the nearest is of {nearest.at}"
+        raise EchoStreamError(
+            f"machine {machine.id}: of {local} nothing is kept to learn from: sound is kept of alarms, "
+            f"features of the newest {MOST_EVENTS} warnings and alarms, written every five minutes{found}",
+            ELSE,
+        )
+    starts_s = kept.about.hop_s * np.arange(len(nearest.features), dtype=np.float64)
+    heard = _Heard(
+        f"what was heard until {nearest.at}",
+        nearest.features,
+        starts_s,
+        kept.about.hop_s,
+        None,
+        f"features of {nearest.at}",
+    )
+    return _learn(machine, bank, heard, name)
+
+
+def clip_at(folder: Path, machine: str, at: datetime) -> Clip | None:
+    """The clip of the event at a time; None where no sound is kept of it.
 
     Args:
         folder: of all evidence.
         machine: whose.
         at: with its zone.
-
-    Raises:
-        EchoStreamError: no evidence of that time, or its sound is gone.
     """
-    events = list_events(folder, machine)
-    if not events:
-        raise EchoStreamError(
-            f"machine {machine}: there is no evidence in {folder}",
-            "teach it from a recording instead: ignore add --recording FILE",
-        )
-    away = {kept.event_id: _away(kept, at) for kept in events}
-    nearest = min(events, key=lambda kept: away[kept.event_id])
-    if away[nearest.event_id] > WITHIN:
-        raise EchoStreamError(
-            f"machine {machine}: no event at {at.astimezone():%Y-%m-%d %H:%M:%S %Z}; the nearest with "
-            f"evidence is of {nearest.at.astimezone():%Y-%m-%d %H:%M:%S %Z}",
-            "echo-stream events lists what there is",
-        )
-    if nearest.clip is None:
-        raise EchoStreamError(
-            f"machine {machine}: the sound of event {nearest.event_id} is not there any more",
-            "name another event, or teach it from a recording: ignore add --recording FILE",
-        )
+    events = [kept for kept in list_events(folder, machine) if kept.clip is not None]
+    nearest = min(events, key=lambda kept: _away(kept, at), default=None)
+    if nearest is None or nearest.clip is None or _away(nearest, at) > WITHIN:
+        return None
     return Clip(nearest.clip, nearest.onset_s, f"event {nearest.event_id} of {nearest.event['ts']}")
 
 
@@ -77,6 +114,25 @@ def _away(kept: Kept, at: datetime) -> timedelta:
     """From a time to an event, which lasts from onset to alarm; 0 in between."""
     onset = datetime.fromisoformat(kept.event.get("onset_ts") or kept.event["ts"])
     return max(onset - at, at - kept.at, timedelta(0))
+
+
+def _away_from(stretch: Stretch, hop_s: float, at: datetime) -> timedelta:
+    end = datetime.fromisoformat(stretch.at)
+    return max(end - timedelta(seconds=hop_s * len(stretch.features)) - at, at - end, timedelta(0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """Windows in a row, in which the sound is that is meant."""
+
+    source: str
+    features: Sequence[Features]
+    starts_s: Float64
+    """(n,) where each begins."""
+    hop_s: float
+    onset_s: float | None
+    """Where the sound begins that is meant; None: the highest score is meant."""
+    taught_from: str
 
 
 def learn_known_sound(
@@ -93,51 +149,58 @@ def learn_known_sound(
     with closing(recording_of(machine, clip.file)) as source:
         rate = source.sample_rate_hz
         bank = load_fitting_bank(config, machine, encoder, rate)
-        windows: list[Window] = []
+        starts_s: list[float] = []
         features: list[Features] = []
         for window, found in encode_windows(
             encoder, read_windows(source, machine=machine.id, window_s=cut.window_s, hop_s=hop_s)
         ):
-            windows.append(replace(window, samples=window.samples[:0]))  # the sound itself is not needed
+            starts_s.append(window.start / rate)
             features.append(found)
-    values = np.array([score.value for score in Scorer(bank).score(features)])
+    heard = _Heard(str(clip.file), features, np.array(starts_s), hop_s, clip.onset_s, clip.taught_from)
+    return _learn(machine, bank, heard, name)
+
+
+def _learn(machine: Machine, bank: NormalBank, heard: _Heard, name: str) -> KnownSound:
+    window_s = bank.window_s
+    values = np.array([score.value for score in Scorer(bank).score(heard.features)])
     clear = trip_levels(machine, Calibration.of(bank.calibration))[AlarmLevel.WARNING].clear
-    starts_s = np.array([window.start / rate for window in windows])
-    first, last = _stretch(values, starts_s, clip, clear, gap=round(cut.window_s / hop_s))
-    length_s = max(hop_s, starts_s[last] - starts_s[first] - cut.window_s)
+    first, last = _stretch(values, heard, clear, gap=round(window_s / heard.hop_s))
+    length_s = max(heard.hop_s, heard.starts_s[last] - heard.starts_s[first] - window_s)
     if length_s > LONGEST_S:
         raise EchoStreamError(
-            f"{clip.file}: the sound lasts {length_s:.0f} s; a known sound is at most {LONGEST_S:.0f} s long",
+            f"{heard.source}: the sound lasts {length_s:.0f} s; a known sound is at most {LONGEST_S:.0f} s "
+            "long",
             f"an operating state is learned with: echo-stream bank extend --machine {machine.id}",
         )
-    taught = features[first : last + 1]
+    taught = heard.features[first : last + 1]
     return KnownSound(
         name=name,
         sound=Sound.of(taught),
         loudest_dbfs=max(item.level_dbfs for item in taught),
         length_s=float(length_s),
-        window_s=cut.window_s,
-        sample_rate_hz=rate,
-        encoder=encoder.identity,
+        window_s=window_s,
+        sample_rate_hz=bank.sample_rate_hz,
+        encoder=bank.encoder,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        taught_from=clip.taught_from,
+        taught_from=heard.taught_from,
     )
 
 
-def _stretch(values: Float64, starts_s: Float64, clip: Clip, clear: float, gap: int) -> tuple[int, int]:
+def _stretch(values: Float64, heard: _Heard, clear: float, gap: int) -> tuple[int, int]:
     """First and last window of the strange stretch that is meant; shorter breaks than `gap` windows count."""
     strange = np.flatnonzero(values > clear)
     if not len(strange):
         highest = f"its highest score is {values.max():.1f}" if len(values) else "it is shorter than a window"
         raise EchoStreamError(
-            f"{clip.file}: nothing in it is unlike normal sound: {highest}, the clear level is {clear:.1f}",
+            f"{heard.source}: nothing in it is unlike normal sound: {highest}, the clear level is "
+            f"{clear:.1f}",
             "what raises no alarm need not be taught",
         )
     stretches = np.split(strange, np.flatnonzero(np.diff(strange) > gap) + 1)
-    if clip.onset_s is None:
+    if heard.onset_s is None:
         meant = max(stretches, key=lambda own: values[own].max())
     else:
-        onset_s = clip.onset_s
+        onset_s, starts_s = heard.onset_s, heard.starts_s
         meant = min(stretches, key=lambda own: _outside(onset_s, starts_s[own[0]], starts_s[own[-1]]))
     return int(meant[0]), int(meant[-1])
 

@@ -126,7 +126,7 @@ def propose(
         )
     bank, encoder = NormalBank.load(machine.bank), build_encoder(config, machine)
     require_same_features(config, bank, encoder)
-    heard = _read(config, machine, About(encoder.identity, bank.sample_rate_hz, bank.window_s, bank.hop_s))
+    heard = read_sample(config, machine, bank)
     unknown = set(faults) - {each.event_id for each in heard.events}
     if unknown:
         known = ", ".join(each.event_id for each in heard.events) or "none"
@@ -217,7 +217,13 @@ def _name(stretch: Stretch) -> str:
     return f"heard {stretch.at}"
 
 
-def _read(config: Config, machine: Machine, about: About) -> FeatureSample:
+def read_sample(config: Config, machine: Machine, bank: NormalBank) -> FeatureSample:
+    """What the daemon kept of what it heard, in features that the bank can judge.
+
+    Raises:
+        BankError: There is nothing, it is damaged, or of other features.
+    """
+    about = About(bank.encoder, bank.sample_rate_hz, bank.window_s, bank.hop_s)
     path = path_of(config.state_dir, machine.id)
     hint = "let the daemon listen for some hours: it writes what it heard every five minutes"
     try:

@@ -87,13 +87,17 @@ def passes(life: Life, length: int, score: float = 50.0) -> list[AlarmPath | Non
 
 
 def test_what_comes_and_goes_by_itself_three_times_is_waited_for(life: Life) -> None:
-    assert [passes(life, 12) for _ in range(4)] == [[AlarmPath.STRONG]] * 3 + [[]]
+    assert [passes(life, 12) for _ in range(3)] == [[AlarmPath.STRONG]] * 3
+    assert life.ways.held == 0
+    assert passes(life, 12) == []
+    assert life.ways.held == 1
     assert life.ways.step_way.ceiling.level < 5.0, "what passes does not make the machine deaf"
     assert passes(life, 17) == []
     assert life.hear([50.0] * 40) == [(18.0, AlarmPath.STRONG)]
     life.hear(normal(5 * MINUTE))
     assert life.hear([5.0] * 40) == [(18.0, AlarmPath.STEP)]
     assert "for 18 s" in life.ways.why()
+    assert life.ways.held == 4, "17 s were held, then two alarms until they were long enough; once each"
 
 
 def test_a_fault_waits_for_what_passes_no_longer_than_30_s(life: Life) -> None:

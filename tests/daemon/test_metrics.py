@@ -44,9 +44,15 @@ def snapshot() -> dict[str, Any]:
             for n in (1, 4)
         ],
         "machines": [
-            {**health.snapshot(2.5), "listening": True, "alarms": alarms, "warnings_held": 7}
+            {
+                **health.snapshot(2.5),
+                "listening": True,
+                "alarms": alarms,
+                "warnings_held": 7,
+                "alarms_held": 3,
+            }
             | {"measured": {"velocity_mm_s": 2.5}, "zone": "A/B"},
-            {**deaf.snapshot(2.5), "listening": False, "warnings_held": 0},
+            {**deaf.snapshot(2.5), "listening": False, "warnings_held": 0, "alarms_held": 0},
         ],
     }
 
@@ -86,6 +92,7 @@ def samples(server: MetricsServer) -> dict[tuple[str, ...], float]:
 def test_metrics_say_what_the_snapshot_says(server: MetricsServer) -> None:
     found = samples(server)
     assert found["echo_stream_warnings_held_total", "pump3"] == 7
+    assert found["echo_stream_alarms_held_total", "pump3"] == 3
     assert found["echo_stream_build_info", 'pc"7', "1.2.3"] == 1
     assert found["echo_stream_broker_connected",] == 0
     assert found["echo_stream_outbox_events",] == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,10 +17,14 @@ from echo_stream.config.load import load
 from echo_stream.core.errors import BankError, EchoStreamError
 from echo_stream.core.types import Float32
 from echo_stream.detect import known_sound_file
+from echo_stream.detect.known_sounds import KnownSound
 from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.fit import fit_from_recordings
-from echo_stream.fit.known_sound import Clip, clip_at, learn_known_sound
+from echo_stream.fit.known_sound import Clip, known_sound_at, learn_known_sound
+from echo_stream.fit.listen import recording_of
+from echo_stream.history.sample import About, FeatureSample, path_of
 from echo_stream.pipeline.factory import build_encoder
+from echo_stream.pipeline.loop import encode_windows, read_windows
 from tests.support.daemon import run
 from tests.support.passing import RATE_HZ, forklift, machine_sound, over
 
@@ -146,6 +151,40 @@ def test_a_time_without_a_zone_is_local() -> None:
     assert local_time("2026-11-20T13:00Z", now) == datetime.fromisoformat("2026-11-20T13:00:00+00:00")
 
 
-def test_a_time_without_evidence_says_so(tmp_path: Path) -> None:
-    with pytest.raises(EchoStreamError, match="no evidence"):
-        clip_at(tmp_path, "pump3", datetime.now().astimezone())
+def test_a_warning_without_sound_is_taught_from_what_the_daemon_heard(taught: Taught, tmp_path: Path) -> None:
+    bank = taught.machine.bank
+    shutil.copytree(bank.parent, tmp_path / "banks", symlinks=True)
+    shutil.rmtree(known_sound_file.known_sounds_folder(tmp_path / "banks" / bank.name))
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    config = load(tmp_path / "config.yaml")
+    machine, hop_s = config.machines[0], config.encoder.hop_s
+    heard = FeatureSample(
+        About(taught.encoder.identity, RATE_HZ, config.encoder.window_s, config.encoder.hop_s)
+    )
+    began = datetime.fromisoformat("2026-11-20T13:00:00+00:00")
+    with closing(recording_of(machine, taught.folder / "taught.wav")) as source:
+        windows = read_windows(source, machine="pump3", window_s=config.encoder.window_s, hop_s=hop_s)
+        for window, features in encode_windows(taught.encoder, windows):
+            at = began + timedelta(seconds=window.end / RATE_HZ)
+            heard.add(features, "normal", at, window.start, window.end, alarmed=False)
+            if abs(window.end / RATE_HZ - AT_S - 8) <= hop_s / 2:
+                heard.event("E1", "warning", "normal", at)
+
+    def learn(at: datetime) -> KnownSound:
+        return known_sound_at(config, machine, taught.encoder, at, "lorry")
+
+    with pytest.raises(EchoStreamError, match=r"no sound is kept of .* no features: .*No such file"):
+        learn(at)
+    path = path_of(config.state_dir, "pump3")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(heard.to_bytes())
+    with pytest.raises(
+        EchoStreamError, match=r"nothing is kept to learn from.*the nearest is of 2026-11-20T13"
+    ):
+        learn(began - timedelta(hours=1))
+    said = run(tmp_path, "ignore", "add", "-m", "pump3", "-n", "lorry", "--at", "2026-11-20T13:00:25Z")
+    assert "features of 2026-11-20T13:00:2" in said
+    for level_db, raised in ((LEVEL_DB, False), (LEVEL_DB + 6, True)):
+        sound = over(machine_sound(5, 500, LISTEN_S), forklift(LENGTH_S, 2), AT_S, level_db)
+        recording = write(tmp_path / "again.wav", sound)
+        assert bool(replay_one(config, machine, taught.encoder, recording).events) is raised

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import run, wait_for
-from tests.support.page import QUIET, RunningPage, browser_window, needs_chromium, running_page
+from tests.support.page import MACHINE, QUIET, RunningPage, browser_window, needs_chromium, running_page
 
 EVENT_ID = re.compile(r"[0-9A-Z]{26}")
 ABSENT = "01KB5GZ1P0W3V6F1Q2Z8Y7X5RT"
@@ -27,12 +27,14 @@ HOSTILE = (
     *("/etc/passwd", "....//....//etc/passwd", "..\\..\\etc\\passwd", "%00", "pump3%00.json", "*", "pump3/*"),
     *("{}", "${HOME}", "a" * 3000, "%ff%fe", "' OR 1=1 --", "<script>alert(1)</script>"),
 )
+PASSES = ", ".join(f"{{kind: rattle, start_s: {at_s}, end_s: {at_s + 4}}}" for at_s in (12, 30, 48))
+PRESS = MACHINE.format(id="press1", name="Press 1", source=f"start_s: 200, faults: [{PASSES}]")
 POSTS = ("machines/pump3/command",)
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPage]:
-    with running_page(tmp_path_factory.mktemp("page")) as running:
+    with running_page(tmp_path_factory.mktemp("page"), more=PRESS) as running:
         yield running
 
 
@@ -61,8 +63,8 @@ def frames(line: socket.socket, wanted: str, timeout_s: float = 10.0) -> Any:
 
 def test_every_machine_is_shown_and_an_alarm_first(alarmed: RunningPage) -> None:
     machines = alarmed.json("/api/machines")
-    assert [machine["id"] for machine in machines] == ["pump3", "fan1"]
-    pump, fan = machines
+    assert [machine["id"] for machine in machines] == ["pump3", "fan1", "press1"]
+    pump, fan, _ = machines
     assert (pump["status"], pump["word"], pump["alarm"]["state"]) == ("alarm", "ALARM", "UNACK")
     assert pump["score"] > pump["alarm"]["trip"] > pump["warning"]["trip"] > 0
     assert (fan["status"], fan["name"], fan["since"]) == ("normal", "Fan 1", None)
@@ -103,12 +105,12 @@ def test_what_a_calibrated_sensor_measures_is_shown_and_told(page: RunningPage) 
 
 def test_news_and_the_spectrogram_are_streamed(page: RunningPage) -> None:
     with contextlib.closing(stream(page, "?machine=pump3")) as line:
-        assert {machine["id"] for machine in frames(line, "machines")} == {"pump3", "fan1"}
+        assert {machine["id"] for machine in frames(line, "machines")} == {"pump3", "fan1", "press1"}
         columns = frames(line, "columns")
         assert (columns["rows"], columns["high_hz"]) == (256, 4000)
         assert len(columns["data"]) == 4 * -(-2560 // 3)  # ten columns in base64
         figures = frames(line, "figures")["machines"]
-        assert set(figures) <= {"pump3", "fan1"}
+        assert set(figures) <= {"pump3", "fan1", "press1"}
 
 
 def test_the_clip_answers_range_and_is_found_by_event_only(alarmed: RunningPage) -> None:
@@ -288,6 +290,32 @@ def test_what_another_level_would_have_raised(page: RunningPage) -> None:
     assert levels[0] >= levels[1] > 0, "an alarm's level lies over the warning's, whatever is accepted"
     for wrong in ("level=nan", "days=1e9", "on_delay_s=-1", "false_alarms_per_month=0"):
         assert page.ask(f"/api/machines/fan1/what-if?{wrong}")[0] == 400
+
+
+def known_of(page: RunningPage, machine: str) -> Any:
+    machines = page.json("/api/health")["overview"]["machines"]
+    return next(each for each in machines if each["machine"] == machine)
+
+
+def test_what_somebody_calls_a_fault_is_waited_for_no_longer(page: RunningPage) -> None:
+    def waits() -> bool:
+        return any(
+            "came and went by themselves" in line for line in known_of(page, "press1")["outlook"]["known"]
+        )
+
+    wait_for(waits, 120, "three rattles of the press have passed")
+    kept = wait_for(lambda: page.json("/api/evidence?machine=press1")["items"], 60, "their sound")
+    answer = {"answer": "fault", "by": "bo"}
+    assert page.json(f"/api/evidence/{kept[-1]['event_id']}/answer", answer)["ok"]
+    wait_for(lambda: not waits(), 60, "the pipeline forgets how long it lasted")
+
+
+def test_a_new_steady_state_is_told_by_status(page: RunningPage) -> None:
+    wait_for(lambda: known_of(page, "pump3")["new_steady_state"], 120, "a minute of the same rattle")
+    assert not known_of(page, "fan1")["new_steady_state"]
+    said = run(page.folder, "status")
+    assert "pump3: new steady state" in said
+    assert "fan1: new steady state" not in said
 
 
 def test_openapi_names_every_operation(page: RunningPage) -> None:

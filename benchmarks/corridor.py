@@ -1,6 +1,7 @@
 """The whole corridor at real-time pace: many simulated machines, the real daemon, a real mosquitto.
 
     python -m benchmarks.corridor --machines 100 --rate 48000 --encoder echo-tiny --minutes 10
+    python -m benchmarks.corridor --machines 100 --rate 16000 --encoder echo-tiny-gated --precision float32
     python -m benchmarks.corridor --machines 1000 --rate 16000 --encoder spectral --minutes 10
     python -m benchmarks.corridor --latency --encoder echo-tiny --rate 48000 --minutes 10
     python -m benchmarks.corridor --growth --encoder spectral
@@ -57,6 +58,7 @@ def steady(settings: Settings, machines: Machines, seconds: float) -> dict[str, 
             "ready_s": running.ready_s,
             "scored_s": running.scored_s,
             **_heard(before["machines"], after["machines"]),
+            **_gated(before["machines"], after["machines"]),
             "cpu_cores": round(cpu_s / took_s, 4),
             "broker_cpu_cores": round((_cpu_s(running.broker) - broker_s) / took_s, 4),
             "rss_mb": round(running.rss_mb(), 1),
@@ -91,6 +93,20 @@ def _heard(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) ->
         "lag_max_s": max(machine["lag_max_s"] for machine in after),
         "due_within_s": _due_within([machine["last_window_at"] for machine in after]),
     }
+
+
+def _gated(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What ECHO's gate left out between two looks; nothing where there is none."""
+    if not after[0]["encoder_gate"]:
+        return {}
+    encoded, left_out = (
+        sum(
+            new["encoder_gate"][key] - old["encoder_gate"][key]
+            for old, new in zip(before, after, strict=True)
+        )
+        for key in ("encoded", "left_out")
+    )
+    return {"gate_encoded": encoded, "gate_left_out": left_out}
 
 
 def _due_within(ends: Sequence[str]) -> float:

@@ -1,4 +1,4 @@
-"""What the daemon costs: start-up, CPU share and memory with one 48 kHz machine, spectral and ECHO tiny.
+"""What the daemon costs: start-up, CPU share and memory with one 48 kHz machine: spectral, ECHO tiny, gated.
 
     python -m benchmarks.daemon [--seconds 60] [--json]
 
@@ -35,7 +35,7 @@ def main() -> None:
     given = parser.parse_args()
     found: dict[str, Any] = {"help_s": _median_s(["--help"]), "version_s": _median_s(["--version"])}
     with tempfile.TemporaryDirectory(prefix="plant-") as folder:
-        for encoder in ("spectral", "echo-tiny"):
+        for encoder in ("spectral", "echo-tiny", "echo-tiny-gated"):
             settings = Settings(Path(folder) / encoder, encoder, given.banks, precision=given.precision)
             prepare(settings, [RATE_HZ])
             first = steady(settings, Machines(1, RATE_HZ), 5.0)  # chooses the runtime

@@ -34,7 +34,8 @@ QUIET_BROKER = "log_type none\nsys_interval 1"
 APART_S = 0.37
 FITTED_S, BANK_WINDOWS = 120, 600
 """A bank is fitted on two minutes and made as large as one of ten: what it costs depends on its size."""
-ENCODERS = ("spectral", "echo-tiny", "echo-small")
+GATED = "-gated"
+ENCODERS = ("spectral", "echo-tiny", "echo-small", "echo-tiny-gated", "echo-small-gated")
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,16 @@ class Settings:
         cut = f"window_s: 2.0, hop_s: {self.hop_s}"
         if self.encoder == "spectral":
             return f"{{kind: spectral, {cut}}}"
-        size = self.encoder.removeprefix("echo-")
-        weights = self.folder / f"{size}.safetensors"
-        return f"{{kind: echo, size: {size}, weights: {weights}, precision: {self.precision}, {cut}}}"
+        gate = "gate: auto, " if self.encoder.endswith(GATED) else ""
+        weights = self.folder / f"{self.size}.safetensors"
+        return (
+            f"{{kind: echo, size: {self.size}, weights: {weights}, precision: {self.precision}, {gate}{cut}}}"
+        )
+
+    @property
+    def size(self) -> str:
+        """Of ECHO."""
+        return self.encoder.removeprefix("echo-").removesuffix(GATED)
 
 
 def write_weights(path: Path, size: str) -> None:
@@ -143,8 +151,7 @@ def prepare(settings: Settings, rates_hz: Sequence[int]) -> None:
     """Weights where they are needed, and a bank for each rate."""
     settings.folder.mkdir(parents=True, exist_ok=True)
     if settings.encoder != "spectral":
-        size = settings.encoder.removeprefix("echo-")
-        write_weights(settings.folder / f"{size}.safetensors", size)
+        write_weights(settings.folder / f"{settings.size}.safetensors", settings.size)
     for rate_hz in sorted(set(rates_hz)):
         kept = settings.banks and settings.banks / f"{settings.encoder}-{rate_hz}.safetensors"
         own = bank_path(settings, rate_hz)

@@ -30,6 +30,7 @@ from echo_stream.core.errors import MissingExtra
 from echo_stream.core.types import AlarmLevel, EncoderIdentity, Enrolled, Features, Window
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.detect.bank import NormalBank
+from echo_stream.detect.reference import Reference
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder, make_encoder
 from echo_stream.encode.runtime import cpu
@@ -232,15 +233,18 @@ def of_size(bank: NormalBank, kept: int) -> NormalBank:
 
     It costs what a bank of that size costs, and scores as before.
     """
-    own = bank.references[0]
+    gate = bank.gate and replace(bank.gate, references=(_of_size(bank.gate.references[0], kept),))
+    return replace(bank, references=(_of_size(bank.references[0], kept),), gate=gate)
+
+
+def _of_size(own: Reference, kept: int) -> Reference:
     which = np.resize(np.arange(len(own.start_s)), kept)
-    larger = replace(
+    return replace(
         own,
         recordings=[own.recordings[i] for i in which.tolist()],
         start_s=own.start_s[which],
         window=replace(own.window, normals=own.window.normals[which]),
     )
-    return replace(bank, references=(larger,))
 
 
 def _station(name: str, bank: NormalBank, rate_hz: int, cut: Windowing, number: int) -> Station:

@@ -43,6 +43,12 @@ def _print(found: dict[str, Any]) -> None:
     link = "connected" if broker["connected"] else f"AWAY ({broker['last_error'] or 'not yet connected'})"
     print(f"echo-stream {found['version']} on {found['node']}, up {uptime}, encoder {found['encoder']}")
     print(f"broker {broker['host']}:{broker['port']} {link}; {_counts(found)}")
+    if gated := [each for machine in found["machines"] if (each := machine.get("encoder_gate"))]:
+        encoded, left_out = (sum(each[key] for each in gated) for key in ("encoded", "left_out"))
+        print(
+            f"ECHO encoded {encoded} windows and left out {left_out} that sounded normal: "
+            f"{(encoded + left_out) / max(1, encoded):.1f} times less work"
+        )
     table = Table("machine", "alarm", "warning", "score", "coverage", "level", "sound", "real-time factor")
     for machine in found["machines"]:
         states = [machine["alarms"].get(level, {}).get("state", "-") for level in ("alarm", "warning")]

@@ -346,6 +346,7 @@ class Daemon:
             on_failure=self._registry.fail,
             expecting=lambda: bool(self._registry.failed),
             sampled=self._sampler.add,
+            asked=self._sampler.keeps_next,
         )
         self._events.save_states(self._registry.stations.values())
         self._stop.set()

@@ -166,6 +166,7 @@ class _Snapshots(Collector):
         yield _zones(machines)
         yield _last_windows(machines)
         yield _known_sounds(machines)
+        yield from _encoder_gates(machines)
         yield _enrolments(machines)
         yield _trip_levels(machines)
         yield from _alarms(machines)
@@ -250,6 +251,18 @@ def _known_sounds(machines: Iterable[Mapping[str, Any]]) -> Metric:
         for name, count in (machine.get("known_sounds") or {}).items():
             counter.add_metric([machine["machine"], name], count)
     return counter
+
+
+def _encoder_gates(machines: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Where ECHO has no gate there is no such family."""
+    found = [(machine["machine"], counts) for machine in machines if (counts := machine.get("encoder_gate"))]
+    text = "Windows by what ECHO's gate decided."
+    counter = CounterMetricFamily("echo_stream_gate_windows", text, labels=["machine", "decision"])
+    for machine, counts in found:
+        for decision, count in counts.items():
+            counter.add_metric([machine, decision], count)
+    if found:
+        yield counter
 
 
 def _enrolments(machines: Iterable[Mapping[str, Any]]) -> Metric:

@@ -174,6 +174,7 @@ def _machine(station: Station, now_s: float) -> dict[str, Any]:
         "new_steady_state": station.steady.said,
         "measured": {name: float(f"{value:.5g}") for name, value in station.measured.items()} or None,
         "zone": station.zone,
+        "encoder_gate": station.encoder_gate and station.encoder_gate.counts(),
         "known_sounds": station.gate.known_sounds(station.scorer),
         "alarms": {a.level.value: {"state": a.state.value, "active": a.active} for a in station.alarms},
         "losses": station.reader.source.losses,

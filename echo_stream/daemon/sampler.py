@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from threading import Event
 from typing import Any
+from zlib import crc32
 
 import structlog
 
@@ -86,7 +87,9 @@ class FeatureSampler:
         about = About(station.bank.encoder, reader.source.sample_rate_hz, reader.window_s, reader.hop_s)
         known = self._samples.get(reader.machine)
         if known is None or known.about != about:
-            self._samples[reader.machine] = self._read(reader.machine, about)
+            sample = self._samples[reader.machine] = self._read(reader.machine, about)
+            if station.encoder_gate is not None:  # what is kept is encoded: not of all machines at once
+                sample.begin_after(crc32(reader.machine.encode()) / 2**32)
 
     def add(self, station: Station, window: Window, features: Features, score: Score) -> None:
         """A window was scored; before anything is announced."""
@@ -94,6 +97,11 @@ class FeatureSampler:
         self._samples[window.machine].add(
             features, score.condition, window.captured_at, window.start, window.end, alarmed=alarmed
         )
+
+    def keeps_next(self, machine: str) -> bool:
+        """Whether the next window of a machine is kept: it must have features of its own."""
+        sample = self._samples.get(machine)
+        return sample is not None and sample.keeps_next
 
     def recent(self, machine: str) -> Sequence[Features]:
         """Features of its newest windows in a row, oldest first."""

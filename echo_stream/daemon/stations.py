@@ -359,7 +359,7 @@ class StationRegistry:
             for new, old in zip(alarms, station.alarms, strict=True):
                 new.restore(old.snapshot(), at=end, same_bank=bank.sha256 == station.bank.sha256)
             station.bank, station.scorer, station.alarms, station.ways = bank, scorer, alarms, ways
-            station.encoder_gate = build_gate(bank)
+            station.encoder_gate = build_gate(bank, station.encoder_gate)
             station.bank_id = accepted_version(machine.bank) or ""
             if station.surroundings is None or station.surroundings.reference != machine.reference:
                 station.surroundings = build_surroundings(machine, bank.hop_s)

@@ -95,7 +95,19 @@ class GateWatch:
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT + LAG))
     """Spectral scores."""
 
-    def needs(self, window: Window, spectral: Features, *, alarmed: bool, lowest: float = inf) -> bool:
+    def counts(self) -> dict[str, int]:
+        """Windows since the start, by whether they were encoded; any thread."""
+        return {"encoded": self.encoded, "left_out": self.left_out}
+
+    def needs(
+        self,
+        window: Window,
+        spectral: Features,
+        *,
+        alarmed: bool,
+        lowest: float = inf,
+        asked: bool = False,
+    ) -> bool:
         """Whether the next window is to be encoded at once.
 
         Args:
@@ -103,6 +115,7 @@ class GateWatch:
             spectral: Its spectral features.
             alarmed: A warning or an alarm of the machine is active, or a change is waited for.
             lowest: The lowest level of its alarms; a score over it is never repeated.
+            asked: It is to be encoded in any case.
         """
         value, state = self.gate.look(spectral)
         middle = (
@@ -118,7 +131,7 @@ class GateWatch:
         # Each machine has a hop of its own: what all of them hear at once leaves the load as even as it was.
         self._count += 1
         due = (self._count + crc32(window.machine.encode())) % self.gate.every == 0
-        needed = due or not middle
+        needed = asked or due or not middle
         if needed:
             self._state = state
         self._end = window.end

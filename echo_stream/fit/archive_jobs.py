@@ -25,10 +25,10 @@ import echo_stream
 from echo_stream.alarm.sensor import SensorFigures
 from echo_stream.core.errors import EncoderError, Failures, SourceError
 from echo_stream.core.files import require_writable
+from echo_stream.core.gate_features import gate_tensors, with_gates
 from echo_stream.core.text import Progress
 from echo_stream.core.types import Features, Window
 from echo_stream.encode.encoder import Encoder
-from echo_stream.encode.gated import gate_tensors, with_gates
 from echo_stream.fit.archive import Part, Tensors, keep, kept, place, source_of, too_short
 from echo_stream.fit.recorded import COLUMN_S, SpectrogramSlice, look_at
 from echo_stream.pipeline.loop import encode_windows, read_windows

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from echo_stream.core.errors import BankError
+from echo_stream.core.gate_features import gate_tensors, with_gates
 from echo_stream.core.types import Enrolled, Features
 from echo_stream.detect import bank_file as bankfile
 from echo_stream.detect.bank import SESSIONS
-from echo_stream.encode.gated import gate_tensors, with_gates
 
 FORMAT = 1
 """Of this file; a bank of another format can be fitted again from it."""

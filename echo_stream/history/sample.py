@@ -22,8 +22,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from echo_stream.core.gate_features import gate_tensors, with_gates
 from echo_stream.core.sequences import commonest
-from echo_stream.core.types import EncoderIdentity, Features
+from echo_stream.core.types import GATE_EVERY, EncoderIdentity, Features
 
 FORMAT = 1
 HEADER_KEY = "echo_stream_sample"
@@ -37,7 +38,7 @@ MOST_STRETCHES, FEWEST_STRETCHES = 60, 4
 MOST_BYTES = 16e6
 """Of features: with a large encoder fewer stretches are kept."""
 EVERY_S = 120.0
-"""Between the beginnings of two stretches, at first."""
+"""Between the beginnings of two stretches, at first; for a gated encoder times `gate_every`."""
 MOST_EVENTS = 20
 """Of the newest; each with the windows that led to it."""
 NEEDED_H, NEEDED_DAYS = 24.0, 3
@@ -123,8 +124,9 @@ class FeatureSample:
         self.stretches: list[Stretch] = []
         self.events: list[Stretch] = []
         self.seconds_a_day: dict[str, float] = {}
-        self._every_s = EVERY_S
-        self._since_s = EVERY_S
+        # Behind ECHO's gate each window of a stretch is one more to encode.
+        self._every_s = EVERY_S * about.encoder.dimensions.get(GATE_EVERY, 1)
+        self._since_s = self._every_s
         self._recent: deque[Features] = deque(maxlen=STRETCH)
         self._open: list[tuple[Features, str, bool]] | None = None
         self._end: int | None = None
@@ -133,6 +135,15 @@ class FeatureSample:
     def recent(self) -> tuple[Features, ...]:
         """Of the newest windows in a row, oldest first; the thread that adds them."""
         return tuple(self._recent)
+
+    def begin_after(self, share: float) -> None:
+        """The next stretch begins after so much of the time between two: of many machines not all at once."""
+        self._since_s = (1 - share) * self._every_s
+
+    @property
+    def keeps_next(self) -> bool:
+        """The next window belongs to a stretch that is kept; the thread that adds them."""
+        return self._open is not None or self._since_s + self.about.hop_s >= self._every_s
 
     @property
     def probation(self) -> Probation:
@@ -186,7 +197,7 @@ class FeatureSample:
         alarmed = any(each for _, _, each in windows)
         features = tuple(each for each, _, _ in windows)
         self.stretches.append(Stretch(at.isoformat(timespec="seconds"), most, alarmed, features))
-        size = STRETCH * (features[0].window.nbytes + features[0].segments.nbytes)
+        size = STRETCH * sum(_bytes_of(each) for each in (features[0], features[0].gate) if each)
         if len(self.stretches) > min(MOST_STRETCHES, max(FEWEST_STRETCHES, int(MOST_BYTES / size))):
             self.stretches = self.stretches[::2]
             self._every_s *= 2
@@ -212,6 +223,7 @@ class FeatureSample:
                 "segments_centre": centre,
                 "bands_hz": np.asarray(windows[0].bands_hz, np.float32),
                 "level_dbfs": np.array([each.level_dbfs for each in windows], np.float64),
+                **gate_tensors(windows),
             }
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         metadata = {
@@ -251,20 +263,32 @@ class FeatureSample:
     def _restore(self, metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         self._every_s = self._since_s = float(metadata["every_s"])
         self.seconds_a_day = {str(day): float(each) for day, each in metadata["seconds_a_day"].items()}
+        windows = (
+            [
+                Features(
+                    window, tensors["segments_centre"] + segments, tensors["bands_hz"], float(level_dbfs)
+                )
+                for window, segments, level_dbfs in zip(
+                    tensors["window"],
+                    tensors["segments"].astype(np.float32),
+                    tensors["level_dbfs"],
+                    strict=True,
+                )
+            ]
+            if tensors
+            else []
+        )
+        windows = with_gates(windows, tensors)
         at = 0
         for moment, condition, alarmed, count, level, event_id in metadata["stretches"]:
-            features = tuple(
-                Features(
-                    tensors["window"][i],
-                    tensors["segments_centre"] + tensors["segments"][i].astype(np.float32),
-                    tensors["bands_hz"],
-                    float(tensors["level_dbfs"][i]),
-                )
-                for i in range(at, at + count)
-            )
+            features = tuple(windows[at : at + count])
             at += count
             stretch = Stretch(moment, condition, bool(alarmed), features, level, event_id)
             (self.events if level else self.stretches).append(stretch)
+
+
+def _bytes_of(features: Features) -> int:
+    return features.window.nbytes + features.segments.nbytes
 
 
 def _checksum(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:

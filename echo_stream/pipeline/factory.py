@@ -309,9 +309,11 @@ def build_scorer(machine: Machine, bank: NormalBank) -> Scorer:
     return Scorer(bank, load_fitting(machine.bank, bank))
 
 
-def build_gate(bank: NormalBank) -> GateWatch | None:
-    """What says which windows are encoded; None where all are."""
-    return None if bank.gate is None else GateWatch(bank.gate)
+def build_gate(bank: NormalBank, before: GateWatch | None = None) -> GateWatch | None:
+    """What says which windows are encoded; None where all are. It counts on from the one before."""
+    if bank.gate is None:
+        return None
+    return GateWatch(bank.gate) if before is None else GateWatch(bank.gate, before.encoded, before.left_out)
 
 
 def build_surroundings(machine: Machine, hop_s: float) -> Surroundings:

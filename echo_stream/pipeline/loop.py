@@ -34,6 +34,7 @@ def listen(
     on_failure: OnFailure | None = None,
     expecting: Callable[[], bool] = lambda: False,
     sampled: Sampled = lambda *_: None,
+    asked: Callable[[str], bool] = lambda _: False,
 ) -> None:
     """Walks the corridor until every source has ended or `stop` is set.
 
@@ -47,6 +48,7 @@ def listen(
             of `stations`, and the others go on. Without it the exception is raised.
         expecting: whether more machines will come although all present sources have ended.
         sampled: gets each window with its features and score, before its alarms do.
+        asked: whether the next window of a machine is to be encoded in any case, where the encoder is gated.
 
     Raises:
         EncoderError: a window cannot be encoded, and there is no `on_failure`.
@@ -58,7 +60,7 @@ def listen(
         windows = due((station.reader for station in present.values()), on_failure)
         places = {machine: station.surroundings for machine, station in present.items()}
         take_rises(windows, places)
-        for batch in look(encoder, windows, partial(_needs, present)):
+        for batch in look(encoder, windows, partial(_needs, present, asked)):
             scored = []
             for looked in batch:
                 if not isinstance(looked, Looked):
@@ -97,8 +99,10 @@ def due(readers: Iterable[WindowReader], on_failure: OnFailure) -> list[Window]:
     return found
 
 
-def _needs(stations: Mapping[str, Station], window: Window, gate: Features) -> bool:
-    return stations[window.machine].needs(window, gate)
+def _needs(
+    stations: Mapping[str, Station], asked: Callable[[str], bool], window: Window, gate: Features
+) -> bool:
+    return stations[window.machine].needs(window, gate, asked=asked(window.machine))
 
 
 def _raise(_machine: str, error: Exception) -> None:

@@ -148,15 +148,15 @@ class Station:
     """What the ways to an alarm know; replaced by the pipeline thread, so that others can read it."""
     outlook_at: int = 0
 
-    def needs(self, window: Window, gate: Features) -> bool:
-        """Whether the next window is to be encoded now, by the features of the encoder's gate."""
+    def needs(self, window: Window, gate: Features, *, asked: bool) -> bool:
+        """Whether the next window is to be encoded now, by its spectral features or as asked."""
         watch = self.encoder_gate
         if watch is None:
             return True
         alarmed = any(each.active for each in self.alarms) or self.ways.step_way.changing
         levels = *(each.clear for each in self.alarms), self.ways.levels_now[AlarmPath.STEP]
         lowest = min(level for level in levels if level is not None)
-        return watch.needs(window, gate, alarmed=alarmed, lowest=lowest)
+        return watch.needs(window, gate, alarmed=alarmed, lowest=lowest, asked=asked)
 
     def score_of(self, features: Features, *, encoded: bool) -> tuple[Features, Score]:
         """Features and score of the next window, which `needs` was asked about where the encoder is gated.

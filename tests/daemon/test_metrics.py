@@ -51,7 +51,8 @@ def snapshot() -> dict[str, Any]:
                 "warnings_held": 7,
                 "alarms_held": 3,
             }
-            | {"measured": {"velocity_mm_s": 2.5}, "zone": "A/B"},
+            | {"measured": {"velocity_mm_s": 2.5}, "zone": "A/B"}
+            | {"encoder_gate": {"encoded": 3, "left_out": 9}},
             {**deaf.snapshot(2.5), "listening": False, "warnings_held": 0, "alarms_held": 0},
         ],
     }
@@ -109,6 +110,8 @@ def test_metrics_say_what_the_snapshot_says(server: MetricsServer) -> None:
     assert found["echo_stream_alarm_state", "alarm", "pump3", "NORMAL"] == 0
     assert found["echo_stream_velocity_mm_s", "pump3"] == 2.5
     assert found["echo_stream_vibration_zone", "pump3", "A/B"] == 1
+    assert found["echo_stream_gate_windows_total", "encoded", "pump3"] == 3
+    assert found["echo_stream_gate_windows_total", "left_out", "pump3"] == 9
     assert found["echo_stream_vibration_zone", "pump3", "C"] == 0
     assert not any(name == "echo_stream_kurtosis" for name, *_ in found)
     assert found["echo_stream_notifications_sent_total", "https://a"] == 5
@@ -121,6 +124,7 @@ def test_what_is_not_known_has_no_sample(server: MetricsServer) -> None:
     assert ("echo_stream_anomaly_score", "fan1") not in found
     assert found["echo_stream_windows_scored_total", "fan1"] == 0
     assert found["echo_stream_listening", "fan1"] == 0
+    assert ("echo_stream_gate_windows_total", "encoded", "fan1") not in found
 
 
 def test_each_scrape_is_made_anew(server: MetricsServer, said: dict[str, Any]) -> None:

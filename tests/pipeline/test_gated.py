@@ -17,12 +17,23 @@ from echo_stream.config.load import load
 from echo_stream.core.calibration import BankCalibration, SensorLimits
 from echo_stream.core.errors import BankMismatch
 from echo_stream.core.types import AlarmEvent, Enrolled, Window
+from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.detect.bank import NormalBank
 from echo_stream.encode.echo import EchoDimensions, EchoWeights
 from echo_stream.fit.learn import calibrated, joined_held_out
+from echo_stream.fit.propose import propose
 from echo_stream.fit.recorded import held_out_places
 from echo_stream.fit.session import Enrolment, Session
-from echo_stream.pipeline.factory import build_encoder, build_station, load_fitting_bank, open_sources
+from echo_stream.fit.versions import BankVersions
+from echo_stream.history import sample
+from echo_stream.history.sample import STRETCH
+from echo_stream.pipeline.factory import (
+    build_encoder,
+    build_gate,
+    build_station,
+    load_fitting_bank,
+    open_sources,
+)
 from echo_stream.pipeline.looking import Looked, look
 from echo_stream.pipeline.loop import encode_windows, listen, read_windows
 from echo_stream.pipeline.station import Event, Scored, Station
@@ -37,11 +48,14 @@ ENCODER = (
 NORMAL, FAULTY = "", ", faults: [{kind: bearing, start_s: 14, end_s: 32}]"
 
 
-def write_config(folder: Path, machines: Sequence[str], faults: str, gate: str = ", gate: auto") -> None:
+def write_config(
+    folder: Path, machines: Sequence[str], faults: str, gate: str = ", gate: auto", duration_s: int = 32
+) -> None:
     lines = ["node: pc7\nstate_dir: state\nevidence: {enabled: false}\n" + ENCODER % gate + "machines:"]
     for name in machines:
         source = (
-            f"{{kind: simulated, seed: 3, sample_rate_hz: {RATE_HZ}, pace: fast, duration_s: 32{faults}}}"
+            f"{{kind: simulated, seed: 3, sample_rate_hz: {RATE_HZ}, pace: fast, "
+            f"duration_s: {duration_s}{faults}}}"
         )
         lines.append(f"  - {{id: {name}, bank: bank.safetensors, source: {source}}}")
     (folder / "config.yaml").write_text("\n".join(lines) + "\n")
@@ -68,22 +82,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calibration = BankCalibration(hop_s=1.0, runs=runs, sensor=SensorLimits.fit(levels_dbfs), spectra={})
     replace(bank, calibration=calibration).save(found / "bank.safetensors")
     session = Session("normal", "simulated", "", RATE_HZ, "", len(enrolled), 1.0, ("take",))
-    Enrolment(session, enrolled).save(found / "enrolled.safetensors")
+    enrolment = Enrolment(session, enrolled, {"sensor": SensorLimits.fit(levels_dbfs).to_json()})
+    versions = BankVersions(found / "versioned.safetensors")
+    versions.add(replace(bank, calibration=calibration), enrolment)
+    versions.accept("b1", at="2026-01-01T00:00:00+00:00")
     return found
 
 
-def walk(folder: Path) -> tuple[list[Scored], list[Event], dict[str, Station]]:
+def walk(
+    folder: Path, sampler: FeatureSampler | None = None
+) -> tuple[list[Scored], list[Event], dict[str, Station]]:
     config = load(folder / "config.yaml")
     encoder, sources = build_encoder(config), open_sources(config.machines)
     stations = {m.id: build_station(config, m, sources[m.id], encoder) for m in config.machines}
     scored: list[Scored] = []
     events: list[Event] = []
+    if sampler is not None:
+        for station in stations.values():
+            sampler.add_station(station)
     listen(
         lambda: stations,
         encoder,
         on_event=lambda _, event: events.append(event),
         observe=scored.extend,
         stop=Stop(),
+        sampled=sampler.add if sampler else lambda *_: None,
+        asked=sampler.keeps_next if sampler else lambda _: False,
     )
     return scored, events, stations
 
@@ -100,7 +124,10 @@ def test_normal_sound_is_encoded_now_and_then_and_a_fault_at_once(folder: Path) 
         assert not held[18:].any(), "the fault"
         watch = station.encoder_gate
         assert watch is not None
-        assert (watch.left_out, watch.encoded) == (held.sum(), (~held).sum() + 1)
+        assert watch.counts() == {"left_out": held.sum(), "encoded": (~held).sum() + 1}
+        after = build_gate(station.bank, watch)
+        assert after is not None
+        assert after.counts() == watch.counts(), "a new bank counts on"
 
 
 def test_a_round_keeps_its_order(folder: Path) -> None:
@@ -120,9 +147,37 @@ def test_a_round_keeps_its_order(folder: Path) -> None:
 
 
 def test_what_was_enrolled_keeps_what_the_gate_needs(folder: Path) -> None:
-    features = Enrolment.load(folder / "enrolled.safetensors", "b1").enrolled[0].features
+    features = (
+        Enrolment.load(BankVersions(folder / "versioned.safetensors").enrolled_of("b1"), "b1")
+        .enrolled[0]
+        .features
+    )
     assert features.gate is not None
     assert features.gate.window.shape[1] == 6
+
+
+def test_what_is_kept_for_a_proposal_is_encoded_and_proposed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No window of a stretch that is kept repeats the score of the one before."""
+    monkeypatch.setattr(sample, "EVERY_S", 6.0)  # times gate_every
+    monkeypatch.chdir(folder)
+    write_config(folder, ["a"], NORMAL, duration_s=170)
+    sampler = FeatureSampler(folder / "state")
+    sampler.start()
+    _, _, stations = walk(folder, sampler)
+    sampler.stop()
+    watch = stations["a"].encoder_gate
+    assert watch is not None
+    assert watch.left_out > 15
+    config = load(folder / "config.yaml")
+    machine = config.machines[0].model_copy(update={"bank": folder / "versioned.safetensors"})
+    found = propose(config, machine, alarms_were_normal=True, faults=[], progress=lambda *_: None)
+    assert found.windows["normal"] >= 5 * STRETCH
+    learnt = Enrolment.load(BankVersions(machine.bank).enrolled_of(found.bank_id), found.bank_id)
+    windows = np.array([item.features.window for item in learnt.enrolled])
+    assert np.abs(np.diff(windows, axis=0)).max(axis=(1, 2)).min() > 0
+    assert NormalBank.load(found.path).gate is not None
 
 
 def test_a_bank_of_another_gate_is_refused(folder: Path) -> None:

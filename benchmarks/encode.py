@@ -1,24 +1,31 @@
 """Encoding speed: the published path beside ours, alternating, as ratios measured in one run.
 
     python -m benchmarks.encode --size tiny --rates 48000 --windows 1 4 16
+    python -m benchmarks.encode --published DIR     (runs the Python code in DIR)
 
 The published path is the arithmetic of the authors' code: one window at a time, float32, torch.stft, band by
-band, Conv2d, nn.TransformerEncoder. Ours is `EchoEncoder.encode`, from samples to features, in each runtime
-and precision. Weights are random: speed does not depend on them. Run it on a quiet machine.
+band, Conv2d, nn.TransformerEncoder. With --published their own files take their turns too, and are what the
+others are compared with: DIR is a copy of github.com/yucongzh/ECHO or of a model from Hugging Face; they need
+einops. Ours is `EchoEncoder.encode`, from samples to features, in each runtime and precision. Weights are
+random: speed does not depend on them. Run it on a quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,6 +39,15 @@ from echo_stream.encode.echo import LAYER_EPS, SIZES, EchoDimensions, EchoWeight
 from echo_stream.encode.echo_encoder import EchoEncoder
 from echo_stream.encode.runtime import KNOWN
 from echo_stream.encode.runtime_torch import available
+
+
+def spectrogram(audio: Tensor, rate: int) -> Tensor:
+    """(1, samples) to (bins, frames), on the scale of the net."""
+    n_fft, hop = int(0.025 * rate), int(0.01 * rate)
+    window = torch.hann_window(n_fft)
+    audio = audio - audio.mean()
+    spec = torch.stft(audio, n_fft, hop, n_fft, window, center=False, return_complex=True).abs()[0]
+    return (torch.log(spec + 1e-9) + 5.874158) / (2 * 5.223174)
 
 
 class Published(nn.Module):
@@ -61,11 +77,8 @@ class Published(nn.Module):
     @torch.inference_mode()
     def forward(self, audio: Tensor, rate: int) -> Tensor:
         """(1, samples) to (bands, 1 + patches, dim)."""
-        n_fft, hop = int(0.025 * rate), int(0.01 * rate)
-        audio = audio - audio.mean()
-        window = torch.hann_window(n_fft)
-        spec = torch.stft(audio, n_fft, hop, n_fft, window, center=False, return_complex=True).abs()[0]
-        spec = (torch.log(spec + 1e-9) + 5.874158) / (2 * 5.223174)
+        spec = spectrogram(audio, rate)
+        n_fft = int(0.025 * rate)
         bands, places = [], []
         for start in range(0, len(spec), 32):
             end = min(start + 32, len(spec))
@@ -81,6 +94,62 @@ class Published(nn.Module):
         tokens = tokens + self.pos_embed[:, 1 : 1 + tokens.shape[1]] + frequency[:, None]
         tokens = torch.cat([self.cls_token + frequency[:, None], tokens], dim=1)
         return self.norm(self.encoder(tokens))  # type: ignore[no-any-return]
+
+
+AUTHORS_FILES = ("audioMAE_band_upgrade.py", "modules.py", "utils.py")
+
+
+def authors_path(folder: Path, model: EchoWeights) -> Callable[[Tensor, int], Tensor]:
+    """The authors' own class with our weights, from their files: what its caller does with a window.
+
+    Their spectrogram is torchaudio's; where that cannot be loaded, torch.stft computes the same.
+
+    Raises:
+        SystemExit: A file is missing, one cannot be imported, or it takes other weights.
+    """
+    places = [folder, folder / "models" / "ECHO"]
+    here = [place for place in places if all((place / name).is_file() for name in AUTHORS_FILES)]
+    if not here:
+        raise SystemExit(
+            f"--published {folder}: expected {', '.join(AUTHORS_FILES)} in it or in models/ECHO below it; "
+            "take a copy of github.com/yucongzh/ECHO"
+        )
+    sys.path.insert(0, str(here[0]))
+    try:
+        authors = importlib.import_module("audioMAE_band_upgrade").AudioMAEWithBand
+        d = model.dimensions
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as above
+            found = authors(
+                spec_len=d.spec_len,
+                shift_size=front.PATCH_FRAMES,
+                embed_dim=d.embed_dim,
+                encoder_depth=d.encoder_depth,
+                num_heads=d.num_heads,
+                mlp_ratio=d.mlp_ratio,
+                freq_pos_emb_dim=d.embed_dim,
+            )
+        found.load_state_dict({name: torch.from_numpy(array) for name, array in model.tensors.items()})
+        found.eval()
+    except (ImportError, OSError, AttributeError, TypeError, RuntimeError) as error:
+        raise SystemExit(
+            f"--published {here[0]}: the files cannot be used: {error}; they need einops (pip install einops)"
+        ) from error
+    finally:
+        sys.path.remove(str(here[0]))
+    front_end = found.preprocess_audio_to_spectrogram
+    try:
+        importlib.import_module("torchaudio")
+    except (ImportError, OSError) as error:
+        print(f"# torchaudio cannot be loaded, torch.stft computes the authors' spectrogram: {error}")
+        front_end = spectrogram
+
+    @torch.no_grad()
+    def path(audio: Tensor, rate: int) -> Tensor:
+        cls_tokens: Tensor = found.extract_features(front_end(audio, rate), rate)[0]
+        return cls_tokens.reshape(-1, model.dimensions.embed_dim)
+
+    return path
 
 
 def windows_of(rate: int, seconds: float, count: int) -> list[Window]:
@@ -169,12 +238,20 @@ def encoders_of(model: EchoWeights, wanted: Sequence[str]) -> dict[str, EchoEnco
     return encoders
 
 
-def check(published: Published, encoders: dict[str, EchoEncoder], windows: list[Window]) -> None:
+def check(
+    published: Published,
+    authors: Callable[[Tensor, int], Tensor] | None,
+    encoders: dict[str, EchoEncoder],
+    windows: list[Window],
+) -> None:
     """That all of them compute the same thing, before anybody compares their speed."""
-    expected = published(torch.from_numpy(windows[0].samples)[None], windows[0].sample_rate_hz)[:, 0]
-    for name, encoder in encoders.items():
-        ours = torch.from_numpy(encoder.encode(windows[:1])[0].window)
-        cosine = float(torch.cosine_similarity(ours, expected, dim=-1).min())
+    audio, rate = torch.from_numpy(windows[0].samples)[None], windows[0].sample_rate_hz
+    expected = published(audio, rate)[:, 0]
+    found = {name: torch.from_numpy(each.encode(windows[:1])[0].window) for name, each in encoders.items()}
+    if authors is not None:
+        found["authors"] = authors(audio, rate)
+    for name, features in found.items():
+        cosine = float(torch.cosine_similarity(features, expected, dim=-1).min())
         print(f"# {name}: cosine similarity to the published path {cosine:.6f}")
 
 
@@ -183,18 +260,22 @@ def compare(
 ) -> list[dict[str, object]]:
     published = Published(model)
     windows = windows_of(rate, options.seconds, count)
-    check(published, encoders, windows)
+    authors = options.authors
+    check(published, authors, encoders, windows)
     audio = [torch.from_numpy(window.samples)[None] for window in windows]
 
-    def plain() -> None:
+    def one_by_one(path: Callable[[Tensor, int], Tensor]) -> None:
         with all_cores():
             for a in audio:
-                published(a, rate)
+                path(a, rate)
 
-    functions: dict[str, Callable[[], object]] = {"published": plain}
+    functions: dict[str, Callable[[], object]] = {"published": partial(one_by_one, published)}
+    if authors is not None:
+        functions = {"authors": partial(one_by_one, authors), **functions}
     for name, encoder in encoders.items():
         functions[name] = lambda encoder=encoder: encoder.encode(windows)  # type: ignore[misc]
     ms = alternate(functions, options.rounds, calls=max(1, 8 // count))
+    base = ms[next(iter(functions))]
     work = gflop(model.dimensions, rate, options.seconds)
     rows: list[dict[str, object]] = []
     for name, taken in ms.items():
@@ -206,7 +287,7 @@ def compare(
                 "windows": count,
                 "path": name,
                 "ms_per_window": round(taken / count, 3),
-                "times_as_fast": round(ms["published"] / taken, 2),
+                "times_as_fast": round(base / taken, 2),
                 "share_of_matrix_product": None if share is None else round(share, 3),
             }
         )
@@ -221,6 +302,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a window")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of which the median is taken")
     parser.add_argument("--only", nargs="*", default=[], metavar="RUNTIME-PRECISION")
+    parser.add_argument(
+        "--published", type=Path, metavar="DIR", help="also run the authors' files from here, alternating"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
@@ -228,6 +312,7 @@ def main() -> None:
     options.peaks = peaks(min(options.rounds, 5))
     print("# largest matrix product, GFLOP/s:", {name: round(peak) for name, peak in options.peaks.items()})
     model = EchoWeights.random(options.size)
+    options.authors = options.published and authors_path(options.published, model)
     encoders = encoders_of(model, options.only)
     for rate in options.rates:
         for count in options.windows:

@@ -27,8 +27,8 @@ class ZoneWatch:
     """
 
     def __init__(self, limits_mm_s: Sequence[float], hop_s: float) -> None:
-        self._limits = tuple(limits_mm_s)
-        self._names = ("A/B", "C", "D") if len(self._limits) == 2 else ("A", "B", "C", "D")
+        self.limits_mm_s = tuple(limits_mm_s)
+        self._names = ("A/B", "C", "D") if len(self.limits_mm_s) == 2 else ("A", "B", "C", "D")
         self._newest: deque[float] = deque(maxlen=max(1, round(OVER_S / hop_s)))
 
     def step(self, velocity_mm_s: float | None) -> str | None:
@@ -37,4 +37,4 @@ class ZoneWatch:
             self._newest.append(velocity_mm_s)
         if not self._newest:
             return None
-        return self._names[bisect_right(self._limits, median(self._newest))]
+        return self._names[bisect_right(self.limits_mm_s, median(self._newest))]

@@ -93,7 +93,7 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _print_heard(machine: dict[str, Any]) -> None:
-    """That its sound is a new steady one, and what a calibrated sensor measures."""
+    """That its sound is a new steady one, what a calibrated sensor measures, and its speed."""
     if machine.get("new_steady_state"):
         print(
             f"{machine['machine']}: new steady state: it sounds otherwise, and the same for a minute: a "
@@ -107,6 +107,9 @@ def _print_heard(machine: dict[str, Any]) -> None:
         )
         zone = f"; zone {machine['zone']}" if machine.get("zone") else ""
         print(f"{machine['machine']}: {'; '.join(told)}{zone}")
+    if speed := machine.get("speed"):
+        bad = f"; {speed['bad']} messages could not be read" if speed["bad"] else ""
+        print(f"{machine['machine']}: speed {speed['text']}{bad}")
 
 
 def _counts(found: dict[str, Any]) -> str:

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from echo_stream.config.document import Document, Key, parse
-from echo_stream.config.schema import Config, Encoder, Source
+from echo_stream.config.schema import Config, Encoder, Mqtt, Source
+from echo_stream.config.vibration import A_NUMBER, A_TOPIC
 from echo_stream.core.errors import ConfigError
 from echo_stream.core.files import read_regular
 
@@ -57,6 +58,7 @@ def load_with_lines(path: Path | None = None) -> tuple[Config, Document]:
     problems = [(document.line(key), f"{dotted(key)}: stands twice; keep one") for key in document.repeated]
     problems += _repeated_ids(document)
     problems += _wrong_references(document)
+    problems += _own_topics(document)
     config = None
     try:
         config = Config.model_validate(document.data, context={"folder": path.parent})
@@ -115,8 +117,7 @@ def _repeated_ids(document: Document) -> Iterator[tuple[int, str]]:
 
 def _wrong_references(document: Document) -> Iterator[tuple[int, str]]:
     """References to no machine, or of a machine to itself."""
-    found = document.data.get("machines")
-    machines = [each if isinstance(each, dict) else {} for each in found] if isinstance(found, list) else []
+    machines = _machines(document)
     ids = [each["id"] for each in machines if isinstance(each.get("id"), str)]
     for n, machine in enumerate(machines):
         reference, key = machine.get("reference"), ("machines", n, "reference")
@@ -131,6 +132,28 @@ def _wrong_references(document: Document) -> Iterator[tuple[int, str]]:
             what = "is no machine here; name the id of another, or auto" + _nearest(reference, ids)
         if what:
             yield document.line(key), f"{dotted(key)}: {reference!r:.80} {what}"
+
+
+def _own_topics(document: Document) -> Iterator[tuple[int, str]]:
+    """Speeds that are said to come from where we ourselves publish."""
+    mqtt = document.data.get("mqtt")
+    root = mqtt.get("topic_root") if isinstance(mqtt, dict) else None
+    root = root if isinstance(root, str) else Mqtt.model_fields["topic_root"].default
+    for n, machine in enumerate(_machines(document)):
+        speed, key = machine.get("rpm"), ("machines", n, "rpm", "topic")
+        topic = speed.get("topic") if isinstance(speed, dict) else None
+        if isinstance(topic, str) and f"{topic}/".startswith(f"{root}/"):
+            yield (
+                document.line(key),
+                f"{dotted(key)}: {topic!r:.80} lies below {root!r:.80}, where echo-stream itself publishes; "
+                "name the topic of the program that knows the speed",
+            )
+
+
+def _machines(document: Document) -> list[dict[str, Any]]:
+    """What the file says of each machine, as far as it says something."""
+    found = document.data.get("machines")
+    return [each if isinstance(each, dict) else {} for each in found] if isinstance(found, list) else []
 
 
 def _explain(detail: ErrorDetails, document: Document) -> tuple[int, str]:
@@ -163,7 +186,9 @@ def _without_tags(location: Key, document: Document) -> Key:
     """Pydantic puts the kind that it chose in a union into the location; the file has no such key."""
     key: Key = ()
     for n, part in enumerate(location):
-        is_tag = isinstance(part, str) and (*key, "kind") in document.lines and part in _TAGS
+        is_tag = part in (A_NUMBER, A_TOPIC) or (
+            isinstance(part, str) and (*key, "kind") in document.lines and part in _TAGS
+        )
         follows = n + 1 < len(location)
         if not (is_tag and (follows or (*key, part) not in document.lines)):
             key = (*key, part)
@@ -176,7 +201,7 @@ def _models_at(location: Key) -> list[type[BaseModel]]:
     for part in location:
         if isinstance(part, str):
             field = next((m.model_fields[part] for m in models if part in m.model_fields), None)
-            models = _models(field.annotation) if field else [m for m in models if _tag(m) == part]
+            models = _models(field.annotation) if field else [m for m in models if _tag(m) in ("", part)]
     return models
 
 

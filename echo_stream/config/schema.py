@@ -33,7 +33,7 @@ from echo_stream.config.values import (
     Whole,
     check_address,
 )
-from echo_stream.config.vibration import Bearing, Limits, Model, SensorCalibration
+from echo_stream.config.vibration import Bearing, Limits, Model, SensorCalibration, Speed
 from echo_stream.core.measures import MEASURES, OF_SOUND
 
 # One patch: 16 frames of 25 ms, 10 ms apart (ECHO, section 3.1); longer than 20 s the net cuts it in pieces.
@@ -403,8 +403,10 @@ class Machine(Model):
         "a warning is held while the sound changes more there",
     )
     limits: Limits | None = Field(None, description="of a standard; null: no zone is told")
-    rpm: Number | None = Field(
-        None, gt=0, le=1e6, description="turns of its shaft in a minute: lines are named in the evidence"
+    rpm: Speed | None = Field(
+        None,
+        description="turns of its shaft in a minute, or the topic that says them: "
+        "lines are named in the evidence",
     )
     gear_teeth: Whole | None = Field(None, ge=2, le=10_000, description="of the gear on that shaft")
     bearing: Bearing | None = Field(None, description="of that shaft")

@@ -103,6 +103,12 @@ def check_topic(topic: str) -> str:
     return topic
 
 
+def check_foreign_topic(topic: str) -> str:
+    """A topic on which another program publishes; some begin with a slash."""
+    check_topic(topic.removeprefix("/"))
+    return topic
+
+
 def check_device(device: str) -> str:
     """A microphone's name; its number changes when devices come and go."""
     if DEVICE_NUMBER.search(device):
@@ -165,6 +171,7 @@ Text = Annotated[str, AfterValidator(check_text)]
 TextOrEmpty = Annotated[str, AfterValidator(lambda text: check_text(text) if text else text)]
 Host = Annotated[Text, AfterValidator(check_host)]
 Topic = Annotated[Text, AfterValidator(check_topic)]
+ForeignTopic = Annotated[Text, AfterValidator(check_foreign_topic)]
 Argument = Annotated[str, AfterValidator(check_argument)]
 Device = Annotated[Text, AfterValidator(check_device)]
 ConfigPath = Annotated[Path, BeforeValidator(expand_path)]

@@ -1,14 +1,14 @@
-"""The settings of a calibrated sensor and of what turns: calibration, limits, bearing."""
+"""The settings of a calibrated sensor and of what turns: calibration, limits, speed, bearing."""
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from echo_stream.config.values import Number, Whole
+from echo_stream.config.values import ForeignTopic, Number, Text, Whole
 
 Unit = Literal["g", "m/s2", "Pa"]
 
@@ -79,6 +79,29 @@ class Limits(Model):
         if limits[0] <= 0 or any(after <= before for before, after in pairwise(limits)):
             raise ValueError(f"expected numbers above 0, each above the one before, found {list(limits)}")
         return limits
+
+
+class PublishedSpeed(Model):
+    """A speed that another program publishes on our broker, in turns a minute."""
+
+    topic: ForeignTopic = Field(description="where it is published; no wildcards, none of our own topics")
+    key: Text | None = Field(
+        None, description="where in a JSON object, as in drive.rpm; null: the payload is the number"
+    )
+    max_age_s: Number = Field(60.0, gt=0, le=604_800, description="an older value is not used")
+
+
+def _shape(speed: Any) -> str:
+    return A_TOPIC if isinstance(speed, dict | PublishedSpeed) else A_NUMBER
+
+
+A_NUMBER: Final = "a number"
+A_TOPIC: Final = "a topic"
+"""How pydantic's places name the two shapes of a speed; no key of ours has a blank."""
+Speed = Annotated[
+    Annotated[Number, Field(gt=0, le=1e6), Tag(A_NUMBER)] | Annotated[PublishedSpeed, Tag(A_TOPIC)],
+    Discriminator(_shape),
+]
 
 
 class Bearing(Model):

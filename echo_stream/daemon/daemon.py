@@ -48,7 +48,13 @@ from echo_stream.daemon.systemd import Notifier
 from echo_stream.encode.encoder import Encoder
 from echo_stream.mqtt.commands import Command
 from echo_stream.mqtt.payloads import Payload
-from echo_stream.pipeline.factory import build_encoder, build_evidence, build_history, build_publisher
+from echo_stream.pipeline.factory import (
+    build_encoder,
+    build_evidence,
+    build_history,
+    build_publisher,
+    speed_topics,
+)
 from echo_stream.pipeline.loop import listen
 from echo_stream.pipeline.station import Scored, Station, WindowReader
 
@@ -465,6 +471,7 @@ class Daemon:
             config = load(self._path)
             fixed = [key for key in FIXED if getattr(config, key) != getattr(self._config, key)]
             self._registry.reload(config)
+            self._publisher.set_speeds(speed_topics(config))
             for machine in config.machines:
                 if self._config.machine(machine.id) is None:  # one that lacks a bank takes commands too
                     self._publisher.add_machine(machine.id, machine.title, machine.asset, machine.measures)

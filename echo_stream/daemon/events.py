@@ -29,6 +29,7 @@ from echo_stream.evidence.store import Kept
 from echo_stream.mqtt import payloads
 from echo_stream.mqtt.payloads import LevelState, Payload
 from echo_stream.mqtt.publisher import Kind, Publisher
+from echo_stream.mqtt.speeds import Speed
 from echo_stream.pipeline.nearest_normal import kept_clips, nearest_normal
 from echo_stream.pipeline.station import Event, Scored, Station
 
@@ -150,7 +151,8 @@ class EventPublisher:
                 "the alarm chatters: delays or dead-band are too small", machine=machine, level=event.level
             )
         if kept:
-            _keep(kept, station, event, payload, self.heard(machine))
+            speed = self._publisher.speed(machine)
+            _keep(kept, station, event, payload, heard=self.heard(machine), speed=speed)
         say = log.warning if event.active else log.info
         say(
             f"{event.level} {event.before} -> {event.after}",
@@ -281,6 +283,7 @@ class EventPublisher:
             ts=datetime.now(UTC),
             clip=kept.document.with_suffix(".flac").name,
             picture=kept.picture.name if kept.picture else None,
+            lines=kept.lines,
             folder=str(kept.document.parent),
         )
         self._send("evidence", payload)
@@ -320,7 +323,9 @@ def _keep(
     station: Station,
     event: AlarmEvent,
     payload: Mapping[str, Any],
+    *,
     heard: Sequence[Features],
+    speed: Speed | None,
 ) -> None:
     reader, bank, path = station.reader, station.bank, station.bank_path
     since_onset = event.at - (event.at if event.onset is None else event.onset)
@@ -345,7 +350,8 @@ def _keep(
         history=station.reader.slicer.history,
         normal=_normal_spectrum(station),
         nearest=nearest,
-        lines_hz=station.lines_hz,
+        lines_hz=station.lines_hz(speed.rpm if speed and speed.usable else None),
+        speed=None if speed is None else speed.to_json(),
         normal_sound=normal_sound,
     )
 

@@ -20,6 +20,7 @@ from echo_stream.daemon.stations import FailedMachine
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.history.store import HistoryCounters
 from echo_stream.mqtt.publisher import Publisher
+from echo_stream.mqtt.speeds import Speed
 from echo_stream.pipeline.health import Health
 from echo_stream.pipeline.station import Station
 
@@ -66,7 +67,7 @@ def overview(
     now_s = monotonic()
     counters, outbox = parts.publisher.counters(), parts.publisher.outbox
     machines = [
-        *(_machine(station, now_s) for station in stations.values()),
+        *(_machine(station, parts.publisher.speed(machine), now_s) for machine, station in stations.items()),
         *(_failed_machine(each, config.encoder.hop_s, now_s) for each in failed.values()),
     ]
     return {
@@ -159,7 +160,7 @@ def _history(counters: HistoryCounters) -> dict[str, Any]:
     }
 
 
-def _machine(station: Station, now_s: float) -> dict[str, Any]:
+def _machine(station: Station, speed: Speed | None, now_s: float) -> dict[str, Any]:
     capture = station.reader.source.state
     return {
         **station.health.snapshot(now_s),
@@ -175,6 +176,7 @@ def _machine(station: Station, now_s: float) -> dict[str, Any]:
         "measured": {name: float(f"{value:.5g}") for name, value in station.measured.items()} or None,
         "zone": station.zone,
         "encoder_gate": station.encoder_gate and station.encoder_gate.counts(),
+        "speed": speed and speed.to_json(),
         "known_sounds": station.gate.known_sounds(station.scorer),
         "alarms": {a.level.value: {"state": a.state.value, "active": a.active} for a in station.alarms},
         "losses": station.reader.source.losses,

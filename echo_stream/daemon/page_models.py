@@ -126,6 +126,7 @@ def evidence_of(kept: Kept, bank: Path | None) -> tuple[models.Evidence, Files]:
             duration_s=kept.duration_s,
             bands=[models.Band.model_validate(change) for change in kept.changes],
             lines=list(kept.lines),
+            speed=kept.speed,
             full_scale=kept.full_scale,
             normal=nearest,
         ),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
 
@@ -30,7 +31,9 @@ from echo_stream.pipeline.factory import (
     build_scorer,
     build_station,
     build_surroundings,
+    build_zones,
     by_device,
+    expected_lines_hz,
     load_fitting_bank,
     open_sources,
 )
@@ -343,6 +346,7 @@ class StationRegistry:
             rate = self._stations[machine.id].reader.source.sample_rate_hz
             bank = load_fitting_bank(self.config, machine, self._encoder, rate)
             (alarms, ways), scorer = build_alarms(machine, bank), build_scorer(machine, bank)
+            zones = build_zones(machine, bank.hop_s)
         except Exception as error:  # noqa: BLE001 - a damaged bank raises what it likes
             log.error(
                 "the bank in use stays: the new one cannot be taken",
@@ -363,6 +367,9 @@ class StationRegistry:
             station.bank_id = accepted_version(machine.bank) or ""
             if station.surroundings is None or station.surroundings.reference != machine.reference:
                 station.surroundings = build_surroundings(machine, bank.hop_s)
+            if (station.zones and station.zones.limits_mm_s) != (zones and zones.limits_mm_s):
+                station.zones, station.zone = zones, None
+            station.lines_hz = partial(expected_lines_hz, machine)
             known = sorted(scorer.known_sounds)
             log.info("a new bank is in use", machine=machine.id, bank=station.bank_id, known_sounds=known)
 

@@ -96,9 +96,12 @@ def telephone_picture(it: AlarmSpectrum) -> bytes:
     figure = Figure(figsize=(8, 6), dpi=100, layout="constrained", facecolor="white")
     axes = figure.subplots()
     event, normal = it.document["event"], it.normal
-    head, text = f"{event['machine']}: {event['level']}"[:40], change_text(it)
+    head = f"{event['machine']}: {event['level']}"[:40]
+    # The greatest rise alone: on a telephone more lines would leave no room for the picture.
+    said = [change_text(it), *(each["text"] for each in it.document.get("lines", ())[:1])]
     figure.suptitle(head, x=0.02, ha="left", fontsize=26, color=INK, weight="bold")
-    axes.set_title(fill(text[0].upper() + text[1:], 52), loc="left", fontsize=19, color=INK)
+    title = "\n".join(fill(text[0].upper() + text[1:], 52) for text in said if text)
+    axes.set_title(title, loc="left", fontsize=19, color=INK)
     centres_hz = np.sqrt(it.edges_hz[1:] * it.edges_hz[:-1])
     for number, (low_hz, high_hz) in enumerate(joined(deciding_bands(it.document))):
         label = None if number else "decided it"
@@ -201,8 +204,8 @@ def frequency_axis(axes: Axes, low_hz: float, high_hz: float, *, across: bool = 
 def draw(document_path: Path, *, telephone_only: bool = False) -> None:
     """Draw the pictures of an evidence document from the clip beside it; each whole or not at all.
 
-    The document gets what they show: `changes`, the bands that are louder or quieter than normal, and
-    `lines`, those of shaft, gear and bearing that stand out.
+    The document gets, with the large picture, what they show: `changes`, the bands that are louder or quieter
+    than normal, and `lines`, those of shaft, gear and bearing that stand out.
 
     Args:
         document_path: As evidence wrote it.
@@ -217,15 +220,15 @@ def draw(document_path: Path, *, telephone_only: bool = False) -> None:
     samples, _ = soundfile.read(document_path.with_name(document["clip"]["file"]), dtype="float32")
     samples *= document["clip"].get("full_scale", 1.0)  # version 0.1 clipped
     measured = measure_alarm(document, samples)
-    if not telephone_path(
-        document_path
-    ).exists():  # it shows the sound up to the alarm, which does not change
-        write_whole(telephone_path(document_path), telephone_picture(measured))
-    if telephone_only:
-        return
     changed = changes(measured)
     document["changes"] = [asdict(change) for change in changed]
     document["lines"] = _named_lines(document, samples, changed)
+    telephone = telephone_path(document_path)
+    # It shows the sound up to the alarm, which does not change; but lines are named from all that there is.
+    if document.get("lines_hz") or not telephone.exists():
+        write_whole(telephone, telephone_picture(measured))
+    if telephone_only:
+        return
     write_whole(document_path, json.dumps(document, ensure_ascii=False).encode())
     write_whole(document_path.with_suffix(".png"), png_of(alarm_figure(measured)))
 

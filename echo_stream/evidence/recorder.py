@@ -37,6 +37,7 @@ from echo_stream.evidence.store import (
     bytes_of,
     document_path,
     list_events,
+    read_event,
     remove_parts,
     telephone_path,
     tidy,
@@ -71,6 +72,7 @@ class Job:
     after: Float32 | None = None
     nearest: Nearest = lambda: None
     lines_hz: Mapping[str, float] = field(default_factory=dict)
+    speed: Mapping[str, Any] | None = None
     normal_sound: NormalSound = tuple
 
     @property
@@ -99,6 +101,7 @@ class Job:
             "normal": self.normal and self.normal.to_json(),
             "nearest_normal": self.nearest(),
             "lines_hz": dict(self.lines_hz),
+            "speed": self.speed,
             "normal_sound": list(self.normal_sound()) if self.lines_hz else [],
         }
 
@@ -235,6 +238,7 @@ class Evidence:
         normal: NormalSpectrum | None = None,
         nearest: Nearest = lambda: None,
         lines_hz: Mapping[str, float] | None = None,
+        speed: Mapping[str, Any] | None = None,
         normal_sound: NormalSound = tuple,
     ) -> None:
         """Keep the evidence of an alarm. Pipeline thread; copies what is in memory and returns at once.
@@ -249,6 +253,7 @@ class Evidence:
             normal: the normal spectrum; without it the picture compares with the sound before the onset.
             nearest: finds the normal sound to hear beside it.
             lines_hz: where the machine's parts have their lines, by name; None: none is looked for.
+            speed: what its topic said of the machine's speed at the alarm; None: it has none.
             normal_sound: finds the normal sound that lines are compared with.
         """
         when = datetime.fromisoformat(event["ts"])
@@ -267,6 +272,7 @@ class Evidence:
             before,
             nearest=nearest,
             lines_hz=lines_hz or {},
+            speed=speed,
             normal_sound=normal_sound,
         )
         self._waiting.append(job)
@@ -349,7 +355,7 @@ class Evidence:
         self.kept += 1
         self._tidy(None)
         try:
-            self._on_complete(Kept(job.path, dict(job.event), complete=True))
+            self._on_complete(read_event(job.path) or Kept(job.path, dict(job.event), complete=True))
         except DeliveryError as error:
             log.warning("complete evidence could not be announced", reason=str(error))
 

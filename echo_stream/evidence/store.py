@@ -48,6 +48,8 @@ class Kept:
     """Bands that are louder or quieter than normal; known once the picture is drawn."""
     lines: tuple[str, ...] = ()
     """Lines of shaft, gear and bearing that stand out, in words; known likewise."""
+    speed: str = ""
+    """What a topic said of the machine's speed, in words; empty where it has none."""
     full_scale: float = 1.0
     """What 1 in the sound stands for."""
     nearest_normal: Mapping[str, Any] | None = None
@@ -104,7 +106,9 @@ def list_events(folder: Path, machine: str | None = None, since: datetime | None
         machine: only of this one.
         since: only events from this time on.
     """
-    kept = [read for path in _ours(folder) if path.suffix == ".json" and (read := _read(path)) is not None]
+    kept = [
+        read for path in _ours(folder) if path.suffix == ".json" and (read := read_event(path)) is not None
+    ]
     wanted = (k for k in kept if machine in (None, k.machine) and (since is None or k.at >= since))
     return sorted(wanted, key=lambda k: (k.at, k.event_id))
 
@@ -120,7 +124,7 @@ def find_event(folder: Path, event_id: str) -> Kept | None:
         return None
     for path in folder.glob(f"*/*_{event_id}.json"):
         if _OURS.fullmatch(path.name) and not _is_linked(folder, path):
-            kept = _read(path)
+            kept = read_event(path)
             if kept is not None and kept.event_id == event_id:
                 return kept
     return None
@@ -133,7 +137,7 @@ def newest_events(folder: Path, machine: str | None = None, limit: int = 50) -> 
     for path in sorted(paths, key=lambda path: path.name, reverse=True):
         if machine is not None and path.parent.name != _UNSAFE.sub("_", machine)[:64]:
             continue
-        kept = _read(path)
+        kept = read_event(path)
         if kept is not None and machine in (None, kept.machine):
             found.append(kept)
             if len(found) == limit:
@@ -223,7 +227,8 @@ def _ours(folder: Path) -> Iterator[Path]:
     return (path for path in folder.glob("*/*") if _OURS.fullmatch(path.name))
 
 
-def _read(path: Path) -> Kept | None:
+def read_event(path: Path) -> Kept | None:
+    """The evidence whose document lies there; None, and a line in the log, where it cannot be read."""
     try:
         return _checked(path, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError, RecursionError) as error:
@@ -250,7 +255,7 @@ def _checked(path: Path, document: Any) -> Kept:
     clip, changes = document.get("clip"), document.get("changes")
     times = {name: _seconds(clip, name) for name in ("onset_s", "alarm_s", "duration_s")}
     bands = changes if isinstance(changes, list) else []
-    nearest, lines = document.get("nearest_normal"), document.get("lines")
+    nearest, lines, speed = (document.get(name) for name in ("nearest_normal", "lines", "speed"))
     lines = lines if isinstance(lines, list) else []
     return Kept(
         path,
@@ -259,6 +264,7 @@ def _checked(path: Path, document: Any) -> Kept:
         **times,
         changes=tuple(b for b in bands if isinstance(b, dict)),
         lines=tuple(str(each.get("text", "")) for each in lines if isinstance(each, dict)),
+        speed=str(speed.get("text", "")) if isinstance(speed, dict) else "",
         full_scale=_seconds(clip, "full_scale") or 1.0,
         nearest_normal=nearest if isinstance(nearest, dict) else None,
     )

@@ -429,10 +429,18 @@ class Connection:
         size = len(payload.encode()) if isinstance(payload, str) else len(payload)
         return size + len(topic.encode()) + properties_bytes <= self.limits.packet_bytes
 
-    def subscribe(self, topic: str, qos: int = 1) -> None:
-        """Ask for a topic; the answer comes in `subscribed`. With MQTT 5, what is retained is marked so."""
+    def subscribe(self, topic: str, *, qos: int = 1, retain_as_published: bool = True) -> None:
+        """Ask for a topic; the answer comes in `subscribed`.
+
+        Args:
+            topic: Or a filter.
+            qos: At most.
+            retain_as_published: With MQTT 5, the flag is as the sender set it; otherwise it marks what the
+                broker had kept.
+        """
         if self._v5:
-            self._client.subscribe(topic, options=SubscribeOptions(qos, retainAsPublished=True))
+            options = SubscribeOptions(qos, retainAsPublished=retain_as_published)
+            self._client.subscribe(topic, options=options)
         else:
             self._client.subscribe(topic, qos)
 

@@ -1,4 +1,4 @@
-"""The inbox takes what the broker brings: commands for the pipeline, and the start of Home Assistant.
+"""The inbox takes what the broker brings: commands for the pipeline, speeds, and the start of Home Assistant.
 
 `receive` and `tick` run on the publisher's thread; `take` and `reply` are for the pipeline.
 """
@@ -22,6 +22,7 @@ from echo_stream.mqtt import payloads as messages
 from echo_stream.mqtt.commands import Command, ReplyTo, parse, tokens
 from echo_stream.mqtt.mailbox import Mailbox
 from echo_stream.mqtt.payloads import ONLINE
+from echo_stream.mqtt.speeds import Speeds
 from echo_stream.mqtt.topics import Topics
 
 _MAX_WAITING = 100
@@ -42,6 +43,7 @@ class Inbox:
         topics: Ours.
         machines: Whose commands we take.
         mailbox: Takes the replies, and holds the discovery messages.
+        speeds: Takes what other programs say of our machines' speed.
         discovery_prefix: Home Assistant's; None: no discovery messages.
         birth_delay_s: After Home Assistant's start, discovery is sent within this time, at random, so that
             many daemons do not answer at once.
@@ -52,6 +54,7 @@ class Inbox:
         topics: Topics,
         machines: Collection[str],
         mailbox: Mailbox,
+        speeds: Speeds,
         *,
         discovery_prefix: str | None,
         birth_delay_s: float,
@@ -59,6 +62,7 @@ class Inbox:
         self._topics = topics
         self._machines = machines
         self._mailbox = mailbox
+        self._speeds = speeds
         self._prefix = discovery_prefix
         self._birth = f"{discovery_prefix}/status" if discovery_prefix else None
         self._birth_delay_s = birth_delay_s
@@ -69,20 +73,28 @@ class Inbox:
         self._may_log_command = LogLimit("commands", _MAX_COMMANDS_LOGGED).admits
         self._waiting: queue.Queue[Command] = queue.Queue(_MAX_WAITING)
 
-    def subscriptions(self, wildcards: bool) -> list[str]:
-        """What to subscribe to at every connection; by name for each machine where there are no wildcards."""
+    def subscriptions(self, wildcards: bool) -> list[tuple[str, bool]]:
+        """What to subscribe to at every connection; by name for each machine where there are no wildcards.
+
+        Beside each: whether we must see that a message was published with the retain flag, as a command must
+        not be. Of others the flag is to say that it was kept, thus is old.
+        """
         commands = (
             [self._topics.commands]
             if wildcards
             else [self._topics.of(machine, "cmd") for machine in tuple(self._machines)]
         )
-        return [*commands, *([self._birth] if self._birth else [])]
+        others = [*([self._birth] if self._birth else []), *self._speeds.topics]
+        return [*((topic, True) for topic in commands), *((topic, False) for topic in others)]
 
     def receive(self, message: MQTTMessage) -> None:
         """A message of a subscription."""
         if message.topic == self._birth:
             if message.payload == ONLINE.encode() and not message.retain:  # a retained one is old news
                 self._discover_at_s = time.monotonic() + random.uniform(0.0, self._birth_delay_s)  # noqa: S311
+            return
+        if not message.topic.startswith(f"{self._topics.root}/"):
+            self._speeds.receive(message)
             return
         machine = clean_text(message.topic.split("/")[-2], 100)
         reply_to, sender = self._reply_address(machine, message)

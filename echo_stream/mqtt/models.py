@@ -307,6 +307,7 @@ class Evidence(Payload):
                     "clip": _CLIP,
                     "picture": _PICTURE,
                     "folder": "/var/lib/echo-stream/evidence/pump3",
+                    "lines": ["modulated with 87.4 Hz = BPFO (87.2)"],
                 }
             ]
         }
@@ -318,6 +319,9 @@ class Evidence(Payload):
     clip: str = Field(description="File name of the sound (FLAC).")
     picture: str | None = Field(description="File name of the spectrogram (PNG); null where none was drawn.")
     folder: str = Field(description="Where both lie on the node.")
+    lines: list[str] = Field(
+        [], description="Lines of shaft, gear and bearing that stand out; empty where the speed is not known."
+    )
     unsaved: bool | None = Field(None, description="As in an event. Left out otherwise.")
 
 

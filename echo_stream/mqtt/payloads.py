@@ -253,7 +253,15 @@ def event(
 
 
 def evidence(
-    *, node: str, machine: str, event_id: str, ts: datetime, clip: str, picture: str | None, folder: str
+    *,
+    node: str,
+    machine: str,
+    event_id: str,
+    ts: datetime,
+    clip: str,
+    picture: str | None,
+    folder: str,
+    lines: Sequence[str] = (),
 ) -> Payload:
     """The recording of an event is complete, post-roll included (`.../evidence`, QoS 1, through the outbox).
 
@@ -265,6 +273,7 @@ def evidence(
         clip: File name of the sound.
         picture: File name of the spectrogram; None where none was drawn.
         folder: Where both lie on the node.
+        lines: Of shaft, gear and bearing, which stand out, in words.
     """
     return {
         "schema": SCHEMA_VERSION,
@@ -275,6 +284,7 @@ def evidence(
         "clip": clip,
         "picture": picture,
         "folder": folder,
+        "lines": list(lines),
     }
 
 

@@ -24,6 +24,7 @@ from echo_stream.mqtt.link import Link
 from echo_stream.mqtt.mailbox import Mailbox
 from echo_stream.mqtt.outbox import Outbox, steady_time
 from echo_stream.mqtt.payloads import OFFLINE, ONLINE, Payload
+from echo_stream.mqtt.speeds import Speed, Speeds, SpeedTopic
 from echo_stream.mqtt.topics import Topics
 
 _SESSION_EXPIRY_S = 60
@@ -61,6 +62,7 @@ class Publisher:
         machines: Id and name of each machine that is there from the start; see `add_machine`.
         assets: Where machines stand, by id; see `add_machine`.
         measures: What is measured of them in physical units, by id; see `add_machine`.
+        speeds: Where the speed of a machine is published, by its id; see `set_speeds`.
         outbox_path: Where events wait until they are acknowledged.
         topic_root: First levels of all topics.
         protocol: 5, falling back to 3 (3.1.1) where the broker refuses it, or 3.
@@ -87,6 +89,7 @@ class Publisher:
         outbox_path: Path,
         assets: Mapping[str, Mapping[str, str]] | None = None,
         measures: Mapping[str, Collection[str]] | None = None,
+        speeds: Mapping[str, SpeedTopic] | None = None,
         page: str | None = None,
         topic_root: str = "echo-stream",
         protocol: Protocol = 5,
@@ -112,10 +115,12 @@ class Publisher:
         self._score_expiry_s = score_expiry_s
         self._will = Will(self.topics.status, OFFLINE, will_delay_s)
         self._mailbox = Mailbox(score_interval_s)
+        self._speeds = Speeds(speeds or {})
         self._inbox = Inbox(
             self.topics,
             self._machines,
             self._mailbox,
+            self._speeds,
             discovery_prefix=discovery_prefix,
             birth_delay_s=birth_delay_s,
         )
@@ -259,6 +264,14 @@ class Publisher:
     def reply(self, command: Command, *, ok: bool, outcome: str) -> None:
         """Publish the outcome of a command to its sender, as a short text."""
         self._inbox.reply(command, ok=ok, outcome=outcome)
+
+    def set_speeds(self, topics: Mapping[str, SpeedTopic]) -> None:
+        """Where the speeds of machines are published from now on, by id of the machine."""
+        self._speeds.set(topics)
+
+    def speed(self, machine: str) -> Speed | None:
+        """What is known now of a machine's speed; None where it has no topic for it."""
+        return self._speeds.of(machine)
 
     @property
     def connected(self) -> bool:

@@ -31,7 +31,7 @@ class Session:
         connection: Open.
         outbox: What it owes; acknowledged rows leave it.
         mailbox: States and scores; all states are announced.
-        subscriptions: What to subscribe to, with wildcards or without.
+        subscriptions: What to subscribe to, with wildcards or without, as `Inbox.subscriptions` says.
         refused: Called with the reason when the broker refuses a message or a subscription.
         delivered: Called with the number of events that the broker has acknowledged since the last call.
         refused_retry_s: How long to wait before an event that the broker refused is sent again.
@@ -43,7 +43,7 @@ class Session:
         outbox: Outbox,
         mailbox: Mailbox,
         *,
-        subscriptions: Callable[[bool], Iterable[str]],
+        subscriptions: Callable[[bool], Iterable[tuple[str, bool]]],
         delivered: Callable[[int], None],
         refused: Callable[[str], None],
         refused_retry_s: float,
@@ -128,12 +128,10 @@ class Session:
         self._connection.disconnect()
 
     def _subscribe(self) -> None:
-        if self._subscribed and self._connection.limits.wildcards:
-            return  # one filter matches the machines that come later too
-        for topic in self._subscriptions(self._connection.limits.wildcards):
-            if topic not in self._subscribed:
+        for topic, as_published in self._subscriptions(self._connection.limits.wildcards):
+            if topic not in self._subscribed:  # machines and their topics come with a reload
                 self._subscribed.add(topic)
-                self._connection.subscribe(topic)
+                self._connection.subscribe(topic, retain_as_published=as_published)
 
     def _send(self) -> None:
         """Events and states share the room, while both wait; what is optional comes after both."""
@@ -234,7 +232,7 @@ class Session:
                 done.append(row_id)
         self._connection.acknowledged.clear()
         for denied in filter(None, self._connection.subscribed):
-            self._report_refusal(f"subscription to commands: {denied}")
+            self._report_refusal(f"a subscription: {denied}")
         self._connection.subscribed.clear()
         if done:
             self._outbox.ack(done)

@@ -26,6 +26,7 @@ from echo_stream.config.schema import (
     SimulatedSource,
     UdpSource,
 )
+from echo_stream.config.vibration import PublishedSpeed
 from echo_stream.core.calibration import SensorLimits
 from echo_stream.core.errors import NoBank
 from echo_stream.core.level import FLOOR_DBFS
@@ -47,6 +48,7 @@ from echo_stream.evidence.store import Kept
 from echo_stream.history.store import HISTORY_FILE, HistoryStore
 from echo_stream.mqtt.connection import Broker
 from echo_stream.mqtt.publisher import Publisher
+from echo_stream.mqtt.speeds import SpeedTopic
 from echo_stream.pipeline.elsewhere import Surroundings
 from echo_stream.pipeline.health import Health
 from echo_stream.pipeline.station import Station, WindowReader
@@ -348,8 +350,8 @@ def build_station(config: Config, machine: Machine, source: AudioSource, encoder
     return Station(
         reader=reader,
         meter=build_meter(machine),
-        lines_hz=expected_lines_hz(machine),
-        zones=None if machine.limits is None else ZoneWatch(machine.limits.velocity_mm_s, cut.hop_s),
+        lines_hz=partial(expected_lines_hz, machine),
+        zones=build_zones(machine, cut.hop_s),
         bank=bank,
         bank_id=accepted_version(machine.bank) or "",
         bank_path=machine.bank,
@@ -371,11 +373,22 @@ def build_meter(machine: Machine) -> Meter | None:
     return None if known is None else Meter(known.unit, known.units_at_full_scale, known.envelope_hz)
 
 
-def expected_lines_hz(machine: Machine) -> dict[str, float]:
-    """Where shaft, gear and bearing have their lines, by name; nothing where the speed is not known."""
-    known = machine.bearing
+def build_zones(machine: Machine, hop_s: float) -> ZoneWatch | None:
+    """What tells the zone of its velocity; None where it has no limits."""
+    return None if machine.limits is None else ZoneWatch(machine.limits.velocity_mm_s, hop_s)
+
+
+def expected_lines_hz(machine: Machine, published_rpm: float | None) -> dict[str, float]:
+    """Where shaft, gear and bearing have their lines, by name; nothing where the speed is not known.
+
+    Args:
+        machine: with its speed, or the topic that says it.
+        published_rpm: what that topic says, where it is of use.
+    """
+    known, given = machine.bearing, machine.rpm
     bearing = None if known is None else (known.balls, known.d, known.D, known.angle)
-    return {} if machine.rpm is None else lines_hz(machine.rpm, machine.gear_teeth, bearing)
+    rpm = published_rpm if isinstance(given, PublishedSpeed) else given
+    return {} if rpm is None else lines_hz(rpm, machine.gear_teeth, bearing)
 
 
 def _kept_s(config: Config, machine: Machine) -> float:
@@ -429,6 +442,15 @@ def broker_settings(config: Config) -> Broker:
     )
 
 
+def speed_topics(config: Config) -> dict[str, SpeedTopic]:
+    """Where the speeds of machines are published, by id of the machine."""
+    return {
+        machine.id: SpeedTopic(machine.rpm.topic, machine.rpm.key, machine.rpm.max_age_s)
+        for machine in config.machines
+        if isinstance(machine.rpm, PublishedSpeed)
+    }
+
+
 def build_publisher(config: Config) -> Publisher:
     """The MQTT side, not started yet."""
     mqtt = config.mqtt
@@ -438,6 +460,7 @@ def build_publisher(config: Config) -> Publisher:
         machines={machine.id: machine.title for machine in config.machines},
         assets={machine.id: machine.asset for machine in config.machines},
         measures={machine.id: machine.measures for machine in config.machines},
+        speeds=speed_topics(config),
         page=config.web.address,
         outbox_path=config.state_dir / "outbox.sqlite",
         topic_root=mqtt.topic_root,

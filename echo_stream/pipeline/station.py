@@ -5,7 +5,7 @@ Runs on the pipeline thread. The encoder is shared by all stations and is not he
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -134,8 +134,8 @@ class Station:
     """Where its user has limits for its velocity."""
     zone: str | None = None
     """Of the last minute; nothing depends on it."""
-    lines_hz: Mapping[str, float] = field(default_factory=dict)
-    """Where shaft, gear and bearing have their lines, by name; nothing where the speed is not known."""
+    lines_hz: Callable[[float | None], Mapping[str, float]] = lambda _rpm: {}
+    """Where shaft, gear and bearing have their lines, by name, at the speed that its topic says."""
     score: Score | None = None
     """Of the newest window; not the window itself: its samples take memory."""
     scored_until: int = 0

@@ -200,6 +200,7 @@ class Evidence(Model):
     duration_s: float | None = None
     bands: list[Band] = Field(description="which bands are louder or quieter, and by how much")
     lines: list[str] = Field(description="lines of shaft, gear and bearing that stand out, in words")
+    speed: str = Field("", description="what a topic said of the machine's speed; empty: it has none")
     full_scale: float = Field(1.0, description="what 1 in the clip stands for")
     normal: NearestNormal | None = Field(None, description="null: no normal sound was kept")
 

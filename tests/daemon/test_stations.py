@@ -245,6 +245,27 @@ def test_a_reload_adds_and_removes_machines(scene: Scene) -> None:
     registry.close()
 
 
+def test_a_reload_changes_speed_and_limits_of_a_machine_whose_source_stays(scene: Scene) -> None:
+    known = "sensor: vibration, calibration: {unit: g, full_scale: 1}}, "
+    before = CONFIG.replace("duration_s: 100}, ", f"duration_s: 100, {known}")
+    registry = scene.registry(scene.config(before.replace("bank: one", "rpm: 600, bank: one")))
+    registry.open()
+    station = registry.stations["pump1"]
+    assert station.lines_hz(None) == {"1x": 10.0, "2x": 20.0}
+    after = before.replace("bank: one", "limits: {velocity_mm_s: [2.8, 7.1]}, rpm: {topic: a/rpm}, bank: one")
+    registry.reload(scene.config(after))
+    assert registry.apply_changes()["pump1"] is station
+    assert station.lines_hz(None) == {}
+    assert station.lines_hz(1200.0) == {"1x": 20.0, "2x": 40.0}
+    zones = station.zones
+    assert zones is not None
+    assert zones.limits_mm_s == (2.8, 7.1)
+    registry.reload(scene.config(after.replace("a/rpm", "b/rpm")))
+    registry.apply_changes()
+    assert station.zones is zones, "what did not change goes on"
+    registry.close()
+
+
 def test_a_new_bank_is_taken_and_a_damaged_one_is_not(scene: Scene, simulated_bank: bytes) -> None:
     registry = scene.registry()
     registry.open()

@@ -151,6 +151,7 @@ def test_an_alarm_leaves_sound_document_and_picture(tmp_path: Path) -> None:
     assert pictures[2] == pictures[1]
     document, samples = read(kept)
     assert kept.complete
+    assert kept.duration_s == document["clip"]["duration_s"] == 23, "as the document on the disk says"
     assert kept.picture is not None
     assert (kept.clip and kept.clip.name, kept.picture.name) == names
     assert kept.picture.read_bytes().startswith(b"\x89PNG")

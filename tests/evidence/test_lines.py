@@ -14,8 +14,8 @@ from benchmarks.lines import BEARING_6205, RATE_HZ, Defect, bearing_sound
 from echo_stream.capture.simulator import SimulatedMachine
 from echo_stream.core.types import Float32
 from echo_stream.evidence.lines import lines_hz, name_lines
-from echo_stream.evidence.picture import draw
-from echo_stream.evidence.store import list_events
+from echo_stream.evidence.picture import TELEPHONE_BYTES, draw
+from echo_stream.evidence.store import list_events, telephone_path
 
 RPM = 1480.0
 EXPECTED = lines_hz(RPM, 23, BEARING_6205)
@@ -123,8 +123,14 @@ def test_the_bearing_of_the_simulated_machine_is_named_in_its_evidence(tmp_path:
         "lines_hz": expected,
         "normal_sound": [*kept, {"path": str(tmp_path / "gone.flac"), "full_scale": 1.0}],
     }
+    small = telephone_path(document)
+    document.write_text(json.dumps({**written, "lines_hz": {}}))
+    draw(document, telephone_only=True)
+    unnamed = small.read_bytes()
     document.write_text(json.dumps(written))
     draw(document)
+    assert small.read_bytes() != unnamed, "the small picture names the line"
+    assert len(small.read_bytes()) < TELEPHONE_BYTES
     lines = list_events(tmp_path)[0].lines
     assert any(f"= BPFO ({machine.defect_hz:.1f})" in line for line in lines)
     assert math.isclose(

@@ -30,7 +30,7 @@ MACHINE = """\
     name: {name}
     source: {{kind: simulated, seed: 5, sample_rate_hz: 8000, {source}}}
     bank: banks/pump3.safetensors
-    rpm: 1480
+    rpm: {{topic: plant/{id}/rpm, key: drive.rpm}}
     bearing: {{balls: 9, d: 7.94, D: 39.04}}
     alarm: {{on_delay_s: 2, warning_on_delay_s: 1, off_delay_s: 2}}
 """

@@ -65,6 +65,8 @@ def test_a_fault_is_seen_heard_and_answered(page: RunningPage) -> None:
         played = "document.querySelector('audio').currentTime"
         wait_for(lambda: window.evaluate(played) > 3.5, 15, "the clip plays")
         expect(window.locator("main")).to_contain_text("louder by")
+        expect(window.locator("main")).to_contain_text("not known: no value came on plant/pump3/rpm")
+        assert page.json(f"/api/evidence/{event['event_id']}")["lines"] == []
         compare = window.get_by_role("button", name="Compare: alarm and normal")
         compare.focus()
         compare.press("Enter")

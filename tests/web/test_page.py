@@ -40,8 +40,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPage]:
 
 @pytest.fixture(scope="module")
 def alarmed(page: RunningPage) -> RunningPage:
-    """The same, when the fault of pump3 is announced."""
-    wait_for(lambda: page.machine()["status"] == "alarm", 40, "the alarm on the page")
+    """The same, when the fault of pump3 is announced, whose drive says its speed."""
+
+    def drive_runs_until_the_alarm() -> bool:
+        page.told.publish("plant/pump3/rpm", {"drive": {"rpm": 1480.0}})
+        return bool(page.machine()["status"] == "alarm")
+
+    wait_for(drive_runs_until_the_alarm, 40, "the alarm on the page")
     return page
 
 
@@ -130,6 +135,14 @@ def test_the_clip_answers_range_and_is_found_by_event_only(alarmed: RunningPage)
     assert document["normal_sound"]
     assert all(Path(each["path"]).is_file() for each in document["normal_sound"])
     assert found["lines"] == [each["text"] for each in document["lines"]]
+    assert (document["speed"]["rpm"], document["speed"]["usable"]) == (1480.0, True)
+    assert found["speed"] == document["speed"]["text"]
+    told = wait_for(lambda: alarmed.told.of("evidence", "pump3"), 10, "the evidence over MQTT")[-1]
+    assert (told["event_id"], told["lines"]) == (event_id, found["lines"])
+    machines = json.loads(run(alarmed.folder, "status", "--json"))["machines"]
+    speeds = {each["machine"]: each["speed"] for each in machines}
+    assert speeds["pump3"]["rpm"] == 1480.0
+    assert speeds["fan1"]["text"] == "not known: no value came on plant/fan1/rpm"
     status, headers, data = alarmed.ask(f"/api/evidence/{event_id}/clip", headers={"Range": "bytes=0-3"})
     assert (status, data, headers["content-type"]) == (206, b"fLaC", "audio/flac")
     assert alarmed.ask(f"/api/evidence/{event_id}/picture")[2].startswith(b"\x89PNG")

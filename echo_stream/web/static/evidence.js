@@ -96,6 +96,7 @@ function show(main, found) {
     "level": event.evidence?.level_delta_db === null ? "–" : `${event.evidence.level_delta_db > 0 ? "+" : ""}${number(event.evidence.level_delta_db)} dB against usual`,
     "heard, ten minutes before": percent(event.coverage_10m),
     "began": when(event.onset_ts),
+    ...(found.speed ? { "speed of the shaft": found.speed } : {}),
     "bank of normal sound": event.bank?.id || "–",
   };
   main.replaceChildren(

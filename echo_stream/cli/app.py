@@ -10,7 +10,7 @@ import typer
 
 from echo_stream import __version__
 from echo_stream.cli import bank as banks
-from echo_stream.cli import ignore
+from echo_stream.cli import ignore, plant
 from echo_stream.cli import mqtt as broker
 from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet
 from echo_stream.cli.events import events_app
@@ -164,28 +164,6 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def plant(
-    host: Annotated[
-        str | None,
-        typer.Option("--broker", metavar="HOST[:PORT]", help="another than the configuration's"),
-    ] = None,
-    asset: Annotated[
-        list[str] | None,
-        typer.Option("--asset", metavar="KEY=VALUE", help="only machines that stand there: line=3"),
-    ] = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List all machines of all nodes by what the broker keeps of them, the most urgent first.
-
-    User, password and TLS are the configuration's.
-    """
-    from echo_stream.cli.plant import show_plant
-
-    show_plant(host, asset or [], config, as_json)
-
-
-@app.command()
 def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Look whether this PC is fit: CPU, disk, rights, devices, level, broker, clock. Listens some seconds."""
     from echo_stream.cli.doctor import run_doctor
@@ -222,4 +200,5 @@ app.add_typer(events_app, name="events")
 app.add_typer(broker.app)
 app.add_typer(banks.app)
 app.add_typer(ignore.app)
+app.add_typer(plant.app)
 app.add_typer(web_app, name="web")

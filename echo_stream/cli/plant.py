@@ -1,145 +1,110 @@
-"""plant lists every machine of every node by what the broker keeps of it, the most urgent first.
-
-It reads retained messages alone and changes nothing. Runs in the thread that calls it.
-"""
+"""plant lists and compares the machines of all nodes, by what the broker has of them, and sends commands."""
 
 from __future__ import annotations
 
-import secrets
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
+from getpass import getuser
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Annotated, Any
 
-from paho.mqtt.client import MQTTMessage
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from echo_stream.cli.common import print_json, quiet, read_config_or_defaults
-from echo_stream.cli.watch import Fleet, MachineNow
+from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet
 from echo_stream.core.errors import ConfigError
-from echo_stream.mqtt.connection import Broker, BrokerRefuses, BrokerTooOld, Connection, Protocol
-from echo_stream.mqtt.payloads import Payload
-from echo_stream.pipeline.factory import broker_settings
 
-RETAINED = ("+/status", "+/health", "+/+/availability", "+/+/alarm", "+/+/health", "+/+/bank")
-QUIET_S = 1.0
-"""All is there when so long no topic came that had not come before; what is sent anew has known topics."""
-MOST_S = 60.0
-LEAST_COVERAGE = 0.95
-URGENCY = ("alarm", "alarm, seen", "not listening", "to acknowledge", "warning", "degraded", "")
-"""From the most urgent."""
+BrokerOption = Annotated[
+    str | None,
+    typer.Option("--broker", metavar="HOST[:PORT]", help="another than the configuration's"),
+]
+WhichArgument = Annotated[str, typer.Argument(metavar="NODE/MACHINE", help="as pc7/pump3")]
+ByOption = Annotated[str | None, typer.Option("--by", help="who asks; default: who runs this")]
+WhyOption = Annotated[str, typer.Option("--reason", help="why, for log and event")]
 
-
-def collect(broker: Broker, topic_root: str, protocol: Protocol = 5, quiet_s: float = QUIET_S) -> Fleet:
-    """What the broker keeps of all nodes.
-
-    Raises:
-        DeliveryError: the broker is away, or does not let us in.
-    """
-    fleet, topics, news_s = Fleet(topic_root), set[str](), time.monotonic()
-
-    def received(message: MQTTMessage) -> None:
-        nonlocal news_s
-        fleet.apply(message.topic, bytes(message.payload))
-        if message.topic not in topics:
-            topics.add(message.topic)
-            news_s = time.monotonic()
-
-    connection = Connection(
-        broker,
-        client_id=f"{topic_root}-plant-{secrets.token_hex(4)}",
-        protocol=protocol,
-        on_message=received,
-    )
-    try:
-        connection.open()
-        for topic in RETAINED:
-            connection.subscribe(f"{topic_root}/{topic}")
-        begins_s = news_s = time.monotonic()
-        while (now_s := time.monotonic()) - news_s < quiet_s and now_s - begins_s < MOST_S:
-            connection.step(0.1)
-        if refused := next(filter(None, connection.subscribed), None):
-            raise BrokerRefuses(
-                f"the broker does not let this user read {topic_root}/: {refused}",
-                f"a user who may read {topic_root}/# is needed",
-            )
-        connection.disconnect()
-    except BrokerTooOld:
-        return collect(broker, topic_root, 3, quiet_s)
-    finally:
-        connection.abort()
-    return fleet
+app = typer.Typer(
+    name="plant",
+    help="All machines of all nodes, from what the broker has of them. User, password and TLS are the "
+    "configuration's.",
+    no_args_is_help=True,
+)
 
 
-def listed(fleet: Fleet, asset: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Nodes and machines as plain JSON, the most urgent machines first.
-
-    Args:
-        fleet: what was received.
-        asset: only machines that stand there, such as {"line": "3"}.
-    """
-    machines = [_machine(fleet, now) for now in fleet.machines.values()]
-    wanted = (asset or {}).items()
-    machines = [m for m in machines if all((m["asset"] or {}).get(key) == value for key, value in wanted)]
-    machines.sort(key=lambda m: (URGENCY.index(m["urgency"]), m["node"], m["machine"]))
-    nodes = [
-        {
-            "node": node,
-            "online": fleet.nodes.get(node, False),
-            "state": health.get("state"),
-            "reasons": health.get("reasons", []),
-            "counters": health.get("counters", {}),
-            "heard": health.get("ts"),
-        }
-        for node in sorted({*fleet.nodes, *fleet.node_healths, *(node for node, _ in fleet.machines)})
-        for health in [fleet.node_healths.get(node, {})]
-    ]
-    return {"nodes": nodes, "machines": machines}
+@app.command("list")
+def list_(
+    broker: BrokerOption = None,
+    asset: Annotated[
+        list[str] | None,
+        typer.Option("--asset", metavar="KEY=VALUE", help="only machines that stand there: line=3"),
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """All machines by what the broker keeps of them, the most urgent first."""
+    show_plant(broker, asset or [], config, as_json)
 
 
-def _machine(fleet: Fleet, now: MachineNow) -> dict[str, Any]:
-    alarm, health, bank = now.alarm or {}, now.health or {}, now.bank or {}
-    heard = [each["ts"] for each in (alarm, health, bank) if isinstance(each.get("ts"), str)]
-    proposed = bank.get("latest_version")
-    return {
-        "node": now.node,
-        "machine": now.machine,
-        "name": alarm.get("name", now.machine),
-        "asset": next((each["asset"] for each in (alarm, health, bank) if each.get("asset")), None),
-        "urgency": _urgency(fleet, now, alarm, health),
-        "listening": fleet.listening(now),
-        "capture": health.get("capture"),
-        "state": alarm.get("state"),
-        "level": alarm.get("level"),
-        "active": alarm.get("active"),
-        "event_id": alarm.get("event_id"),
-        "coverage_10m": health.get("coverage_10m"),
-        "bank": bank.get("installed_version"),
-        "bank_proposed": proposed if proposed != bank.get("installed_version") else None,
-        "versions": health.get("versions", {}),
-        "heard": max(heard, default=None),
-    }
+@app.command()
+def compare(
+    like: Annotated[str, typer.Option(help="ids of machines of one kind, with * and ?: pump*")],
+    seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="how long to listen to scores")] = 30.0,
+    broker: BrokerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Machines of one kind side by side: score, levels, trip levels; says which is unlike the others."""
+    from echo_stream.cli.plant_broker import Plant
+    from echo_stream.cli.plant_compare import show_comparison
+
+    quiet()
+    show_comparison(Plant.of(broker, config), like, seconds, as_json)
 
 
-def _urgency(fleet: Fleet, now: MachineNow, alarm: Payload, health: Payload) -> str:
-    state, level = alarm.get("state"), alarm.get("level")
-    if level == "alarm":
-        return "alarm" if state in ("UNACK", "LATCHED_UNACK") else "alarm, seen"
-    if not fleet.listening(now):
-        return "not listening"
-    if state in ("RTN_UNACK", "LATCHED_UNACK"):
-        return "to acknowledge"
-    if level == "warning":
-        return "warning"
-    coverage = health.get("coverage_10m")
-    low = coverage is not None and coverage < LEAST_COVERAGE
-    degraded = fleet.node_healths.get(now.node, {}).get("state") == "degraded"
-    return "degraded" if low or degraded else ""
+def _ask(
+    which: str, command: Mapping[str, Any], by: str | None, why: str, broker: str | None, config: Path | None
+) -> None:
+    from echo_stream.cli.plant_broker import Plant, ask
+
+    quiet()
+    said = {"by": by or getuser(), **({"reason": why} if why else {})}
+    print(f"{which}: {ask(Plant.of(broker, config), which, {**command, **said})}")
+
+
+@app.command()
+def ack(
+    which: WhichArgument,
+    by: ByOption = None,
+    reason: WhyOption = "",
+    broker: BrokerOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Acknowledge the alarm of a machine: seen."""
+    _ask(which, {"command": "ack"}, by, reason, broker, config)
+
+
+@app.command()
+def shelve(
+    which: WhichArgument,
+    hours: Annotated[float, typer.Option(help="how long, at most a week")],
+    by: ByOption = None,
+    reason: WhyOption = "",
+    broker: BrokerOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Silence the alarm of a machine for a time."""
+    _ask(which, {"command": "shelve", "duration_s": hours * 3600}, by, reason, broker, config)
+
+
+@app.command()
+def unshelve(
+    which: WhichArgument,
+    by: ByOption = None,
+    reason: WhyOption = "",
+    broker: BrokerOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """End the silence of a machine's alarm."""
+    _ask(which, {"command": "unshelve"}, by, reason, broker, config)
 
 
 def show_plant(broker: str | None, assets: Sequence[str], config: Path | None, as_json: bool) -> None:
@@ -149,29 +114,15 @@ def show_plant(broker: str | None, assets: Sequence[str], config: Path | None, a
         ConfigError: an option says something else than expected.
         DeliveryError: the broker is away, or does not let us in.
     """
+    from echo_stream.cli.plant_broker import Plant, collect, listed
+
     quiet()
-    settings = read_config_or_defaults(config)
-    asked, wanted = broker_settings(settings), _asset(assets)
-    if broker is not None:
-        host, port = _address(broker)
-        asked = replace(asked, host=host, port=port or asked.port)
-    found = listed(collect(asked, settings.mqtt.topic_root, settings.mqtt.protocol), wanted)
+    plant, wanted = Plant.of(broker, config), _asset(assets)
+    found = listed(collect(plant), wanted)
     if as_json:
-        print_json({"broker": f"{asked.host}:{asked.port}", **found})
+        print_json({"broker": f"{plant.broker.host}:{plant.broker.port}", **found})
     else:
         _print(found)
-
-
-def _address(text: str) -> tuple[str, int | None]:
-    try:
-        parts = urlsplit(f"//{text}")
-        if parts.hostname and parts.netloc == text and parts.username is None:
-            return parts.hostname, parts.port
-    except ValueError:  # no number of a port
-        pass
-    raise ConfigError(
-        f"--broker {text}: is no broker", "expected HOST or HOST:PORT, such as broker.plant:8883"
-    )
 
 
 def _asset(texts: Sequence[str]) -> dict[str, str]:
@@ -183,6 +134,9 @@ def _asset(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _print(found: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("", "machine", "node", "where", "state", "coverage", "bank", "version", "heard")
     for each in found["machines"]:
         where = ", ".join((each["asset"] or {}).values())

@@ -208,7 +208,7 @@ sys.stdin.read()
             if frozen:
                 server.freeze()
             process.stdin.close()
-            assert process.wait(timeout=10) == 0
+            assert process.wait(timeout=60) == 0
         finally:
             process.kill()
             server.thaw()

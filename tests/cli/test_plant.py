@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from echo_stream.cli.plant import _address, collect, listed, show_plant
+from echo_stream.cli.plant import show_plant
+from echo_stream.cli.plant_broker import Plant, _address, ask, collect, listed
+from echo_stream.cli.plant_compare import show_comparison
 from echo_stream.cli.watch import Fleet
 from echo_stream.core.errors import ConfigError, DeliveryError
 from echo_stream.mqtt import models
@@ -108,9 +112,67 @@ def test_what_a_broker_keeps_is_listed_by_urgency(
 
 def test_a_broker_that_refuses_or_is_away_says_so(tmp_path: Path) -> None:
     with mosquitto(tmp_path, users={"somebody": "secret"}) as locked, pytest.raises(DeliveryError):
-        collect(Broker(locked.host, locked.port), "echo-stream")
+        collect(Plant(Broker(locked.host, locked.port), "echo-stream"))
     with pytest.raises(DeliveryError):
-        collect(Broker("127.0.0.1", free_port()), "echo-stream")
+        collect(Plant(Broker("127.0.0.1", free_port()), "echo-stream"))
+
+
+def publish_scores(client: Any, scores: dict[str, tuple[float, float, float]]) -> None:
+    for machine, (score, trip, level_dbfs) in scores.items():
+        node, name = machine.split("/")
+        own = {"node": node, "machine": name, "score": score, "threshold": trip, "level_dbfs": level_dbfs}
+        client.publish(f"echo-stream/{machine}/score", example(models.Score, **own)).wait_for_publish(30)
+
+
+def test_the_odd_one_of_a_kind_is_named(
+    broker: MosquittoBroker,
+    listen: Callable[..., Subscriber],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    client = listen(broker, "none").client
+    alike = {f"hall1/pump{n}": (0.4 + n / 50, 2.0 + n / 10, -30.0 - n) for n in range(4)}
+    others = {
+        "hall2/pump4": (1.8, 2.1, -30.5),
+        "hall2/pump5": (0.5, 9.0, -50.0),
+        "hall2/fan": (9.0, 1.0, 0.0),
+    }
+    ended = threading.Event()
+
+    def publishing() -> None:
+        while not ended.wait(0.2):
+            publish_scores(client, alike | others)
+
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(publishing)
+        try:
+            show_comparison(Plant.of(f"127.0.0.1:{broker.port}", None), "pump*", 2.0, False)
+        finally:
+            ended.set()
+    said = capsys.readouterr().out
+    assert "pump4 (hall2) is unlike the others: score / trip level 0.857, the others about 0.2" in said
+    assert "pump5 (hall2) is unlike the others: trip level 9, the others about 2.1" in said
+    assert "pump5 (hall2) is unlike the others: level -50 dBFS" in said
+    assert said.count("unlike") == 3
+    assert "fan" not in said
+
+
+def test_two_machines_are_not_compared(broker: MosquittoBroker) -> None:
+    with pytest.raises(ConfigError, match="3 machines or more are compared, found none"):
+        show_comparison(Plant(Broker(broker.host, broker.port), "echo-stream"), "pump*", 0.1, True)
+
+
+@pytest.mark.parametrize("machine", ["pump3", "/pump3", "pc7/", "pc7/pump+", "a/b/c"])
+def test_what_is_no_machine(machine: str) -> None:
+    with pytest.raises(ConfigError, match="expected NODE/MACHINE"):
+        ask(Plant(Broker("127.0.0.1", 1), "echo-stream"), machine, {"command": "ack"})
+
+
+def test_a_machine_that_does_not_answer(broker: MosquittoBroker) -> None:
+    with pytest.raises(DeliveryError, match="pc7/pump3 did not answer within 0 s"):
+        ask(Plant(Broker(broker.host, broker.port), "echo-stream"), "pc7/pump3", {"command": "ack"}, 0.3)
 
 
 def test_low_coverage_is_urgent() -> None:

@@ -141,7 +141,7 @@ def test_a_pipeline_that_hangs_is_ended_by_the_watchdog(service: Container) -> N
         assert hang.stdout is not None
         assert int(hang.stdout.readline()) >= 2  # pipeline, publisher
         wait_until(lambda: service.property("NRestarts") == "1", 60, "not restarted")
-        hang.communicate(timeout=20)
+        hang.communicate(timeout=60)
         wait_until(lambda: service.property("ActiveState") == "active", 20, "not active")
     text = "\n".join(str(entry["MESSAGE"]) for entry in service.journal())
     assert "Watchdog timeout (limit 4s)!" in text

@@ -62,7 +62,7 @@ def offered(simulated_bank: bytes, tmp_path_factory: pytest.TempPathFactory) -> 
     with ExitStack() as stack:
         scene = Heard(folder, stack)
         scene.start()
-        with urlopen(f"http://127.0.0.1:{scene.metrics.port}/metrics", timeout=30) as reply:
+        with urlopen(f"http://127.0.0.1:{scene.metrics.port}/metrics", timeout=60) as reply:
             text = reply.read().decode()
     found: dict[str, Labels] = {}
     for family in text_string_to_metric_families(text):

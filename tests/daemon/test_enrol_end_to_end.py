@@ -45,7 +45,7 @@ def asked(folder: Path) -> dict[str, Any]:
 
 def scraped(port: int) -> str:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             return str(answer.read().decode())
     except OSError:  # it is served a moment after the status
         return ""

@@ -159,10 +159,10 @@ def test_the_status_socket_outlives_an_unforeseen_exception(tmp_path: Path) -> N
 
 def test_metrics_admit_a_few_connections_at_once(tmp_path: Path) -> None:
     server = MetricsServer(0, lambda: {"alive": True, "machines": []})
-    held = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(_CONNECTIONS)]
+    held = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(_CONNECTIONS)]
     for line in held:
         line.sendall(b"GET /healthz HTTP/1.0\r\nX-Slow: ")
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as refused:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as refused:
         refused.settimeout(20)
         assert refused.recv(100) == b""
     held[0].sendall(b"x\r\n\r\n")
@@ -171,7 +171,7 @@ def test_metrics_admit_a_few_connections_at_once(tmp_path: Path) -> None:
         line.close()
 
     def answered() -> bool:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as line:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as line:
             try:
                 line.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
                 return b"200 OK" in line.recv(1000)

@@ -72,7 +72,7 @@ def server(said: dict[str, Any]) -> Iterator[MetricsServer]:
 
 def get(server: MetricsServer, path: str) -> tuple[int, str]:
     try:
-        with urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=10) as reply:
+        with urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=60) as reply:
             return reply.status, reply.read().decode()
     except HTTPError as error:
         with error:

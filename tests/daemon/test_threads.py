@@ -67,7 +67,7 @@ def test_an_exception_in_each_loop_is_said_counted_and_survived(
         assert f"{len(LOOPS)} restarts of a part" in shown
         assert "DEGRADED: the pipeline failed and is restarted (1 times): RuntimeError" in shown
         port = (project / "config.yaml").read_text().partition("metrics_port: ")[2].split()[0]
-        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as page:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as page:
             metrics = page.read().decode()
         assert "echo_stream_degraded 1.0" in metrics
         assert all(f'echo_stream_restarts_total{{part="{part}"}} 1.0' in metrics for part in errors)

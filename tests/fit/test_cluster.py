@@ -175,7 +175,7 @@ def test_the_work_of_a_worker_that_is_killed_is_done_again(
 
     with dask.config.set(tls), cluster.connected(str(plant.file)) as engine:
         found = list(encode_parts(parts, ENCODER, engine=engine, progress=tell))
-    assert plant.workers[0].wait(30) == -signal.SIGKILL
+    assert plant.workers[0].wait(60) == -signal.SIGKILL
     assert bits(found) == bits(alone)
     assert told[-1] == sum(part.seconds for part in parts)
 

@@ -71,7 +71,7 @@ def send(line: socket.socket, data: bytes, *, hang_up: bool) -> None:
 def test_metrics(metrics: MetricsServer, data: bytes, hang_up: bool) -> None:
     with structlog.testing.capture_logs() as logs:
         send(socket.create_connection(("127.0.0.1", metrics.port)), data, hang_up=hang_up)
-        with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/healthz", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/healthz", timeout=60) as answer:
             assert answer.read() == b'{"alive": true}\n'
     assert [line for line in logs if not hung_up(line)] == []
 

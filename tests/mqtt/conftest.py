@@ -30,7 +30,7 @@ from tests.support.broker import MosquittoBroker, mosquitto
 NOON = datetime(2026, 11, 20, 12, 0, 0, 123_456, tzinfo=UTC)
 
 
-def wait_until(true: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
+def wait_until(true: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
     """Wait until something holds; the limit is generous because the machine is shared."""
     deadline = time.monotonic() + timeout_s
     while not true():
@@ -224,7 +224,7 @@ class Process:
         self._close()
 
     def _close(self) -> None:
-        self._process.wait(20)
+        self._process.wait(60)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             with contextlib.suppress(BrokenPipeError):

@@ -185,7 +185,7 @@ def test_a_real_node_red_imports_the_flow_announces_an_alarm_once_and_acknowledg
     def asked(path: str, body: bytes | None = None) -> int:
         request = Request(admin + path, data=body, headers={"Content-Type": "application/json"})
         try:
-            with urlopen(request, timeout=10) as reply:
+            with urlopen(request, timeout=60) as reply:
                 return int(reply.status)
         except URLError:
             return 0

@@ -106,7 +106,7 @@ class Installed:
             assert running.poll() is None, log.read_text(encoding="utf-8")
         finally:
             running.terminate()
-            running.wait(30)
+            running.wait(60)
         assert running.returncode == 0, log.read_text(encoding="utf-8")
 
     def status(self) -> dict[str, Any]:

@@ -158,7 +158,7 @@ class Container:
         with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
             self.run("systemctl", "poweroff", "--no-block", check=False, timeout_s=10)
         try:
-            self._nspawn.wait(20)
+            self._nspawn.wait(60)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._leader, signal.SIGKILL)
@@ -187,7 +187,8 @@ class Container:
 
 
 def wait_until(found: Callable[[], T], timeout_s: float, what: str | Callable[[], str]) -> T:
-    """The first true value of `found`, asked every 0.1 s."""
+    """The first true value of `found`, asked every 0.1 s, for a minute at least: a PC that runs tests is busy."""
+    timeout_s = max(timeout_s, 60.0)
     until = time.monotonic() + timeout_s
     while not (value := found()):
         if time.monotonic() > until:

@@ -69,7 +69,8 @@ def subscriber(host: str, port: int) -> Iterator[Subscriber]:
 
 
 def wait_for(what: Callable[[], Any], timeout_s: float, said: str) -> Any:
-    """The first true value of `what()`."""
+    """The first true value of `what()`, waited for a minute at least: a PC that runs tests is busy."""
+    timeout_s = max(timeout_s, 60.0)
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if found := what():
@@ -140,5 +141,5 @@ def terminate(process: subprocess.Popen[str]) -> tuple[int, float]:
     """SIGTERM; exit code and seconds until the end."""
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    code = process.wait(timeout=15)
+    code = process.wait(timeout=60)
     return code, time.monotonic() - began

@@ -49,7 +49,7 @@ class Listener:
                 self._news.notify_all()
 
     def wait_for(
-        self, ear: int = 0, timeout_s: float = 30, after_s: float = 0, **wanted: Any
+        self, ear: int = 0, timeout_s: float = 60, after_s: float = 0, **wanted: Any
     ) -> dict[str, Any]:
         """The first thing told of `ear` since `after_s` that has all the `wanted` values."""
 
@@ -83,7 +83,7 @@ class Listener:
         """
         assert self.process.stdin is not None
         self.process.stdin.close()
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=60)
         self._follower.join()
         self.kill()
         printed = (self.folder / "stderr").read_text().splitlines()

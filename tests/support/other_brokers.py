@@ -69,7 +69,7 @@ class OtherBroker:
         """End it with SIGKILL."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
-            self._process.wait(20)
+            self._process.wait(60)
             self._process = None
 
 

@@ -155,7 +155,7 @@ class PulseServer:
 
     def _pactl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["pactl", *arguments], env=self.env, check=check, capture_output=True, text=True, timeout=20
+            ["pactl", *arguments], env=self.env, check=check, capture_output=True, text=True, timeout=60
         )
 
 

@@ -51,7 +51,7 @@ def alarmed(page: RunningPage) -> RunningPage:
 
 
 def stream(page: RunningPage, query: str = "") -> socket.socket:
-    line = socket.create_connection(("127.0.0.1", page.port), timeout=10)
+    line = socket.create_connection(("127.0.0.1", page.port), timeout=60)
     line.sendall(f"GET /api/stream{query} HTTP/1.1\r\nHost: localhost:{page.port}\r\n\r\n".encode())
     return line
 
@@ -360,7 +360,7 @@ def test_who_is_slow_or_large_costs_the_pipeline_nothing(page: RunningPage) -> N
     for _ in range(3):
         with contextlib.suppress(OSError):  # it hangs up before all of it is sent
             assert page.ask("/api/machines/fan1/command", b" " * 10_000_000)[0] == 413
-    chunked = socket.create_connection(("127.0.0.1", page.port), timeout=10)
+    chunked = socket.create_connection(("127.0.0.1", page.port), timeout=60)
     chunked.sendall(
         f"POST /api/machines/fan1/command HTTP/1.1\r\nHost: localhost\r\nOrigin: {page.url[:-1]}\r\n"
         "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
@@ -387,7 +387,7 @@ def test_nobody_listens_live_unless_that_is_allowed(page: RunningPage, tmp_path:
 def test_live_sound_of_a_machine(tmp_path: Path) -> None:
     with running_page(tmp_path, web=", listen: true", source=QUIET, machines=1) as page:
         assert page.json("/api/me")["listen"] is True
-        line = socket.create_connection(("127.0.0.1", page.port), timeout=30)
+        line = socket.create_connection(("127.0.0.1", page.port), timeout=60)
         line.sendall(b"GET /api/machines/pump3/listen HTTP/1.1\r\nHost: localhost\r\n\r\n")
         data = b""
         while len(data) < 30_000:

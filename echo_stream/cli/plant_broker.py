@@ -160,7 +160,7 @@ def ask(plant: Plant, machine: str, command: Mapping[str, Any], wait_s: float = 
     if not answers:
         raise DeliveryError(
             f"{machine} did not answer within {wait_s:.0f} s; it may follow later",
-            "Is its node online, and may this user publish to its topic cmd? See: echo-stream plant",
+            "Is its node online, and may this user publish to its topic cmd? See: echo-stream plant list",
         )
     outcome = str(answers[0].get("outcome"))
     if not answers[0].get("ok"):

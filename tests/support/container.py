@@ -187,7 +187,7 @@ class Container:
 
 
 def wait_until(found: Callable[[], T], timeout_s: float, what: str | Callable[[], str]) -> T:
-    """The first true value of `found`, asked every 0.1 s, for a minute at least: a PC that runs tests is busy."""
+    """The first true value of `found`, asked for a minute at least: a PC that runs tests is busy."""
     timeout_s = max(timeout_s, 60.0)
     until = time.monotonic() + timeout_s
     while not (value := found()):

@@ -1,12 +1,13 @@
-"""A plant of many nodes against one mosquitto: messages, the broker's cost, `plant list`, and a broker that forgets.
+"""A plant of many nodes against one mosquitto: messages, what they cost, and a broker that forgets.
 
     python -m benchmarks.nodes [--nodes 200] [--machines 10] [--seconds 60] [--down-s 10]
 
-Each node is the daemon's own Publisher with its outbox, and sends what a daemon sends: the documented example of
-each payload, a score a second and a machine, a health each 10 s. A subscriber hears everything. Then the broker is
-killed with nothing on disk, each tenth machine's alarm changes meanwhile, and it comes back: printed is how long
-until all that it keeps is right again, and every event of the outage is there. Two processes carry the nodes, so
-their own cost is on the same PC; what is measured of the broker is its own.
+Each node is the daemon's own Publisher with its outbox, and sends what a daemon sends: the documented example
+of each payload, a score a second and a machine, a health each 10 s. A subscriber hears everything. Then the
+broker, which keeps nothing on disk, is killed; each tenth machine's alarm changes meanwhile, and it comes back:
+printed is how long until all that it keeps is right again, and how many events of all never came to the
+subscriber. It has no session, so those sent before it is back are missing, too. Two processes carry the nodes,
+and their own cost is on the same PC; what is printed of the broker is its own.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from paho.mqtt.client import MQTTMessage
 from echo_stream.cli.plant_broker import KEPT, Plant
 from echo_stream.cli.watch import Fleet
 from echo_stream.core.errors import DeliveryError
+from echo_stream.daemon.logs import configure
 from echo_stream.mqtt import models
 from echo_stream.mqtt.connection import Broker
 from echo_stream.mqtt.publisher import Publisher
@@ -67,6 +69,7 @@ def event_id(node: int, machine: int, alarm: int) -> str:
 
 def carry(first: int, asked: Asked, port: int, folder: Path, changed: Event, ended: Event) -> None:
     """Run each `CARRIERS`-th node from `first` on, until `ended`; `changed` raises new alarms, once."""
+    configure(level="error")
     names = {f"m{n}": f"Machine {n}" for n in range(asked.machines)}
     numbers = range(first, asked.nodes, CARRIERS)
     nodes = {
@@ -81,14 +84,14 @@ def carry(first: int, asked: Asked, port: int, folder: Path, changed: Event, end
             publisher.set_available(machine, True)
             publisher.set_bank(machine, example(models.Bank, **own))
         publisher.start()
-    for n in nodes:
-        raise_alarms(nodes[n], n, asked, 0)
+    for n, publisher in nodes.items():
+        raise_alarms(publisher, n, asked, 0)
     said, beat = False, 0
     while not ended.wait(max(0.0, 1 - time.monotonic() % 1)):
         if changed.is_set() and not said:
             said = True
-            for n in nodes:
-                raise_alarms(nodes[n], n, asked, 1)
+            for n, publisher in nodes.items():
+                raise_alarms(publisher, n, asked, 1)
         for n, publisher in nodes.items():
             publish(publisher, n, names, health=beat % HEALTH_S == n % HEALTH_S)
         beat += 1
@@ -240,8 +243,8 @@ def listed(port: int) -> str:
         process.returncode = 0
     seconds, computed_s = time.monotonic() - began_s, used.ru_utime + used.ru_stime
     return (
-        f"{len(found['machines'])} machines of {len(found['nodes'])} nodes in {seconds:.1f} s, of which it waits "
-        f"1 s for the last; {computed_s:.1f} s of CPU, {used.ru_maxrss / 1e3:.0f} MB"
+        f"{len(found['machines'])} machines of {len(found['nodes'])} nodes in {seconds:.1f} s, with "
+        f"1 s to see that no more comes; {computed_s:.1f} s of CPU, {used.ru_maxrss / 1e3:.0f} MB"
     )
 
 
@@ -270,9 +273,7 @@ def measure(asked: Asked, folder: Path) -> None:
             listener.fleet = Fleet("echo-stream")
             broker.start()
             took_s = listener.listen(lambda: is_right(listener.fleet, wanted(asked, 1)), 600)
-            print(
-                f"broker forgot all and was away {asked.down_s:.0f} s: every kept state right after {took_s:.1f} s"
-            )
+            print(f"away {asked.down_s:.0f} s and all forgotten: every kept state right after {took_s:.1f} s")
             everything = set(wanted(asked, 0).values()) | set(wanted(asked, 1).values())
             missing = everything - listener.events
             with suppress(TimeoutError):

@@ -4,9 +4,9 @@
 
 Each node is the daemon's own Publisher with its outbox, and sends what a daemon sends: the documented example
 of each payload, a score a second and a machine, a health each 10 s. A subscriber hears everything. Then the
-broker, which keeps nothing on disk, is killed; each tenth machine's alarm changes meanwhile, and it comes back:
+broker, which keeps nothing on disk, is killed; each tenth machine's alarm changes meanwhile, then it returns:
 printed is how long until all that it keeps is right again, and how many events of all never came to the
-subscriber. It has no session, so those sent before it is back are missing, too. Two processes carry the nodes,
+subscriber. It has no session, so those sent before it is back are missing too. Two processes carry the nodes,
 and their own cost is on the same PC; what is printed of the broker is its own.
 """
 

@@ -30,10 +30,11 @@ from echo_stream.core.errors import MissingExtra
 from echo_stream.core.types import AlarmLevel, EncoderIdentity, Enrolled, Features, Window
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.detect.bank import NormalBank
+from echo_stream.detect.encoder_gate import MIDDLE
 from echo_stream.detect.reference import Reference
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder, make_encoder
-from echo_stream.encode.runtime import cpu
+from echo_stream.encode.runtime import GPU, class_of, cpu
 from echo_stream.mqtt.connection import Broker
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.pipeline.factory import build_encoder, sensor_limits
@@ -45,6 +46,7 @@ from echo_stream.pipeline.station import Scored, Station, WindowReader
 if TYPE_CHECKING:
     from echo_stream.encode.echo_encoder import EchoEncoder as Echo
 
+RAPL = Path("/sys/class/powercap")
 RATES_HZ = (16_000, 48_000, 96_000)
 STAND_INS = ("tiny", "small")
 """Sizes of ECHO that are measured where no weights are configured."""
@@ -69,6 +71,10 @@ class Capacity:
     """Of a window: ring, windows, scorer, alarms, health and messages."""
     machines: int
     """That this PC carries at a load of `LOAD`."""
+    gated_machines: int | None = None
+    """The same with ECHO's gate, of normal sound: computed (`gated_ms`). None: not of ECHO."""
+    watts: float | None = None
+    """Of the processor meanwhile, all of it; None where the kernel does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +98,37 @@ class Measured:
 
 
 def this_pc() -> str:
-    """Processor, cores and program, in a line."""
+    """Processor, its class, cores and program, in a line."""
     model = cpu().get("model name") or platform.machine()
     cores = len(os.sched_getaffinity(0))
-    return f"{model}, {cores} core(s), echo-stream {__version__}"
+    return f"{model} ({this_class()}), {cores} core(s), echo-stream {__version__}"
+
+
+def this_class() -> str:
+    """The class of this PC."""
+    return class_of(cpu(), platform.machine())
+
+
+def energy_j(folder: Path = RAPL) -> float | None:
+    """Energy of all processor packages; it begins anew now and then. None: the kernel does not tell."""
+    found = []
+    for zone in folder.glob("intel-rapl:*"):
+        try:
+            if (zone / "name").read_text("ascii").startswith("package"):
+                found.append(1e-6 * int((zone / "energy_uj").read_text("ascii")))
+        except (OSError, ValueError):  # since 2020 only root may read it
+            return None
+    return sum(found) if found else None
+
+
+def gated_ms(echo: Capacity, spectral: Capacity, every: int) -> float:
+    """Time of a window behind ECHO's gate, of normal sound.
+
+    Each `every`-th window and those outside the middle are encoded by ECHO, all by the spectral encoder. What
+    the gate's own score takes is in `spectral.rest_ms`, with more than that: an upper limit.
+    """
+    share = 1 / every + (1 - MIDDLE) * (1 - 1 / every)
+    return share * echo.encode_ms + echo.rest_ms + spectral.encode_ms + spectral.rest_ms
 
 
 def measure(config: Config) -> Iterator[Measured]:
@@ -106,49 +139,75 @@ def measure(config: Config) -> Iterator[Measured]:
         EncoderError: the configured runtime is not there.
     """
     cut = config.encoder
-    if isinstance(cut, EchoEncoder):
-        own, auto = _configured(config, cut)
-        yield _echo("echo", f"weights {cut.weights}", own, auto, cut)
-    spectral = make_encoder("spectral", window_s=cut.window_s)
-    yield Measured("spectral", "", "", "", {}, [_capacity(spectral, rate_hz, cut) for rate_hz in RATES_HZ])
-    if not isinstance(cut, EchoEncoder):
+    own = _configured(config, cut) if isinstance(cut, EchoEncoder) else None  # what is wrong is said at once
+    encoder = make_encoder("spectral", window_s=cut.window_s)
+    spectral = [_capacity(encoder, rate_hz, cut) for rate_hz in RATES_HZ]
+    yield Measured("spectral", "", "", "", {}, spectral)
+    if own is not None and isinstance(cut, EchoEncoder):
+        about = f"weights {cut.weights}"
+        yield _echo("echo", about, *own, cut, spectral)
+        if _has_gpu() and cut.runtime != GPU:
+            on_gpu = _made(config, cut, GPU, "float32")
+            yield _echo("echo on the GPU", about, on_gpu, on_gpu, cut, spectral)
+    else:
         for size in STAND_INS:
             try:
                 stand_in = _stand_in(size)
             except MissingExtra as error:  # what is not installed is no reason to say nothing of the rest
                 yield Measured(f"echo {size}", f"not measured: {error.hint}", "", "", {}, [])
                 continue
-            yield _echo(f"echo {size}", "random weights: none are configured", stand_in, stand_in, cut)
+            about = "random weights: none are configured"
+            yield _echo(f"echo {size}", about, stand_in, stand_in, cut, spectral)
+            if _has_gpu():
+                stand_in = _stand_in(size, GPU, "float32")
+                yield _echo(f"echo {size} on the GPU", about, stand_in, stand_in, cut, spectral)
 
 
 def _configured(config: Config, settings: EchoEncoder) -> tuple[Echo, Echo]:
     """The encoder as it is configured, and as `auto` would have it; measured now, whatever is remembered."""
-
-    def made(runtime: str, precision: str) -> Echo:
-        wanted = settings.model_copy(update={"runtime": runtime, "precision": precision, "gate": None})
-        with tempfile.TemporaryDirectory() as folder:
-            anew = config.model_copy(update={"encoder": wanted, "state_dir": Path(folder)})
-            return cast("Echo", build_encoder(anew))
-
-    own = made(settings.runtime, settings.precision)
-    return own, own if (settings.runtime, settings.precision) == ("auto", "auto") else made("auto", "auto")
+    asked = settings.runtime, settings.precision
+    own = _made(config, settings, *asked)
+    return own, own if asked == ("auto", "auto") else _made(config, settings, "auto", "auto")
 
 
-def _stand_in(size: str) -> Echo:
+def _made(config: Config, settings: EchoEncoder, runtime: str, precision: str) -> Echo:
+    wanted = settings.model_copy(update={"runtime": runtime, "precision": precision, "gate": None})
+    with tempfile.TemporaryDirectory() as folder:
+        anew = config.model_copy(update={"encoder": wanted, "state_dir": Path(folder)})
+        return cast("Echo", build_encoder(anew))
+
+
+def _has_gpu() -> bool:
+    try:
+        from echo_stream.encode.runtime_openvino import devices
+    except MissingExtra:
+        return False
+    return any(each.startswith("GPU") for each in devices())
+
+
+def _stand_in(size: str, runtime: str = "auto", precision: str = "auto") -> Echo:
     from echo_stream.encode.echo import EchoWeights
     from echo_stream.encode.echo_encoder import EchoEncoder as Echo
 
-    return Echo(EchoWeights.random(size))
+    return Echo(EchoWeights.random(size), runtime, precision)
 
 
-def _echo(name: str, about: str, own: Echo, auto: Echo, cut: Windowing) -> Measured:
+def _echo(
+    name: str, about: str, own: Echo, auto: Echo, cut: Windowing, spectral: Sequence[Capacity]
+) -> Measured:
+    every = cut.gate_every if isinstance(cut, EchoEncoder) else EchoEncoder.model_fields["gate_every"].default
+    capacities = []
+    for beside in spectral:
+        found = _capacity(own, beside.rate_hz, cut)
+        gated = int(LOAD * 1e3 * cut.hop_s / gated_ms(found, beside, every))
+        capacities.append(replace(found, gated_machines=gated))
     return Measured(
         encoder=name,
         about=about,
         runtime=own.computed_by,
         auto=auto.computed_by,
         runtimes_ms=auto.choice.milliseconds,
-        capacities=[_capacity(own, rate_hz, cut) for rate_hz in RATES_HZ],
+        capacities=capacities,
     )
 
 
@@ -197,12 +256,18 @@ def _capacity(encoder: Encoder, rate_hz: int, cut: Windowing) -> Capacity:
             if monotonic() - began_s > MEASURE_S:
                 stop.set()
 
+        before_j = energy_j()
+        walked_s = monotonic()
         listen(lambda: stations, metered, on_event=events.publish, observe=observe, stop=stop)
-        took_s = monotonic() - began_s
+        took_s, walked_s = monotonic() - began_s, monotonic() - walked_s
+        after_j = energy_j()
         publisher.stop(0.0)
     encode_ms, all_ms = 1e3 * metered.spent_s / windows, 1e3 * took_s / windows
     machines = int(LOAD * 1e3 * cut.hop_s / all_ms)
-    return Capacity(rate_hz, round(encode_ms, 3), round(all_ms - encode_ms, 3), machines)
+    watts = None
+    if before_j is not None and after_j is not None and after_j > before_j:
+        watts = round((after_j - before_j) / walked_s, 1)
+    return Capacity(rate_hz, round(encode_ms, 3), round(all_ms - encode_ms, 3), machines, watts=watts)
 
 
 def _source(rate_hz: int, start_s: float, duration_s: float | None = None) -> Simulated:
@@ -287,10 +352,35 @@ def run_bench(config: Path | None, as_json: bool) -> None:
         if not as_json:
             _print_measured(one)
     if as_json:
-        own = {"pc": this_pc(), "window_s": cut.window_s, "hop_s": cut.hop_s, "load": LOAD}
+        own = {
+            "pc": this_pc(),
+            "class": this_class(),
+            "window_s": cut.window_s,
+            "hop_s": cut.hop_s,
+            "load": LOAD,
+        }
         print_json({**own, "encoders": [one.to_json() for one in found]})
     else:
         print(f"\nmachines: at a load of {LOAD:.0%}, all with the same rate and encoder; see docs/scaling.md")
+        print(*_table(found), sep="\n")
+
+
+def _table(found: Sequence[Measured]) -> Iterator[str]:
+    """What was measured as rows of docs/scaling.md, where other classes of PC have theirs."""
+    rates = ", ".join(f"{rate_hz / 1000:g}" for rate_hz in RATES_HZ)
+    yield f"\n| class | encoder | ms a window at {rates} kHz | machines | with the gate | W |"
+    yield "|---|---|---|---|---|---|"
+    for one in found:
+        each = one.capacities
+        columns = [
+            [f"{at.encode_ms + at.rest_ms:.2g}" for at in each],
+            [str(at.machines) for at in each],
+            [str(at.gated_machines) for at in each if at.gated_machines is not None],
+            [f"{at.watts:g}" for at in each if at.watts is not None],
+        ]
+        cells = [", ".join(column) or "-" for column in columns]
+        name = " ".join(filter(None, (one.encoder, one.runtime)))
+        yield f"| {' | '.join([this_class(), name, *cells])} |"
 
 
 def _print_measured(one: Measured) -> None:

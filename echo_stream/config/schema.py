@@ -79,8 +79,8 @@ class EchoEncoder(Windowing):
     weights: ConfigPath = Field(description="safetensors file, as `echo-stream fetch-model` writes it")
     size: Literal["tiny", "small"] = Field("tiny", description="published size of the weights")
     dimensions: Dimensions | None = Field(None, description="instead of size, for other weights")
-    runtime: Literal["auto", "plain", "torch", "openvino"] = Field(
-        "auto", description="auto: the fastest on this CPU"
+    runtime: Literal["auto", "plain", "torch", "openvino", "openvino-gpu"] = Field(
+        "auto", description="auto: the fastest on this CPU; openvino-gpu: never chosen by itself"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: the fastest that tells windows apart as float32 does; float32: exact"

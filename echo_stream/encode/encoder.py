@@ -88,7 +88,7 @@ def make_encoder(
         low_lines: Fine low lines join the features; the spectral encoder's alone.
         weights: safetensors file of ECHO; the rest is ECHO's alone, too.
         size: Published size, `tiny` or `small`, or dimensions of other weights.
-        runtime: `auto` (the fastest here), `plain`, `torch` or `openvino`.
+        runtime: `auto` (the fastest here), `plain`, `torch`, `openvino` or `openvino-gpu`.
         precision: `auto`, `float32` or `bfloat16`.
         cache: JSON file that remembers what `auto` chose on this CPU, best in the state directory; without it
             each start measures, for about a second.

@@ -38,7 +38,13 @@ PROMISED_LIKENESS = 0.99
 features without the mean of them all. Rounding that is small beside a token can be large beside that: with
 random weights bfloat16 keeps 0.9998 of the tokens and 0.87 of the differences, and a clip AUC moves by 0.03
 (benchmarks/precision.py)."""
-KNOWN = [("plain", "float32"), *((name, p) for name in ("torch", "openvino") for p in PROMISED_COSINE)]
+GPU = "openvino-gpu"
+"""OpenVINO on a GPU: only where it is asked for by name, as what it costs the rest of the PC is not known."""
+KNOWN = [
+    ("plain", "float32"),
+    *((name, p) for name in ("torch", "openvino") for p in PROMISED_COSINE),
+    (GPU, "float32"),
+]
 """Runtimes and precisions, the most exact of each first."""
 
 _log = structlog.get_logger(__name__)
@@ -95,7 +101,7 @@ def build(weights: EchoWeights, name: str, precision: str) -> Runtime:
             return TorchRuntime(weights, precision)
         from echo_stream.encode.runtime_openvino import OpenVinoRuntime  # noqa: PLC0415
 
-        return OpenVinoRuntime(weights, precision)
+        return OpenVinoRuntime(weights, precision, "GPU" if name == GPU else "CPU")
     except MissingExtra as error:
         raise MissingExtra(f"encoder.runtime {name!r}", error.extra) from error
 
@@ -190,7 +196,7 @@ def _candidates(trial: _Trial, runtime: str, precision: str) -> list[Runtime]:
     candidates: list[Runtime] = []
     refusals: list[EncoderError | MissingExtra] = []
     for name, its_precision in sorted(KNOWN, key=lambda known: list(PROMISED_COSINE).index(known[1])):
-        if runtime not in (name, "auto") or precision not in (its_precision, "auto"):
+        if runtime not in (name, "auto" if name != GPU else name) or precision not in (its_precision, "auto"):
             continue
         try:
             candidate = trial.usable(name, its_precision)
@@ -300,6 +306,20 @@ def cpu() -> dict[str, str]:
         for name, _, value in pairs:
             about.setdefault(name.strip(), value.strip())
     return about
+
+
+def class_of(about: Mapping[str, str], machine: str) -> str:
+    """The class of a PC by what its products can be computed with.
+
+    Args:
+        about: As of `cpu`.
+        machine: As of `platform.machine`.
+    """
+    flags = about.get("flags", about.get("Features", "")).split()
+    for flag, name in (("avx512_bf16", "AVX-512 + bf16"), ("avx512f", "AVX-512"), ("avx2", "AVX2")):
+        if flag in flags:
+            return name
+    return machine
 
 
 def _key(weights: EchoWeights, runtime: str, precision: str) -> dict[str, object]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_stream.core.errors import PrecisionUnavailable, of_extra
+from echo_stream.core.errors import EncoderError, PrecisionUnavailable, of_extra
 from echo_stream.core.types import Float32
 from echo_stream.encode.echo import LAYER_EPS, EchoDimensions, EchoWeights
 
@@ -30,23 +30,32 @@ _PRECISIONS = {hint: precision for precision, hint in _HINTS.items()}
 
 
 class OpenVinoRuntime:
-    """The net compiled for this CPU; one request a thread, all on the same weights."""
+    """The net compiled for this CPU, or its GPU; one request a thread, all on the same weights.
 
-    name = "openvino"
+    Raises:
+        EncoderError: OpenVINO finds no such device.
+    """
+
     job_rows = JOB_ROWS
     fixed_rows = True
 
-    def __init__(self, weights: EchoWeights, precision: str) -> None:
+    def __init__(self, weights: EchoWeights, precision: str, device: str = "CPU") -> None:
         self._core = openvino.Core()
+        self.name = "openvino" if device == "CPU" else f"openvino-{device.lower()}"
         self.precision = precision
+        self._device = device
         self._weights = weights
-        self._properties = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # with a group, products may be quantised unasked
-            "NUM_STREAMS": len(os.sched_getaffinity(0)),
-            "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
-            "ENABLE_CPU_PINNING": False,  # a core may be busy with something else: let the kernel choose
-        }
+        require_device(device, devices())
+        self._properties: dict[str, object] = {"INFERENCE_PRECISION_HINT": _HINTS[precision]}
+        if device != "CPU":
+            self._properties["NUM_STREAMS"] = len(os.sched_getaffinity(0))
+        else:
+            self._properties |= {
+                "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # with a group, products may be quantised unasked
+                "NUM_STREAMS": len(os.sched_getaffinity(0)),
+                "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
+                "ENABLE_CPU_PINNING": False,  # a core may be busy with something else: let the kernel choose
+            }
         self._compiled: dict[int, Any] = {}  # by the number of patches
         self._preparing = threading.Lock()
         self._local = threading.local()
@@ -74,8 +83,9 @@ class OpenVinoRuntime:
         with self._preparing:
             if times not in self._compiled:
                 graph = _graph(self._weights, times)
-                compiled = self._core.compile_model(graph, "CPU", self._properties)
-                computed = _computed_precision(compiled)
+                compiled = self._core.compile_model(graph, self._device, self._properties)
+                # A GPU names its operations otherwise; there the trial of its features alone tells.
+                computed = _computed_precision(compiled) if self._device == "CPU" else self.precision
                 if computed != self.precision:
                     raise PrecisionUnavailable("openvino", self.precision, [computed])
                 self._compiled[times] = compiled
@@ -85,6 +95,21 @@ class OpenVinoRuntime:
             request.infer()
             request.get_output_tensor(0).data.copy()
             return request
+
+
+def devices() -> list[str]:
+    """Those that OpenVINO finds here, such as CPU and GPU."""
+    return list(openvino.Core().available_devices)
+
+
+def require_device(device: str, found: Sequence[str]) -> None:
+    """Raises EncoderError where a device is not among those found; of several GPUs the first is GPU.0."""
+    if not any(each == device or each.startswith(f"{device}.") for each in found):
+        raise EncoderError(
+            f"encoder.runtime 'openvino-{device.lower()}': OpenVINO finds no {device} here, only "
+            f"{', '.join(found) or 'nothing'}",
+            "Use encoder.runtime: auto; `echo-stream bench` names what is found.",
+        )
 
 
 def _computed_precision(compiled: Any) -> str:

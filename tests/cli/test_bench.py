@@ -52,6 +52,7 @@ def adds_up(capacities: list[dict[str, Any]], hop_s: float) -> None:
 
 def test_the_spectral_encoder_has_no_runtimes() -> None:
     first = next(bench.measure(config_with(SpectralEncoder(window_s=1.0, hop_s=0.5))))
+    assert all(at.gated_machines is None for at in first.capacities)
     assert (first.encoder, first.runtime, first.runtimes_ms) == ("spectral", "", {})
     adds_up(first.to_json()["capacities"], 0.5)
 
@@ -83,8 +84,8 @@ def test_what_is_not_installed_is_named_and_the_rest_is_measured(monkeypatch: py
 def test_configured_weights_are_measured_in_their_runtime_beside_what_auto_picks(weights: Path) -> None:
     settings = {"kind": "echo", "weights": weights, "dimensions": SMALLEST, "runtime": "plain"}
     found = list(bench.measure(config_with(EchoEncoder.model_validate({**settings, "window_s": 1.0}))))
-    assert [one.encoder for one in found] == ["echo", "spectral"], "no stand-in where there are weights"
-    echo = found[0]
+    assert [one.encoder for one in found] == ["spectral", "echo"], "no stand-in where there are weights"
+    echo = found[1]
     assert echo.runtime == "plain float32"
     assert echo.auto in echo.runtimes_ms
     assert "plain float32" in echo.runtimes_ms
@@ -116,12 +117,38 @@ def test_the_command_prints_for_people_and_for_programs(
     words = ["bench", "--config", str(tmp_path / "config.yaml")]
     printed = CliRunner().invoke(app, words)
     assert printed.exit_code == 0, printed.output
-    for expected in ("auto picks it, in use", "16 kHz", "machines", "at a load of 70%"):
+    for expected in (
+        "auto picks it, in use",
+        "16 kHz",
+        "machines",
+        "at a load of 70%",
+        f"| {bench.this_class()} |",
+    ):
         assert expected in printed.stdout
     found = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
-    assert [one["encoder"] for one in found["encoders"]] == ["echo", "spectral"]
+    assert [one["encoder"] for one in found["encoders"]] == ["spectral", "echo"]
     for one in found["encoders"]:
         adds_up(one["capacities"], 0.5)
+
+
+def test_energy_is_told_where_the_kernel_tells(tmp_path: Path) -> None:
+    assert bench.energy_j(tmp_path) is None
+    for zone, name, energy_uj in (
+        ("0", "package-0", 3_000_000),
+        ("0:0", "core", 9),
+        ("1", "package-1", 500_000),
+    ):
+        (tmp_path / f"intel-rapl:{zone}").mkdir()
+        (tmp_path / f"intel-rapl:{zone}" / "name").write_text(f"{name}\n")
+        (tmp_path / f"intel-rapl:{zone}" / "energy_uj").write_text(f"{energy_uj}\n")
+    assert bench.energy_j(tmp_path) == pytest.approx(3.5)
+    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("")
+    assert bench.energy_j(tmp_path) is None
+
+
+def test_behind_the_gate_a_third_is_encoded() -> None:
+    echo, spectral = bench.Capacity(16_000, 30.0, 1.0, 0), bench.Capacity(16_000, 1.0, 1.0, 0)
+    assert bench.gated_ms(echo, spectral, 4) == pytest.approx(0.325 * 30 + 3)
 
 
 def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from echo_stream.core.types import Window
 from echo_stream.encode.echo import EchoDimensions, dimensions_of
-from echo_stream.encode.runtime import KNOWN, PROMISED_COSINE
+from echo_stream.encode.runtime import GPU, KNOWN, PROMISED_COSINE
 from echo_stream.encode.runtime_torch import available
 
 torch.set_num_threads(1)  # threads inside an operation wait long for each other where the cores are busy
@@ -63,12 +63,18 @@ def random_weights(size: str | EchoDimensions, seed: int) -> dict[str, torch.Ten
 
 def usable_runtimes() -> list[tuple[str, str]]:
     """Runtimes and precisions that this machine says that it has: neither more nor less may be usable."""
-    has = {"plain": ["float32"], "torch": [p for p in PROMISED_COSINE if available(p)], "openvino": []}
+    has = {
+        "plain": ["float32"],
+        "torch": [p for p in PROMISED_COSINE if available(p)],
+        "openvino": [],
+        GPU: [],
+    }
     if find_spec("openvino") is not None:
         import openvino
 
         here = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         has["openvino"] = ["float32", *(["bfloat16"] if "BF16" in here else [])]
+        has[GPU] = ["float32"] if any(d.startswith("GPU") for d in openvino.Core().available_devices) else []
     return [(name, p) for name, p in KNOWN if p in has[name]]
 
 

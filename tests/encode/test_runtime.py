@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from echo_stream.core.errors import EncoderError, PrecisionUnavailable
+from echo_stream.core.errors import EncoderError, MissingExtra, PrecisionUnavailable
 from echo_stream.encode.echo import EchoDimensions, EchoWeights
 from echo_stream.encode.echo_encoder import EchoEncoder
-from echo_stream.encode.runtime import KNOWN, PROMISED_COSINE, Choice, Workers, build, choose
+from echo_stream.encode.runtime import GPU, KNOWN, PROMISED_COSINE, Choice, Workers, build, choose, class_of
 from tests.encode.conftest import GOLDEN_DIMENSIONS, MakeWindow, usable_runtimes
 from tests.encode.test_echo_golden import CASES, TOLERANCE, golden
 
@@ -206,10 +206,39 @@ def test_each_precision_is_as_near_as_promised_or_refused(tiny: EchoWeights, wor
             assert (
                 (runtime.name, runtime.precision) == (choice.runtime, choice.precision) == (name, precision)
             )
+        elif name == GPU:
+            with pytest.raises((EncoderError, MissingExtra), match="openvino-gpu'"):
+                choose(tiny, workers, name, precision, None)
         elif name != "openvino" or find_spec("openvino") is not None:
             with pytest.raises(PrecisionUnavailable, match=f"{name} computes in float32 only") as refused:
                 choose(tiny, workers, name, precision, None)
             assert refused.value.exit_code == 78
+
+
+def test_a_gpu_is_taken_by_its_name_only(tiny: EchoWeights, workers: Workers) -> None:
+    _, choice = choose(tiny, workers, "auto", "float32", None)
+    assert choice.milliseconds
+    assert not any(name.startswith(GPU) for name in choice.milliseconds)
+    openvino = pytest.importorskip("echo_stream.encode.runtime_openvino")
+    openvino.require_device("GPU", ["CPU", "GPU.0", "GPU.1"])
+    openvino.require_device("GPU", ["CPU", "GPU"])
+    with pytest.raises(EncoderError, match="OpenVINO finds no GPU here, only CPU, NPU"):
+        openvino.require_device("GPU", ["CPU", "NPU"])
+
+
+@pytest.mark.parametrize(
+    ("about", "machine", "expected"),
+    [
+        ({"flags": "sse4_2 avx2 avx512f avx512_bf16"}, "x86_64", "AVX-512 + bf16"),
+        ({"flags": "avx2 avx512f"}, "x86_64", "AVX-512"),
+        ({"flags": "avx avx2 fma"}, "x86_64", "AVX2"),
+        ({"flags": "avx"}, "x86_64", "x86_64"),
+        ({"Features": "fp asimd"}, "aarch64", "aarch64"),
+        ({}, "riscv64", "riscv64"),
+    ],
+)
+def test_classes_of_pcs(about: dict[str, str], machine: str, expected: str) -> None:
+    assert class_of(about, machine) == expected
 
 
 def test_bfloat16_is_what_is_computed_where_it_is_said(tiny: EchoWeights, workers: Workers) -> None:

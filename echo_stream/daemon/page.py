@@ -258,6 +258,8 @@ class Page:
         if found is None:
             return None
         recent = self._history.recent(machine) if self._history else []
+        station = self._registry.stations.get(machine)
+        zones = station and station.zones
         health: dict[str, Any] = next(
             (each for each in self._overview()["machines"] if each["machine"] == machine), {}
         )
@@ -274,6 +276,7 @@ class Page:
                 for each in recent
             ],
             measured=measures_of(health.get("measured") or {}),
+            limits_mm_s=list(zones.limits_mm_s) if zones else [],
             health=health,
         )
 

@@ -78,6 +78,7 @@ class MachineDetail(Model):
     machine: Machine
     recent: list[Window]
     measured: list[Measure] = Field(description="of the newest window; empty of a sensor without calibration")
+    limits_mm_s: list[float] = Field([], description="of its velocity, by the configuration; ascending")
     health: dict[str, Any] = Field(description="as `echo-stream status --json` gives it")
 
 

@@ -83,6 +83,10 @@ def test_a_fault_is_seen_heard_and_answered(opened: tuple[Page, list[str]], page
     playing = "[...document.querySelectorAll('audio')].map(a => !a.paused && a.currentTime > 0)"
     wait_for(lambda: window.evaluate(playing) == [False, True], 15, "normal sound plays, the alarm does not")
 
+    window.goto(f"{page.url}#/machine/fan1")
+    measured = window.locator("section section").filter(has_text="Measured, newest window")
+    expect(measured).to_contain_text("Speed of the shaft", timeout=60_000)
+    expect(measured).to_contain_text("dB", timeout=60_000)
     window.goto(f"{page.url}#/machine/pump3")
     window.get_by_text("What would have happened with another level?").click()
     expect(window.get_by_text("may have come;")).to_be_visible(timeout=60_000)

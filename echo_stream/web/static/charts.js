@@ -13,17 +13,17 @@ function fit(canvas) {
 }
 
 // Scores of a fault are a hundred times those of normal sound: beyond the trip level the axis is logarithmic.
-function scale(trip, values) {
+function scale(trip, values, least = -1) {
   const knee = Math.max(1, trip / 2);
   const bent = (value) => Math.asinh(value / knee);
   const top = bent(Math.max(trip * 1.3, ...values)) * 1.04;
-  const bottom = bent(Math.min(-1, ...values.filter((value) => value > -20)));
+  const bottom = bent(Math.min(least, ...values.filter((value) => value > -20)));
   return (value) => (bent(Math.max(value, -20)) - bottom) / (top - bottom);
 }
 
-function levels(machine) {
+export function levels(machine) {
   return [[machine?.alarm?.trip, "--red", "alarm"], [machine?.warning?.trip, "--amber", "warning"]].filter(
-    ([level]) => level !== undefined);
+    ([level]) => level !== undefined).map(([level, name, word]) => [level, name, `${word} above ${level.toFixed(1)}`]);
 }
 
 export function spark(canvas, points, machine, untilS) {
@@ -54,8 +54,8 @@ export function spark(canvas, points, machine, untilS) {
   }
 }
 
-// points: [{at_s, value, low?, gap?}] in order of time.
-export function chart(canvas, points, machine, { fromS, untilS, empty }) {
+// points: [{at_s, value, low?, gap?}] in order of time; lines: [level, colour, text that ends in the level], the highest first.
+export function chart(canvas, points, lines, { fromS, untilS, empty, least, marks = [0, 10, 100, 1000] }) {
   const [pen, width, height] = fit(canvas);
   const [left, bottom] = [44, 22];
   pen.font = "12px system-ui";
@@ -64,19 +64,18 @@ export function chart(canvas, points, machine, { fromS, untilS, empty }) {
     pen.fillText(empty, left, height / 2);
     return;
   }
-  const trip = machine?.alarm?.trip ?? 1;
-  const of = scale(trip, points.map((point) => point.value));
+  const of = scale(lines[0]?.[0] ?? 1, points.map((point) => point.value), least);
   const y = (value) => 6 + (height - bottom - 6) * (1 - of(value));
   const x = (at) => left + ((at - fromS) / (untilS - fromS)) * (width - left - 6);
-  for (const value of [0, 10, 100, 1000]) {
+  for (const value of marks) {
     const at = y(value);
-    if (at > 0 && at < height - bottom && !levels(machine).some(([level]) => Math.abs(y(level) - at) < 20)) {
+    if (at > 0 && at <= height - bottom && !lines.some(([level]) => Math.abs(y(level) - at) < 20)) {
       pen.fillText(String(value), 6, at + 4);
       pen.fillRect(left, at, width - left - 6, 0.3);
     }
   }
   times(pen, fromS, untilS, x, height);
-  for (const [level, name, word] of levels(machine)) {
+  for (const [level, name, text] of lines) {
     pen.strokeStyle = colour(name);
     pen.setLineDash([6, 4]);
     pen.lineWidth = 1.5;
@@ -86,9 +85,9 @@ export function chart(canvas, points, machine, { fromS, untilS, empty }) {
     pen.stroke();
     pen.fillStyle = colour("--ink");
     // The warning's text stands below its line: the two levels may be close together.
-    const below = word === "warning";
-    pen.fillText(level.toFixed(1), 6, y(level) + (below ? 11 : 0));
-    pen.fillText(`${word} above ${level.toFixed(1)}`, left + 4, y(level) + (below ? 13 : -4));
+    const below = text.startsWith("warning");
+    pen.fillText(text.split(" ").at(-1), 6, y(level) + (below ? 11 : 0));
+    pen.fillText(text, left + 4, y(level) + (below ? 13 : -4));
   }
   pen.setLineDash([]);
   pen.save();
@@ -99,7 +98,9 @@ export function chart(canvas, points, machine, { fromS, untilS, empty }) {
     pen.fillStyle = colour("--accent");
     pen.globalAlpha = 0.25;
     const step = Math.max(1.5, x(points[0].at_s + (points[0].step_s ?? 60)) - x(points[0].at_s));
-    for (const point of points) pen.fillRect(x(point.at_s), y(point.value), step, Math.max(1, y(point.low) - y(point.value)));
+    pen.beginPath();  // one area: what overlaps, where minutes are narrower than a pixel, is no darker
+    for (const point of points) pen.rect(x(point.at_s), y(point.value), step, Math.max(1, y(point.low) - y(point.value)));
+    pen.fill();
     pen.globalAlpha = 1;
   }
   pen.strokeStyle = colour("--accent");
@@ -118,14 +119,15 @@ export function chart(canvas, points, machine, { fromS, untilS, empty }) {
 
 function times(pen, fromS, untilS, x, height) {
   const span = untilS - fromS;
-  const step = [60, 120, 600, 3600, 4 * 3600, 86400, 2 * 86400, 7 * 86400, 30 * 86400, 91 * 86400].find((s) => span / s <= 8) ?? span / 6;
+  const most = Math.min(8, Math.floor(pen.canvas.clientWidth / 90));  // on a telephone fewer, or they overlap
+  const step = [60, 120, 600, 1800, 3600, 4 * 3600, 8 * 3600, 86400, 2 * 86400, 7 * 86400, 30 * 86400, 91 * 86400].find((s) => span / s <= most) ?? span / 4;
   const zone = new Date().getTimezoneOffset() * 60;
   for (let at = Math.ceil((fromS - zone) / step) * step + zone; at < untilS; at += step) {
     const day = new Date(at * 1000);
     const text = step < 86400
       ? day.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })
       : day.toLocaleDateString([], { day: "numeric", month: "short" });
-    pen.fillText(text, Math.min(x(at) - 12, pen.canvas.clientWidth - 50), height - 6);
+    pen.fillText(text, Math.min(x(at) - 12, pen.canvas.clientWidth - pen.measureText(text).width - 4), height - 6);
   }
 }
 

@@ -2,7 +2,7 @@
 
 import { h, band, hertz, number, percent, when, ago } from "./dom.js";
 import { get, state, stream } from "./api.js";
-import { Spectrogram, chart } from "./charts.js";
+import { Spectrogram, chart, levels } from "./charts.js";
 import { buttons } from "./actions.js";
 import { bankBox, spanBox } from "./answers.js";
 import { enrolBox } from "./enrol.js";
@@ -24,6 +24,8 @@ export function machine(main, id) {
   const picture = h("div", { class: "spectrogram" }, image);
   const deciding = h("p", { class: "small faint" });
   const trend = h("canvas", { class: "chart", role: "img", "aria-label": "score over days with the levels of warning and alarm" });
+  const speed = h("canvas", { class: "chart", role: "img", "aria-label": "velocity over days with the limits of its zones" });
+  const velocity = h("div", { hidden: true }, h("h3", {}, "Velocity (mm/s), 10 to 1000 Hz"), speed);
   const days = h("select", { "aria-label": "how far back", onchange: () => past() }, DAYS.map(([n, text]) => h("option", { value: n }, text)));
   const listen = h("button", { onclick: () => {
     // Made anew each time: one that was paused would go on with old sound.
@@ -31,6 +33,8 @@ export function machine(main, id) {
       src: `api/machines/${encodeURIComponent(id)}/listen` }));
   } }, "Listen live");
   const facts = h("dl", { class: "facts" });
+  const figures = h("dl", { class: "facts" });
+  const measured = h("section", { hidden: true }, h("h2", {}, "Measured, newest window"), h("div", { class: "box" }, figures));
   const journal = h("div", {});
   const [bank, leaveBank] = bankBox(id);
   const [enrolment, leaveEnrolment] = enrolBox(id);
@@ -46,11 +50,11 @@ export function machine(main, id) {
           "level for the delay that is configured: an alarm. A score below it raises one too when it leaves its own last " +
           "minutes (step) or creeps up over hours (slow).")),
       h("section", {}, h("h2", {}, "Sound, last minute"), picture, deciding)),
-    h("section", {}, h("div", { class: "row" }, h("h2", {}, "Trend"), days), trend,
-      h("p", { class: "small faint" }, "Line: the middle score of each minute. Shade: up to the highest. No line: not heard."), spanBox(id), whatIf),
+    h("section", {}, h("div", { class: "row" }, h("h2", {}, "Trend"), days), trend, velocity,
+      h("p", { class: "small faint" }, "Line: the middle of each minute. Shade: up to the highest. No line: not heard."), spanBox(id), whatIf),
     h("div", { class: "split" },
       h("section", {}, h("h2", {}, "What happened"), journal),
-      h("section", {}, h("h2", {}, "Device and its health"), h("div", { class: "box" }, facts),
+      h("section", {}, measured, h("h2", {}, "Device and its health"), h("div", { class: "box" }, facts),
         h("h2", {}, "Normal sound that it knows"), bank,
         learning)));
   const spectrogram = new Spectrogram(image);
@@ -58,12 +62,14 @@ export function machine(main, id) {
   let late = null;
   let points = [];
   let minutes = null;
+  let speeds = [];
+  let zones = [];
   let labelled = false;
 
   const mine = () => state.machines.get(id);
   const paint = () => {
     const untilS = Date.now() / 1000;
-    chart(live, points, mine(), { fromS: untilS - LIVE_S, untilS, empty: "no score yet" });
+    chart(live, points, levels(mine()), { fromS: untilS - LIVE_S, untilS, empty: "no score yet" });
   };
 
   function update(what) {
@@ -114,13 +120,18 @@ export function machine(main, id) {
       const found = await get(`machines/${encodeURIComponent(id)}/history?days=${days.value}`);
       minutes = found.minutes.map((minute) =>
         ({ at_s: minute.at_s, value: minute.score_max, low: minute.score_median, step_s: found.step_s }));
-    } catch { minutes = []; }
+      speeds = found.minutes.filter((minute) => minute.measured.velocity_mm_s).map((minute) =>
+        ({ at_s: minute.at_s, value: minute.measured.velocity_mm_s[1], low: minute.measured.velocity_mm_s[0], step_s: found.step_s }));
+    } catch { minutes = speeds = []; }
     paintTrend();
   }
 
   function paintTrend() {
     const untilS = Date.now() / 1000;
-    if (minutes !== null) chart(trend, minutes, mine(), { fromS: untilS - days.value * 86400, untilS, empty: "no history yet: the first minute is written after a minute" });
+    const span = { fromS: untilS - days.value * 86400, untilS, empty: "no history yet: the first minute is written after a minute" };
+    if (minutes !== null) chart(trend, minutes, levels(mine()), span);
+    velocity.hidden = !speeds.length;
+    if (speeds.length) chart(speed, speeds, zones, { ...span, least: 0, marks: [0, 1, 10, 100] });
   }
 
   async function refresh() {
@@ -140,15 +151,25 @@ export function machine(main, id) {
         "no sound came": `${number(health.unheard_s)} s`,
         "sound to score (99 %)": health.lag_p99_s === null || health.lag_p99_s === undefined ? "–" : `${number(health.lag_p99_s, 2)} s`,
       };
-      for (const each of detail.measured) lines[each.text] = `${number(each.value, 2)} ${each.unit}`;
-      facts.replaceChildren(...Object.entries(lines).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+      const names = ["D", "C", "B"];
+      const colours = ["--red", "--amber", "--faint"];
+      zones = detail.limits_mm_s.toReversed().map((limit, n) => [limit, colours[n], `zone ${names[n]} above ${limit}`]);
+      const shown = Object.fromEntries(detail.measured.map((each) => [each.text, `${number(each.value, 2)} ${each.unit}`]));
+      if (found.zone) shown["Zone of the velocity, last minute"] = found.zone;
+      if (health.speed) shown["Speed of the shaft"] = health.speed.text;
+      measured.hidden = !Object.keys(shown).length;
+      for (const [list, values] of [[facts, lines], [figures, shown]]) {
+        list.replaceChildren(...Object.entries(values).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+      }
       journal.replaceChildren(journalTable(log.items, false));
     } catch (error) { reason.textContent = error.message; }
   }
 
+  const repaint = () => { paint(); paintTrend(); };  // a telephone is turned
+  addEventListener("resize", repaint);
   state.listeners.add(update);
   stream(id, columns);
   past();
   const timers = [setInterval(past, 60_000), setInterval(refresh, 10_000)];
-  return () => { state.listeners.delete(update); timers.forEach(clearInterval); clearTimeout(late); leaveBank(); leaveEnrolment(); leaveWhatIf(); };
+  return () => { removeEventListener("resize", repaint); state.listeners.delete(update); timers.forEach(clearInterval); clearTimeout(late); leaveBank(); leaveEnrolment(); leaveWhatIf(); };
 }

@@ -373,7 +373,7 @@ def _table(found: Sequence[Measured]) -> Iterator[str]:
     for one in found:
         each = one.capacities
         columns = [
-            [f"{at.encode_ms + at.rest_ms:.2g}" for at in each],
+            [f"{at.encode_ms + at.rest_ms:.3g}" for at in each],
             [str(at.machines) for at in each],
             [str(at.gated_machines) for at in each if at.gated_machines is not None],
             [f"{at.watts:g}" for at in each if at.watts is not None],

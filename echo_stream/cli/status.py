@@ -108,7 +108,7 @@ def _print_heard(machine: dict[str, Any]) -> None:
         zone = f"; zone {machine['zone']}" if machine.get("zone") else ""
         print(f"{machine['machine']}: {'; '.join(told)}{zone}")
     if speed := machine.get("speed"):
-        bad = f"; {speed['bad']} messages could not be read" if speed["bad"] else ""
+        bad = f"; unreadable messages: {speed['bad']}" if speed["bad"] else ""
         print(f"{machine['machine']}: speed {speed['text']}{bad}")
 
 

@@ -302,6 +302,9 @@ def test_home_assistants_own_code_takes_it() -> None:
         )
     alarm = messages.alarm_state(node="pc7", machine="pump3", name="Pump 3", ts=NOON, levels={})
     score = messages.score(a_score(), node="pc7", machine="pump3", ts=NOON, threshold=2.1)
+    bank = messages.bank(
+        node="pc7", machine="pump3", ts=NOON, installed="b7", proposed="b8", effect="level 2.1 to 2.3"
+    )
     given = {
         "topic": TOPIC,
         "payload": a_discovery(),
@@ -310,6 +313,7 @@ def test_home_assistants_own_code_takes_it() -> None:
         "states": {
             "echo-stream/pc7/pump3/alarm": json.dumps(alarm),
             "echo-stream/pc7/pump3/score": json.dumps(score),
+            "echo-stream/pc7/pump3/bank": json.dumps(bank),
             "echo-stream/pc7/pump3/event": json.dumps(an_alarm_event("condition", AlarmLevel.ALARM)),
         },
     }
@@ -337,6 +341,7 @@ def test_home_assistants_own_code_takes_it() -> None:
         == found["rendered"]
     )
     assert json.loads(found["rendered"]["event"])["event_type"] == "alarm"
+    assert json.loads(found["rendered"]["bank"])["latest_version"] == "b8"
 
 
 def test_the_picture_is_retained_and_leaves_with_its_machine(

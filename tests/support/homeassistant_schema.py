@@ -91,6 +91,8 @@ def check(hass, topic, message, states):
             template = Template(component["value_template"], hass)
             value = states[component["state_topic"]]
             rendered[key] = template.async_render_with_possible_json_value(value)
+            if platform == "update":
+                update.MQTT_JSON_UPDATE_SCHEMA(json.loads(rendered[key]))
         del checked
     return found, rendered
 

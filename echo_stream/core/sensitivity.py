@@ -121,8 +121,12 @@ def _plain(gains: Gains) -> dict[str, float | None]:
     return {path.value: gain for path, gain in gains.items()}
 
 
+_PATHS = {path.value: path for path in AlarmPath}
+"""A bank has a thousand of them, and to ask the enumeration for each takes ten times as long."""
+
+
 def _gains(saved: Mapping[str, Any]) -> dict[AlarmPath, float | None]:
-    return {AlarmPath(path): None if gain is None else _number(gain) for path, gain in saved.items()}
+    return {_PATHS[path]: None if gain is None else _number(gain) for path, gain in saved.items()}
 
 
 def _number(value: Any) -> float:

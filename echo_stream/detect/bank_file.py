@@ -102,14 +102,22 @@ def _parse(data: bytes, path: Path, what: str, hint: str) -> tuple[dict[str, Any
             f"{what} {path} is of format {metadata.get('format')}, this program reads format {FORMAT}",
             hint,
         )
-    if metadata.pop("checksum", None) != _checksum(metadata, tensors):
+    signed = metadata.pop("checksum", None)
+    # What was signed is the text as `to_bytes` wrote it: to write it anew takes a fifth of all reading.
+    if signed != _checksum_of_text(text.replace(f'"checksum": "{signed}", ', "", 1), tensors) and (
+        signed != _checksum(metadata, tensors)
+    ):
         raise BankError(f"{what} {path} is damaged: its checksum is not that of its content", hint)
     return metadata, tensors
 
 
 def _checksum(metadata: Mapping[str, Any], tensors: Tensors) -> str:
     """SHA-256 of the content: a card that wears out flips bits, and safetensors would not notice."""
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    return _checksum_of_text(json.dumps(metadata, sort_keys=True), tensors)
+
+
+def _checksum_of_text(text: str, tensors: Tensors) -> str:
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
         digest.update(tensor.tobytes())

@@ -19,6 +19,11 @@ NEW = """\
     name: New 1
     source: {kind: simulated, seed: 7, sample_rate_hz: 8000, pace: fast, duration_s: 70}
     bank: banks/new1.safetensors
+  - id: gear1
+    source: {kind: simulated, seed: 5, sample_rate_hz: 8000, start_s: 200, sensor: vibration,
+             calibration: {unit: g, full_scale: 8}}
+    bank: banks/pump3.safetensors
+    limits: {velocity_mm_s: [2.8, 7.1]}
 """
 FAULT = "start_s: 200, faults: [{kind: rattle, start_s: 12, end_s: 5000}]"
 
@@ -92,6 +97,11 @@ def test_a_fault_is_seen_heard_and_answered(opened: tuple[Page, list[str]], page
     expect(window.get_by_text("may have come;")).to_be_visible(timeout=60_000)
     window.get_by_role("slider", name="trip level").fill("29")
     expect(window.get_by_text("above 29.0; in use")).to_be_visible(timeout=60_000)
+    expect(window.get_by_label("velocity over days")).to_be_hidden()
+    window.goto(f"{page.url}#/machine/gear1")
+    expect(window.get_by_label("velocity over days")).to_be_visible(timeout=90_000)
+    expect(window.locator("main")).to_contain_text("Zone of the velocity, last minute")
+    assert page.json("/api/machines/gear1")["limits_mm_s"] == [2.8, 7.1]
 
     window.set_viewport_size({"width": 360, "height": 740})
     event_id = event["event_id"]

@@ -47,9 +47,9 @@ PAGE_PORT: Final = 8765
 ALARM: Final = AlarmSettings()
 """The delays that every user has until he sets others."""
 
-PATIENCE_S: Final = 75.0
+PATIENCE_S: Final = 150.0
 """After this time the demonstration has failed."""
-_STOP_S: Final = 10.0
+_STOP_S: Final = 30.0
 _SHOWN: Final = {"status", "availability", "alarm", "event", "evidence"}
 
 say = partial(print, flush=True)

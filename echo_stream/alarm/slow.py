@@ -46,6 +46,9 @@ RELATED_OF = 120
 WIDEST = 8
 BEFORE = 15
 """Values right before the onset: what a shift is a shift from."""
+PAUSE_S = 6 * 3600.0
+"""After a night without this operating state nobody knows what happened meanwhile: it is cold, the weather is
+another. What is higher then is no sudden shift, until `BEFORE` values were heard again."""
 LEAST_SHIFT, DEVIATIONS = 0.3, 3.0
 """An alarm takes so many spreads of held-out sound and so many of the machine's own minutes; less is an
 advisory. A broken tooth within the bounds of its bank moved a gearbox's minutes by 0.4."""
@@ -68,10 +71,14 @@ class SlowWay:
     Args:
         hop_s: Between two windows.
         per_month: How often chance may exceed the limit.
+        sample_rate_hz: Of the sample indices.
     """
 
-    def __init__(self, *, hop_s: float, per_month: float) -> None:
+    def __init__(self, *, hop_s: float, per_month: float, sample_rate_hz: int) -> None:
         self._hop_s = hop_s
+        self._pause = round(PAUSE_S * sample_rate_hz)
+        self._last_began: int | None = None
+        self._since_pause = BEFORE
         self._limit_minutes = MINUTES_A_MONTH / per_month
         self._minute: list[float] = []
         self._minute_began: int | None = None
@@ -151,6 +158,9 @@ class SlowWay:
         self._waiting, self._evidence = [], [0.0] * len(BETS)
 
     def _step(self, value: float, began: int) -> bool:
+        if self._last_began is not None and began - self._last_began > self._pause:
+            self._since_pause = 0
+        self._last_began = began
         if self.found is not None and self._is_back(value):
             self.forget()
             self._join(value)
@@ -188,7 +198,7 @@ class SlowWay:
         now = median(self._waiting)
         shift = now - median(list(self._latest)[-BEFORE:])
         least = max(LEAST_SHIFT, DEVIATIONS * spread(past, middle))
-        sudden = shift >= (now - middle) / 2 and now - middle >= least
+        sudden = self._since_pause >= BEFORE and shift >= (now - middle) / 2 and now - middle >= least
         found = Found.SHIFT if sudden else Found.CREEP
         if standing is None or sudden:
             self.before, self.clear = middle, past[round(LOWER * (len(past) - 1))]
@@ -222,6 +232,7 @@ class SlowWay:
     def _join(self, value: float) -> None:
         self._latest.append(value)
         self._joined += 1
+        self._since_pause += 1
         if self._joined % (RELATED_OF // 2) == 0:
             self._look_at_relation()
         if self._joined % self._stride:

@@ -469,7 +469,11 @@ class Ways:
 
     def _slow_of(self, state: str) -> SlowWay:
         if state not in self._slows:
-            self._slows[state] = SlowWay(hop_s=self.timing.hop_s, per_month=self._each_per_month)
+            self._slows[state] = SlowWay(
+                hop_s=self.timing.hop_s,
+                per_month=self._each_per_month,
+                sample_rate_hz=self.timing.sample_rate_hz,
+            )
         return self._slows[state]
 
     @property

@@ -246,6 +246,21 @@ def test_a_creep_is_an_advisory_and_no_alarm() -> None:
     assert life.ways.creeping is None
 
 
+def test_what_is_higher_after_a_night_is_an_advisory_until_the_day_has_begun() -> None:
+    for hours, alarmed in ((1, True), (9, False)):
+        life = Life()
+        life.hear(normal(3 * HOUR))
+        life.lose(hours * HOUR)
+        found = [path for _, path in life.hear(normal(HOUR, 1, 0.3, 1.0))]
+        assert found == ([AlarmPath.SLOW] if alarmed else [])
+        assert (life.ways.creeping is not None) is not alarmed
+    life = Life()
+    life.hear(normal(3 * HOUR))
+    life.lose(9 * HOUR)
+    life.hear(normal(HOUR, 3))
+    assert [path for _, path in life.hear(normal(HOUR, 4, 0.3, 1.0))] == [AlarmPath.SLOW]
+
+
 def test_each_operating_state_has_its_own_minutes() -> None:
     life = Life()
     states = {"idle": -1.0, "load": 1.0}

@@ -473,8 +473,13 @@ class Daemon:
             self._registry.reload(config)
             self._publisher.set_speeds(speed_topics(config))
             for machine in config.machines:
-                if self._config.machine(machine.id) is None:  # one that lacks a bank takes commands too
-                    self._publisher.add_machine(machine.id, machine.title, machine.asset, machine.measures)
+                known = machine.id, machine.title, machine.asset, machine.measures
+                was = self._config.machine(machine.id)
+                if was is None:  # one that lacks a bank takes commands too
+                    self._publisher.add_machine(*known)
+                elif known != (was.id, was.title, was.asset, was.measures):
+                    self._publisher.describe(*known)
+                    self._events.rename(machine.id, machine.title)
         except EchoStreamError as error:
             log.error("the new configuration is refused, the old one stays", reason=str(error))
         except Exception as error:

@@ -76,6 +76,12 @@ class EventPublisher:
             self._ids.begin_after(level.event_id or "", now)
         self._publish_alarm_state(machine, now)
 
+    def rename(self, machine: str, name: str) -> None:
+        """People call a machine otherwise from now on; any thread."""
+        if machine in self._names:
+            self._names[machine] = name
+            self._publish_alarm_state(machine, datetime.now(UTC))
+
     def publish(self, station: Station, event: Event) -> None:
         """What the corridor found: log line, and for a transition outbox and retained state."""
         if isinstance(event, AlarmEvent):

@@ -169,7 +169,18 @@ class Publisher:
         asset: Mapping[str, str] | None = None,
         measures: Collection[str] = (),
     ) -> None:
-        """A machine is watched from now on: offline until `set_available`, known to Home Assistant.
+        """A machine is watched from now on: offline until `set_available`; the rest as of `describe`."""
+        self.set_available(machine, False)
+        self.describe(machine, name, asset, measures)
+
+    def describe(
+        self,
+        machine: str,
+        name: str,
+        asset: Mapping[str, str] | None = None,
+        measures: Collection[str] = (),
+    ) -> None:
+        """What is known of a machine, also to Home Assistant; replaces what was said before.
 
         Args:
             machine: Its id.
@@ -179,7 +190,6 @@ class Publisher:
         """
         self._machines[machine] = name
         self._assets[machine] = {"asset": dict(asset)} if asset else {}
-        self.set_available(machine, False)
         if self._discovery_prefix is not None:
             found = discovery(
                 self.topics,

@@ -105,8 +105,11 @@ def test_reload(project: Path, broker: MosquittoBroker) -> None:
         wait_for(lambda: told.of("score", "fan1"), 20, "the new machine is scored")
         heard = len(told.of("score", "pump3"))
 
-        (project / "config.yaml").write_text(good)
+        placed = "  - id: pump3\n    name: Feed pump\n    asset: {line: '3'}\n"
+        (project / "config.yaml").write_text(good.replace("  - id: pump3\n", placed))
         process.send_signal(signal.SIGHUP)
+        wait_for(lambda: told.of("alarm", "pump3")[-1]["name"] == "Feed pump", 20, "the new name")
+        wait_for(lambda: told.of("score", "pump3")[-1].get("asset") == {"line": "3"}, 20, "where it stands")
         wait_for(lambda: told.of("availability", "fan1")[-1] == "offline", 10, "the machine is gone")
         wait_for(lambda: len(told.of("score", "pump3")) > heard + 2, 20, "the other goes on")
         status = json.loads(run(project, "status", "--json"))

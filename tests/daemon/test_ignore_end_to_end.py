@@ -41,7 +41,7 @@ class Loudspeaker:
         os.mkfifo(pipe)
         self._pipe = pipe
         self._over = threading.Event()
-        self.passing = threading.Event()
+        self._passing_until_s = 0.0
         self.played_s = 0.0
 
     def play(self) -> None:
@@ -52,7 +52,7 @@ class Loudspeaker:
         began = time.monotonic()
         with self._pipe.open("wb", buffering=0) as pipe, suppress(BrokenPipeError):
             while not self._over.is_set():
-                chosen = blocks[1 if self.passing.is_set() else 0]
+                chosen = blocks[1 if self.played_s < self._passing_until_s else 0]
                 assert chosen is not None
                 pipe.write(chosen.samples[:, 0].astype(np.float32).tobytes())
                 self.played_s += len(chosen.samples) / RATE_HZ
@@ -65,10 +65,9 @@ class Loudspeaker:
         wait_for(lambda: self.played_s >= until_s, seconds + 60, "the loudspeaker plays on")
 
     def pass_by(self, seconds: float) -> None:
-        """What passes is heard for so long."""
-        self.passing.set()
+        """What passes is heard for so long; returns when it has passed."""
+        self._passing_until_s = self.played_s + seconds  # not by this thread's clock: on a busy PC it is late
         self.listen_for(seconds)
-        self.passing.clear()
 
     def stop(self) -> None:
         """It may still wait for somebody to open the pipe."""

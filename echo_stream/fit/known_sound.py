@@ -30,6 +30,8 @@ FINER = 4
 """Windows for one hop: the same sound next time begins anywhere between two hops."""
 WITHIN = timedelta(minutes=2)
 """An event is meant that is no further than this from the time that a person gives."""
+UNFINISHED = timedelta(minutes=2)
+"""Sound that is not complete so long after its event never will be: the daemon ended meanwhile."""
 ELSE = "teach it from a recording: ignore add --recording FILE; echo-stream events lists alarms with sound"
 LONGEST_S = 120.0
 """A longer change is no passing sound; an operating state is learned with `bank extend`."""
@@ -102,11 +104,19 @@ def clip_at(folder: Path, machine: str, at: datetime) -> Clip | None:
         folder: of all evidence.
         machine: whose.
         at: with its zone.
+
+    Raises:
+        EchoStreamError: the sound after the event is still to come; what is there already would be too short.
     """
     events = [kept for kept in list_events(folder, machine) if kept.clip is not None]
     nearest = min(events, key=lambda kept: _away(kept, at), default=None)
     if nearest is None or nearest.clip is None or _away(nearest, at) > WITHIN:
         return None
+    if not nearest.complete and datetime.now(UTC) - nearest.at < UNFINISHED:
+        raise EchoStreamError(
+            f"machine {machine}: the sound of event {nearest.event_id} is still being recorded",
+            "try again in a minute: how long it lasts is learned, too",
+        )
     return Clip(nearest.clip, nearest.onset_s, f"event {nearest.event_id} of {nearest.event['ts']}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,14 @@ from echo_stream.cli.ignore import local_time
 from echo_stream.cli.replay import replay_one
 from echo_stream.config.load import load
 from echo_stream.core.errors import BankError, EchoStreamError
+from echo_stream.core.text import utc_text
 from echo_stream.core.types import Float32
 from echo_stream.detect import known_sound_file
 from echo_stream.detect.known_sounds import KnownSound
 from echo_stream.encode.encoder import Encoder
+from echo_stream.evidence.store import document_path
 from echo_stream.fit.fit import fit_from_recordings
-from echo_stream.fit.known_sound import Clip, known_sound_at, learn_known_sound
+from echo_stream.fit.known_sound import Clip, clip_at, known_sound_at, learn_known_sound
 from echo_stream.fit.listen import recording_of
 from echo_stream.history.sample import About, FeatureSample, path_of
 from echo_stream.pipeline.factory import build_encoder
@@ -149,6 +151,25 @@ def test_a_time_without_a_zone_is_local() -> None:
     assert local_time("14:01", now) == now - timedelta(days=1) + timedelta(minutes=1), "the last such time"
     assert local_time("2026-11-20T14:00", now) == now
     assert local_time("2026-11-20T13:00Z", now) == datetime.fromisoformat("2026-11-20T13:00:00+00:00")
+
+
+@pytest.mark.parametrize(("ago_s", "complete"), [(5, True), (5, False), (600, False)])
+def test_sound_that_is_still_being_recorded_is_not_learned(
+    tmp_path: Path, ago_s: float, complete: bool
+) -> None:
+    at = datetime.now(UTC) - timedelta(seconds=ago_s)
+    event = {"event_id": "E1", "machine": "pump3", "ts": utc_text(at)}
+    path = document_path(tmp_path, "pump3", at, "E1")
+    path.parent.mkdir()
+    path.write_text(json.dumps({"event": event, "complete": complete}))
+    path.with_suffix(".flac").touch()
+    if complete or ago_s > 300:  # what a daemon that ended left is all that there will be
+        clip = clip_at(tmp_path, "pump3", at)
+        assert clip is not None
+        assert clip.file == path.with_suffix(".flac")
+    else:
+        with pytest.raises(EchoStreamError, match="the sound of event E1 is still being recorded"):
+            clip_at(tmp_path, "pump3", at)
 
 
 def test_a_warning_without_sound_is_taught_from_what_the_daemon_heard(taught: Taught, tmp_path: Path) -> None:

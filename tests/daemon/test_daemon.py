@@ -193,10 +193,10 @@ def test_commands_of_operators_are_executed_and_answered(project: Path, broker: 
 
         said = run(project, "plant", "shelve", "pc7/pump3", "--hours", "0.001", "--by", "Jo")
         assert said.startswith("pc7/pump3: ")
-        with pytest.raises(AssertionError, match="echo-stream: pc7/pump3: "):
-            run(project, "plant", "unshelve", "pc7/pump3", "--config", "config.yaml", "--reason", "too soon")
         wait_for(lambda: [e for e in told.events if e["to"] == "SHELVED"], 10, "shelved")
         wait_for(lambda: [e for e in told.events if e["cause"] == "shelve_expired"], 15, "the shelving ends")
+        with pytest.raises(AssertionError, match="echo-stream: pc7/pump3: "):
+            run(project, "plant", "unshelve", "pc7/pump3", "--config", "config.yaml", "--reason", "too late")
         commands = logged(project, "command")
         assert commands[0]["by"] == "Jo"
         assert terminate(process)[0] == 0

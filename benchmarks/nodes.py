@@ -41,6 +41,7 @@ from tests.support.broker import free_port
 
 CARRIERS = 2
 HEALTH_S = 10.0
+ASK_EVERY_S = 0.5
 CHANGED_EACH = 10
 """Each so many machines' alarm changes while the broker is away."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -168,9 +169,11 @@ class Listener:
                 topics = (*KEPT, "+/+/score", "+/+/event")
                 with self._plant.connected(topics, self.received) as connection:
                     while not until():
-                        if time.monotonic() - began_s > most_s:
+                        asked_s = time.monotonic()  # asking costs: to look at 2,000 machines a millisecond
+                        if asked_s - began_s > most_s:
                             raise TimeoutError(f"not within {most_s:.0f} s")
-                        connection.step(0.05)
+                        while time.monotonic() - asked_s < ASK_EVERY_S:
+                            connection.step(0.05)
             time.sleep(0.05)
             if time.monotonic() - began_s > most_s:
                 raise TimeoutError(f"not within {most_s:.0f} s")

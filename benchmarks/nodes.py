@@ -16,7 +16,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
+import psutil
 from paho.mqtt.client import MQTTMessage
 
 from echo_stream.cli.plant_broker import KEPT, Plant
@@ -37,14 +37,13 @@ from echo_stream.daemon.logs import configure
 from echo_stream.mqtt import models
 from echo_stream.mqtt.connection import Broker
 from echo_stream.mqtt.publisher import Publisher
-from tests.support.broker import free_port
+from tests.support.broker import MosquittoBroker, mosquitto
 
 CARRIERS = 2
 HEALTH_S = 10.0
 ASK_EVERY_S = 0.5
 CHANGED_EACH = 10
 """Each so many machines' alarm changes while the broker is away."""
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -180,30 +179,11 @@ class Listener:
         return time.monotonic() - began_s
 
 
-class Mosquitto:
-    """A broker that keeps nothing on disk and logs little."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self._config = folder / "mosquitto.conf"
-        self._config.write_text(
-            f"listener {port} 127.0.0.1\nallow_anonymous true\nlog_type error\nmax_queued_messages 0\n"
-        )
-        self.start()
-
-    def start(self) -> None:
-        """Start it; clients try until it is there."""
-        self.process = subprocess.Popen(["mosquitto", "-c", str(self._config)])
-
-    def kill(self) -> None:
-        """It forgets all."""
-        self.process.kill()
-        self.process.wait()
-
-    def cost(self) -> tuple[float, float]:
-        """Seconds of CPU since its start, and its memory in MB."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S, pages * resource.getpagesize() / 1e6
+def cost(broker: MosquittoBroker) -> tuple[float, float]:
+    """Seconds of CPU since its start, and its memory in MB."""
+    process = psutil.Process(broker.pid)
+    spent = process.cpu_times()
+    return spent.user + spent.system, process.memory_info().rss / 1e6
 
 
 @contextmanager
@@ -253,38 +233,33 @@ def listed(port: int) -> str:
 
 def measure(asked: Asked, folder: Path) -> None:
     """Print the figures, one line each."""
-    port = free_port()
-    broker, listener = Mosquitto(folder, port), Listener(port)
-    with carriers(asked, port, folder) as changed:
-        try:
-            took_s = listener.listen(lambda: is_right(listener.fleet, wanted(asked, 0)), 300)
-            print(f"all nodes connected, every kept state right: after {took_s:.1f} s", flush=True)
-            before, (began_cpu_s, _) = (listener.messages, listener.bytes), broker.cost()
-            until_s = time.monotonic() + asked.seconds
-            took_s = listener.listen(lambda: time.monotonic() > until_s, asked.seconds + 60)
-            cpu_s, memory_mb = broker.cost()
-            rate, size = (listener.messages - before[0]) / took_s, (listener.bytes - before[1]) / took_s
-            print(f"messages to one subscriber of everything: {rate:.0f} a second, {size / 1e6:.2f} MB/s")
-            print(
-                f"broker: {100 * (cpu_s - began_cpu_s) / took_s:.1f} % of a core, {memory_mb:.0f} MB",
-                flush=True,
-            )
-            print(f"plant list: {listed(port)}", flush=True)
-            broker.kill()
-            changed.set()
-            time.sleep(asked.down_s)
-            listener.fleet = Fleet("echo-stream")
-            broker.start()
-            took_s = listener.listen(lambda: is_right(listener.fleet, wanted(asked, 1)), 600)
-            print(f"away {asked.down_s:.0f} s and all forgotten: every kept state right after {took_s:.1f} s")
-            everything = set(wanted(asked, 0).values()) | set(wanted(asked, 1).values())
-            missing = everything - listener.events
-            with suppress(TimeoutError):
-                took_s += listener.listen(lambda: everything <= listener.events, 60)
-                missing = set()
-            print(f"events: {len(everything)} sent, {len(missing)} missing after {took_s:.1f} s", flush=True)
-        finally:
-            broker.kill()
+    with mosquitto(folder, log="error") as broker, carriers(asked, broker.port, folder) as changed:
+        listener = Listener(broker.port)
+        took_s = listener.listen(lambda: is_right(listener.fleet, wanted(asked, 0)), 300)
+        print(f"all nodes connected, every kept state right: after {took_s:.1f} s", flush=True)
+        before, (began_cpu_s, _) = (listener.messages, listener.bytes), cost(broker)
+        until_s = time.monotonic() + asked.seconds
+        took_s = listener.listen(lambda: time.monotonic() > until_s, asked.seconds + 60)
+        cpu_s, memory_mb = cost(broker)
+        rate, size = (listener.messages - before[0]) / took_s, (listener.bytes - before[1]) / took_s
+        print(f"messages to one subscriber of everything: {rate:.0f} a second, {size / 1e6:.2f} MB/s")
+        print(
+            f"broker: {100 * (cpu_s - began_cpu_s) / took_s:.1f} % of a core, {memory_mb:.0f} MB",
+            flush=True,
+        )
+        print(f"plant list: {listed(broker.port)}", flush=True)
+        broker.kill()
+        changed.set()
+        time.sleep(asked.down_s)
+        listener.fleet = Fleet("echo-stream")
+        broker.start()
+        took_s = listener.listen(lambda: is_right(listener.fleet, wanted(asked, 1)), 600)
+        print(f"away {asked.down_s:.0f} s and all forgotten: every kept state right after {took_s:.1f} s")
+        everything = set(wanted(asked, 0).values()) | set(wanted(asked, 1).values())
+        with suppress(TimeoutError):
+            took_s += listener.listen(lambda: everything <= listener.events, 60)
+        missing = everything - listener.events
+        print(f"events: {len(everything)} sent, {len(missing)} missing after {took_s:.1f} s", flush=True)
 
 
 def main() -> None:

@@ -214,7 +214,7 @@ def plant(settings: Settings, machines: Machines) -> Iterator[Plant]:
             running = Plant(
                 settings.folder,
                 psutil.Process(process.pid),
-                psutil.Process(broker._process.pid),
+                psutil.Process(broker.pid),
                 traffic,
                 round(ready_s, 2),
                 round(spent.user + spent.system, 2),

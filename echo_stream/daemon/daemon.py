@@ -475,10 +475,8 @@ class Daemon:
             for machine in config.machines:
                 known = machine.id, machine.title, machine.asset, machine.measures
                 was = self._config.machine(machine.id)
-                if was is None:  # one that lacks a bank takes commands too
-                    self._publisher.add_machine(*known)
-                elif known != (was.id, was.title, was.asset, was.measures):
-                    self._publisher.describe(*known)
+                if was is None or known != (was.id, was.title, was.asset, was.measures):
+                    self._publisher.add_machine(*known)  # one that lacks a bank takes commands too
                     self._events.rename(machine.id, machine.title)
         except EchoStreamError as error:
             log.error("the new configuration is refused, the old one stays", reason=str(error))

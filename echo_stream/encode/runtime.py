@@ -196,7 +196,8 @@ def _candidates(trial: _Trial, runtime: str, precision: str) -> list[Runtime]:
     candidates: list[Runtime] = []
     refusals: list[EncoderError | MissingExtra] = []
     for name, its_precision in sorted(KNOWN, key=lambda known: list(PROMISED_COSINE).index(known[1])):
-        if runtime not in (name, "auto" if name != GPU else name) or precision not in (its_precision, "auto"):
+        asked = (name,) if name == GPU else (name, "auto")
+        if runtime not in asked or precision not in (its_precision, "auto"):
             continue
         try:
             candidate = trial.usable(name, its_precision)

@@ -76,9 +76,8 @@ def known_sound_at(config: Config, machine: Machine, encoder: Encoder, at: datet
             f"machine {machine.id}: no sound is kept of {local}, and no features: {error.message}", ELSE
         ) from error
     strange = [each for each in (*kept.events, *kept.stretches) if each.alarmed]
-    away = {id(each): _away_from(each, kept.about.hop_s, at) for each in strange}
-    nearest = min(strange, key=lambda each: away[id(each)], default=None)
-    if nearest is None or away[id(nearest)] > WITHIN:
+    nearest = min(strange, key=lambda each: _away_from(each, kept.about.hop_s, at), default=None)
+    if nearest is None or _away_from(nearest, kept.about.hop_s, at) > WITHIN:
         found = "" if nearest is None else f"; the nearest is of {nearest.at}"
         raise EchoStreamError(
             f"machine {machine.id}: of {local} nothing is kept to learn from: sound is kept of alarms, "

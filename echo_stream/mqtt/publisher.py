@@ -169,18 +169,9 @@ class Publisher:
         asset: Mapping[str, str] | None = None,
         measures: Collection[str] = (),
     ) -> None:
-        """A machine is watched from now on: offline until `set_available`; the rest as of `describe`."""
-        self.set_available(machine, False)
-        self.describe(machine, name, asset, measures)
+        """A machine is watched from now on: offline until `set_available`, known to Home Assistant.
 
-    def describe(
-        self,
-        machine: str,
-        name: str,
-        asset: Mapping[str, str] | None = None,
-        measures: Collection[str] = (),
-    ) -> None:
-        """What is known of a machine, also to Home Assistant; replaces what was said before.
+        One that is watched already is known otherwise from now on.
 
         Args:
             machine: Its id.
@@ -188,6 +179,8 @@ class Publisher:
             asset: Where it stands (site, area, line): goes into all of its payloads.
             measures: Names of what its health says in physical units.
         """
+        if machine not in self._machines:
+            self.set_available(machine, False)
         self._machines[machine] = name
         self._assets[machine] = {"asset": dict(asset)} if asset else {}
         if self._discovery_prefix is not None:

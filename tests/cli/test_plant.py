@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paho.mqtt.client import Client
 
 from echo_stream.cli.plant import show_plant
 from echo_stream.cli.plant_broker import Plant, _address, ask, collect, listed
@@ -71,18 +72,24 @@ URGENT = [
 ]
 
 
-def test_what_a_broker_keeps_is_listed_by_urgency(
+@pytest.fixture
+def client(
     broker: MosquittoBroker,
     listen: Callable[..., Subscriber],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+) -> Client:
+    """Publishes as nodes do; the commands run where there is no configuration."""
+    monkeypatch.chdir(tmp_path)
+    return listen(broker, "none").client
+
+
+def test_what_a_broker_keeps_is_listed_by_urgency(
+    broker: MosquittoBroker, client: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    client = listen(broker, "none").client
     for topic, payload in retained().items():
         client.publish(topic, payload, qos=1, retain=True).wait_for_publish(30)
     client.publish("echo-stream/hall1/fine/alarm/more", b"x", qos=1, retain=True).wait_for_publish(30)
-    monkeypatch.chdir(tmp_path)  # where there is no configuration
     show_plant(f"127.0.0.1:{broker.port}", [], None, True)
     found = json.loads(capsys.readouterr().out)
     assert [(m["urgency"], m["node"], m["machine"]) for m in found["machines"]] == URGENT
@@ -117,7 +124,7 @@ def test_a_broker_that_refuses_or_is_away_says_so(tmp_path: Path) -> None:
         collect(Plant(Broker("127.0.0.1", free_port()), "echo-stream"))
 
 
-def publish_scores(client: Any, scores: dict[str, tuple[float, float, float]]) -> None:
+def publish_scores(client: Client, scores: dict[str, tuple[float, float, float]]) -> None:
     for machine, (score, trip, level_dbfs) in scores.items():
         node, name = machine.split("/")
         own = {"node": node, "machine": name, "score": score, "threshold": trip, "level_dbfs": level_dbfs}
@@ -125,13 +132,8 @@ def publish_scores(client: Any, scores: dict[str, tuple[float, float, float]]) -
 
 
 def test_the_odd_one_of_a_kind_is_named(
-    broker: MosquittoBroker,
-    listen: Callable[..., Subscriber],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    broker: MosquittoBroker, client: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    client = listen(broker, "none").client
     alike = {f"hall1/pump{n}": (0.4 + n / 50, 2.0 + n / 10, -30.0 - n) for n in range(4)}
     others = {
         "hall2/pump4": (1.8, 2.1, -30.5),
@@ -144,7 +146,6 @@ def test_the_odd_one_of_a_kind_is_named(
         while not ended.wait(0.2):
             publish_scores(client, alike | others)
 
-    monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(publishing)
         try:

@@ -52,6 +52,7 @@ class MosquittoBroker:
         persistent: Keep retained messages and sessions on disk at a proper stop.
         listen_on: Another address of the loopback; the certificates name 127.0.0.1 only.
         extra: Further lines for its configuration.
+        log: What it logs; a line a message costs it more than the message.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class MosquittoBroker:
         persistent: bool = False,
         listen_on: str = HOST,
         extra: str = "",
+        log: str = "all",
     ) -> None:
         self.host = listen_on
         self.port = free_port()
@@ -71,7 +73,7 @@ class MosquittoBroker:
         self.log_path = folder / "mosquitto.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._config = folder / "mosquitto.conf"
-        self._config.write_text(self._configuration(users, tls, client_certs, persistent) + extra + "\n")
+        self._config.write_text(self._configuration(users, tls, client_certs, persistent, log) + extra + "\n")
 
     def _configuration(
         self,
@@ -79,11 +81,12 @@ class MosquittoBroker:
         tls: bool,
         client_certs: bool,
         persistent: bool,
+        log: str,
     ) -> str:
         lines = ["per_listener_settings true"]
         lines += ["user root"] if os.geteuid() == 0 else []
         lines += [f"persistence {str(persistent).lower()}", f"persistence_location {self.folder}/"]
-        lines += ["max_queued_messages 0", "log_type all", f"log_dest file {self.log_path}"]
+        lines += ["max_queued_messages 0", f"log_type {log}", f"log_dest file {self.log_path}"]
         lines += [f"listener {self.port} {self.host}", f"allow_anonymous {str(users is None).lower()}"]
         if users is not None:
             lines.append(f"password_file {self.set_passwords(users)}")
@@ -150,6 +153,12 @@ class MosquittoBroker:
         return self._process is not None
 
     @property
+    def pid(self) -> int:
+        """Of its process, which is another after a restart."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """What it has logged so far."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
@@ -171,6 +180,7 @@ def mosquitto(
     persistent: bool = False,
     listen_on: str = HOST,
     extra: str = "",
+    log: str = "all",
     started: bool = True,
 ) -> Iterator[MosquittoBroker]:
     """A broker for the length of a test (arguments as MosquittoBroker); skips, loudly, without mosquitto."""
@@ -186,6 +196,7 @@ def mosquitto(
         persistent=persistent,
         listen_on=listen_on,
         extra=extra,
+        log=log,
     )
     if started:
         broker.start()

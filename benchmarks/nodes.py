@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from paho.mqtt.client import MQTTMessage
 from echo_stream.cli.plant_broker import KEPT, Plant
 from echo_stream.cli.watch import Fleet
 from echo_stream.core.errors import DeliveryError
+from echo_stream.core.text import utc_text
 from echo_stream.daemon.logs import configure
 from echo_stream.mqtt import models
 from echo_stream.mqtt.connection import Broker
@@ -57,9 +59,9 @@ class Asked:
 
 
 def example(model: type[models.Model], **fields: Any) -> dict[str, Any]:
-    """The documented example of a payload, with other fields."""
+    """The documented example of a payload as of now, with other fields."""
     extra: Any = model.model_config["json_schema_extra"]
-    return {**extra["examples"][0], **fields}
+    return {**extra["examples"][0], "ts": utc_text(datetime.now(UTC)), **fields}
 
 
 def event_id(node: int, machine: int, alarm: int) -> str:

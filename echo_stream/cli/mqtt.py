@@ -70,21 +70,17 @@ def watch(config: ConfigOption = None) -> None:
     """Show the live state of all machines of all nodes, as the broker has it; Ctrl-C ends it."""
     from rich.live import Live
 
-    from echo_stream.cli.watch import Fleet, follow
-    from echo_stream.pipeline.factory import broker_settings
+    from echo_stream.cli.plant_broker import Plant, follow
+    from echo_stream.cli.watch import Fleet
 
     quiet()
-    settings = read_config(config)
+    read_config(config)  # which must be there
+    plant = Plant.of(None, config)
     stop = threading.Event()
-    with Live(_table(Fleet(settings.mqtt.topic_root)), auto_refresh=False) as live:
+    with Live(_table(Fleet(plant.topic_root)), auto_refresh=False) as live:
         try:
-            follow(
-                broker_settings(settings),
-                settings.mqtt.topic_root,
-                lambda fleet: live.update(_table(fleet), refresh=True),
-                stop,
-                protocol=settings.mqtt.protocol,
-            )
+            topics = ("+/status", "+/+/+")
+            follow(plant, topics, lambda fleet: live.update(_table(fleet), refresh=True), stop)
         except KeyboardInterrupt:
             stop.set()
 

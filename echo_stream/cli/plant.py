@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from getpass import getuser
 from pathlib import Path
 from typing import Annotated, Any
@@ -167,9 +166,10 @@ def _print(found: Mapping[str, Any]) -> None:
 
 
 def _ago(ts: str | None) -> str:
-    try:
-        seconds = (datetime.now(UTC) - datetime.fromisoformat(ts or "")).total_seconds()
-    except (ValueError, TypeError):
+    from echo_stream.cli.watch import seconds_since
+
+    seconds = seconds_since(ts)
+    if seconds is None:
         return "-"
     for size_s, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size_s:

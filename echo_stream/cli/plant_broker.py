@@ -6,19 +6,21 @@ Runs in the thread that calls it.
 from __future__ import annotations
 
 import json
+import random
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
 
 from paho.mqtt.client import MQTTMessage
 
 from echo_stream.cli.common import read_config_or_defaults
-from echo_stream.cli.watch import Fleet, MachineNow
+from echo_stream.cli.watch import Fleet, MachineNow, seconds_since
 from echo_stream.core.errors import CommandRefused, ConfigError, DeliveryError
 from echo_stream.mqtt.connection import Broker, BrokerRefuses, BrokerTooOld, Connection, Protocol
 from echo_stream.mqtt.payloads import Payload
@@ -31,7 +33,18 @@ QUIET_S = 1.0
 MOST_S = 60.0
 REPLY_S = 10.0
 LEAST_COVERAGE = 0.95
-URGENCY = ("alarm", "alarm, seen", "not listening", "to acknowledge", "warning", "degraded", "")
+SILENT_S = 600.0
+"""A health comes each ten seconds: older, and nothing passes between the broker and its node."""
+URGENCY = (
+    "alarm",
+    "alarm, seen",
+    "not listening",
+    "not heard lately",
+    "to acknowledge",
+    "warning",
+    "degraded",
+    "",
+)
 """From the most urgent."""
 
 
@@ -123,6 +136,45 @@ def collect(plant: Plant, quiet_s: float = QUIET_S) -> Fleet:
     return fleet
 
 
+def follow(
+    plant: Plant,
+    topics: Sequence[str],
+    on_change: Callable[[Fleet], None],
+    stop: Event,
+    *,
+    every_s: float = 0.5,
+    retry_s: tuple[float, float] = (1.0, 30.0),
+) -> None:
+    """Call `on_change` when something was received, at most every `every_s`, until `stop` is set.
+
+    A broker that is away or refuses us is shown in `Fleet.trouble` and tried again, after waits that double
+    from the first to the second of `retry_s`.
+    """
+    fleet, news, wait_s = Fleet(plant.topic_root), Event(), retry_s[0]
+
+    def received(message: MQTTMessage) -> None:
+        if fleet.apply(message.topic, bytes(message.payload)):
+            news.set()
+
+    while not stop.is_set():
+        try:
+            with plant.connected(topics, received) as connection:
+                fleet.trouble, wait_s, shown_s = "", retry_s[0], 0.0
+                news.set()
+                while not stop.is_set():
+                    connection.step(every_s)
+                    if news.is_set() and time.monotonic() - shown_s >= every_s:
+                        news.clear()
+                        shown_s = time.monotonic()
+                        on_change(fleet)
+        except DeliveryError as error:
+            fleet.trouble = error.message
+            on_change(fleet)
+            # With jitter, so that many do not come back at once.
+            stop.wait(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            wait_s = min(2 * wait_s, retry_s[1])
+
+
 def ask(plant: Plant, machine: str, command: Mapping[str, Any], wait_s: float = REPLY_S) -> str:
     """Send a command to a machine, written NODE/MACHINE, and wait for what became of it.
 
@@ -175,26 +227,33 @@ def listed(fleet: Fleet, asset: Mapping[str, str] | None = None) -> dict[str, An
         fleet: what was received.
         asset: only machines that stand there, such as {"line": "3"}.
     """
-    machines = [_machine(fleet, now) for now in fleet.machines.values()]
-    wanted = (asset or {}).items()
-    machines = [m for m in machines if all((m["asset"] or {}).get(key) == value for key, value in wanted)]
+    machines = [machine_now(fleet, now) for now in fleet.machines.values()]
+    machines = [m for m in machines if stands_at(m["asset"], asset)]
     machines.sort(key=lambda m: (URGENCY.index(m["urgency"]), m["node"], m["machine"]))
-    nodes = [
-        {
-            "node": node,
-            "online": fleet.nodes.get(node, False),
-            "state": health.get("state"),
-            "reasons": health.get("reasons", []),
-            "counters": health.get("counters", {}),
-            "heard": health.get("ts"),
-        }
-        for node in sorted({*fleet.nodes, *fleet.node_healths, *(node for node, _ in fleet.machines)})
-        for health in [fleet.node_healths.get(node, {})]
-    ]
-    return {"nodes": nodes, "machines": machines}
+    nodes = sorted({*fleet.nodes, *fleet.node_healths, *(node for node, _ in fleet.machines)})
+    return {"nodes": [node_now(fleet, node) for node in nodes], "machines": machines}
 
 
-def _machine(fleet: Fleet, now: MachineNow) -> dict[str, Any]:
+def node_now(fleet: Fleet, node: str) -> dict[str, Any]:
+    """A node as plain JSON."""
+    health = fleet.node_healths.get(node, {})
+    return {
+        "node": node,
+        "online": fleet.nodes.get(node, False),
+        "state": health.get("state"),
+        "reasons": health.get("reasons", []),
+        "counters": health.get("counters", {}),
+        "heard": health.get("ts"),
+    }
+
+
+def stands_at(place: Mapping[str, str] | None, wanted: Mapping[str, str] | None) -> bool:
+    """Whether a machine stands where it is wanted, such as {"line": "3"}."""
+    return all((place or {}).get(key) == value for key, value in (wanted or {}).items())
+
+
+def machine_now(fleet: Fleet, now: MachineNow) -> dict[str, Any]:
+    """A machine as plain JSON."""
     alarm, health, bank = now.alarm or {}, now.health or {}, now.bank or {}
     heard = [each["ts"] for each in (alarm, health, bank) if isinstance(each.get("ts"), str)]
     proposed = bank.get("latest_version")
@@ -224,6 +283,8 @@ def _urgency(fleet: Fleet, now: MachineNow, alarm: Payload, health: Payload) -> 
         return "alarm" if state in ("UNACK", "LATCHED_UNACK") else "alarm, seen"
     if not fleet.listening(now):
         return "not listening"
+    if (seconds_since(health.get("ts")) or 0.0) > SILENT_S:
+        return "not heard lately"
     if state in ("RTN_UNACK", "LATCHED_UNACK"):
         return "to acknowledge"
     if level == "warning":

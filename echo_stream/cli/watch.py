@@ -1,23 +1,38 @@
-"""watch follows the live state of all machines of all nodes, as the broker has it.
+"""A fleet is what is known of all machines of all nodes, by the messages that the broker has of them.
 
-`follow` runs on the thread that calls it.
+What others publish is not trusted: it is held against the model of its payload, and bounded.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
-import threading
-import time
-from collections.abc import Callable
+import sys
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any, Final
 
-from paho.mqtt.client import MQTTMessage
+from pydantic import ValidationError
 
-from echo_stream.core.errors import DeliveryError
-from echo_stream.mqtt.connection import Broker, BrokerTooOld, Connection, Protocol
+from echo_stream.mqtt import models
 from echo_stream.mqtt.payloads import ONLINE, Payload
+
+MOST_NODES: Final = 2_000
+MOST_MACHINES: Final = 10_000
+MOST_BYTES: Final = 65_536
+"""Of one message; ours have 3 kB."""
+MOST_ID: Final = 100
+"""Letters of a node's or machine's id."""
+MOST_TEXT: Final = 300
+MOST_ITEMS: Final = 50
+_MODELS: Final[dict[str, type[models.Payload]]] = {
+    "alarm": models.Alarm,
+    "score": models.Score,
+    "health": models.Health,
+    "event": models.Event,
+    "bank": models.Bank,
+    "drift": models.Drift,
+}
 
 
 @dataclass
@@ -38,6 +53,8 @@ class MachineNow:
     """Newest event since the watching began (schemas/event.json)."""
     bank: Payload | None = None
     """Version of the bank in use, and the one proposed (schemas/bank.json)."""
+    drift: Payload | None = None
+    """Newest drift since the watching began (schemas/drift.json)."""
 
 
 @dataclass
@@ -51,8 +68,12 @@ class Fleet:
     """Node to its newest health (schemas/node_health.json)."""
     machines: dict[tuple[str, str], MachineNow] = field(default_factory=dict)
     """(node, machine) to what is known of it."""
+    changed: set[tuple[str, str]] = field(default_factory=set, compare=False)
+    """(node, machine) of which something came since whoever reads emptied it; (node, "") of a node."""
     trouble: str = ""
     """Why there is no connection to the broker; empty while there is one."""
+    too_many: bool = False
+    """More nodes or machines publish than are taken in."""
 
     def listening(self, machine: MachineNow) -> bool:
         """Capture and bank of a machine work, and the daemon that says so is there."""
@@ -60,106 +81,96 @@ class Fleet:
 
     def apply(self, topic: str, payload: bytes) -> bool:
         """Take a message in; whether it was one of ours."""
-        if not topic.startswith(f"{self.root}/"):
+        if not topic.startswith(f"{self.root}/") or len(payload) > MOST_BYTES:
             return False
         levels = topic.removeprefix(f"{self.root}/").split("/")
-        if len(levels) == 2 and levels[1] == "status":
-            self.nodes[levels[0]] = payload == ONLINE.encode()
-            return True
-        if len(levels) == 2 and levels[1] == "health":
-            document = _document(payload)
-            self.node_healths |= {levels[0]: document} if document is not None else {}
-            return document is not None
-        if len(levels) != 3:
+        if len(levels) not in (2, 3) or not all(0 < len(each) <= MOST_ID for each in levels):
             return False
-        node, machine, what = levels
-        now = self.machines.get((node, machine), MachineNow(node, machine))
+        if not topic.isprintable():
+            return False
+        node, machine, what = levels[0], "".join(levels[1:-1]), levels[-1]
+        taken = (
+            self._of_machine(node, machine, what, payload) if machine else self._of_node(node, what, payload)
+        )
+        if taken:
+            self.changed.add((node, machine))
+        return taken
+
+    def _of_node(self, node: str, what: str, payload: bytes) -> bool:
+        kept: dict[str, Any] = self.nodes if what == "status" else self.node_healths
+        if what not in ("status", "health"):
+            return False
+        if not payload:  # whoever looks after the broker has taken the node away
+            return kept.pop(node, None) is not None
+        if node not in kept and len(kept) >= MOST_NODES:
+            self.too_many = True
+            return False
+        found = payload == ONLINE.encode() if what == "status" else _document(models.NodeHealth, payload)
+        if found is not None:
+            kept[node] = found
+        return found is not None
+
+    def _of_machine(self, node: str, machine: str, what: str, payload: bytes) -> bool:
+        known = self.machines.get((node, machine))
+        if known is None and len(self.machines) >= MOST_MACHINES:
+            self.too_many = True
+            return False
+        now = known or MachineNow(node, machine)
         if not _take(now, what, payload):
             return False
-        self.machines[node, machine] = now
+        if payload or known is not None:
+            self.machines[node, machine] = now
+        if not payload and now == MachineNow(node, machine):
+            self.machines.pop((node, machine), None)
         return True
 
 
 def _take(now: MachineNow, what: str, payload: bytes) -> bool:
     if what == "availability":
-        now.available = payload == ONLINE.encode()
+        now.available = payload == ONLINE.encode() if payload else None
         return True
-    if what not in ("alarm", "score", "health", "event", "bank"):
+    if what not in _MODELS:
         return False
-    document = _document(payload)
-    if document is None:
+    document = _document(_MODELS[what], payload) if payload else None
+    if payload and document is None:
         return False
     setattr(now, what, document)
     return True
 
 
-def _document(payload: bytes) -> Payload | None:
+def _document(model: type[models.Payload], payload: bytes) -> Payload | None:
+    """A payload that is what its model says, shortened; None of any other."""
     try:
-        document: Any = json.loads(payload)
-    except ValueError:
+        model.model_validate_json(payload)
+    except ValidationError as error:
+        # A newer version may say more, which nobody here reads.
+        if any(each["type"] != "extra_forbidden" for each in error.errors(include_url=False)):
+            return None
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError):
         return None
-    return document if isinstance(document, dict) else None
+    return None if seconds_since(document["ts"]) is None else _bounded(document)
 
 
-def follow(
-    broker: Broker,
-    topic_root: str,
-    on_change: Callable[[Fleet], None],
-    stop: threading.Event,
-    *,
-    protocol: Protocol = 5,
-    every_s: float = 0.5,
-    retry_s: float = 2.0,
-) -> None:
-    """Call `on_change` when something was received, at most every `every_s`, until `stop` is set.
-
-    A broker that is away or refuses us is shown in `Fleet.trouble` and tried again.
-    """
-    fleet = Fleet(topic_root)
-    while not stop.is_set():
-        try:
-            _follow_one(broker, fleet, on_change, stop, protocol=protocol, every_s=every_s)
-        except BrokerTooOld:
-            protocol = 3
-        except DeliveryError as error:
-            fleet.trouble = error.message
-            on_change(fleet)
-            stop.wait(retry_s)
+def _bounded(value: Any, depth: int = 6) -> Any:
+    """The same with short texts that can be shown, finite numbers, few items; keys are kept once for all."""
+    if isinstance(value, str):
+        text = value[:MOST_TEXT]
+        return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+    if isinstance(value, float) and not isfinite(value):
+        return None
+    if not depth or not isinstance(value, list | dict):
+        return None if isinstance(value, list | dict) else value
+    if isinstance(value, list):
+        return [_bounded(each, depth - 1) for each in value[:MOST_ITEMS]]
+    items = list(value.items())[:MOST_ITEMS]
+    return {sys.intern(key[:MOST_ID]): _bounded(each, depth - 1) for key, each in items}
 
 
-def _follow_one(
-    broker: Broker,
-    fleet: Fleet,
-    on_change: Callable[[Fleet], None],
-    stop: threading.Event,
-    *,
-    protocol: Protocol,
-    every_s: float,
-) -> None:
-    changed = True
-
-    def received(message: MQTTMessage) -> None:
-        nonlocal changed
-        changed |= fleet.apply(message.topic, bytes(message.payload))
-
-    connection = Connection(
-        broker,
-        client_id=f"{fleet.root}-watch-{secrets.token_hex(4)}",
-        protocol=protocol,
-        on_message=received,
-    )
+def seconds_since(ts: str | None) -> float | None:
+    """How long ago a time of a payload is; None where it is none."""
     try:
-        connection.open()
-        fleet.trouble = ""
-        connection.subscribe(f"{fleet.root}/+/status")
-        connection.subscribe(f"{fleet.root}/+/+/+")
-        shown_s = 0.0
-        while not stop.is_set():
-            connection.step(every_s)
-            if changed and time.monotonic() - shown_s >= every_s:
-                changed = False
-                shown_s = time.monotonic()
-                on_change(fleet)
-        connection.disconnect()
-    finally:
-        connection.abort()
+        return (datetime.now(UTC) - datetime.fromisoformat(ts or "")).total_seconds()
+    except (ValueError, TypeError):
+        return None

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,20 @@ from echo_stream.cli.plant_broker import Plant, _address, ask, collect, listed
 from echo_stream.cli.plant_compare import show_comparison
 from echo_stream.cli.watch import Fleet
 from echo_stream.core.errors import ConfigError, DeliveryError
+from echo_stream.core.text import utc_text
 from echo_stream.mqtt import models
 from echo_stream.mqtt.connection import Broker
 from tests.mqtt.conftest import Subscriber
 from tests.support.broker import MosquittoBroker, free_port, mosquitto
 
+NOW = utc_text(datetime.now(UTC))
 QUIET: dict[str, Any] = {"state": "NORMAL", "level": None, "active": False, "priority": None}
 
 
 def example(model: type[models.Payload], **fields: Any) -> bytes:
     """The documented example of a payload, with other fields."""
     extra: Any = model.model_config["json_schema_extra"]
-    document = {**extra["examples"][0], **fields}
+    document = {**extra["examples"][0], "ts": NOW, **fields}
     model.model_validate_json(json.dumps(document))
     return json.dumps(document).encode()
 
@@ -45,15 +48,21 @@ def retained() -> dict[str, bytes]:
         "hall2/fine": QUIET,
         "hall2/deaf": QUIET,
         "hall3/pump": QUIET,
+        "hall4/silent": QUIET,
     }
     for n, (path, alarm) in enumerate(alarms.items()):
         node, machine = path.split("/")
         own = {"node": node, "machine": machine, "asset": {"site": "A", "line": str(n % 2)}}
         found[f"{path}/alarm"] = example(models.Alarm, **own, name=machine.title(), **alarm)
-        found[f"{path}/health"] = example(models.Health, **own)
+        old = {"ts": "2026-11-20T08:14:03.120Z"} if machine == "silent" else {}
+        found[f"{path}/health"] = example(models.Health, **own, **old)
         found[f"{path}/bank"] = example(models.Bank, **own)
         found[f"{path}/availability"] = b"offline" if machine == "deaf" else b"online"
-    for node, state, reasons in (("hall1", "ok", []), ("hall2", "degraded", ["fine: bank is damaged"])):
+    for node, state, reasons in (
+        ("hall1", "ok", []),
+        ("hall2", "degraded", ["fine: bank is damaged"]),
+        ("hall4", "ok", []),
+    ):
         found[f"{node}/health"] = example(models.NodeHealth, node=node, state=state, reasons=reasons)
         found[f"{node}/status"] = b"online"
     found["hall3/status"] = b"offline"
@@ -65,6 +74,7 @@ URGENT = [
     ("alarm, seen", "hall1", "acked"),
     ("not listening", "hall2", "deaf"),
     ("not listening", "hall3", "pump"),
+    ("not heard lately", "hall4", "silent"),
     ("to acknowledge", "hall1", "back"),
     ("warning", "hall1", "warning"),
     ("degraded", "hall2", "fine"),
@@ -101,12 +111,13 @@ def test_what_a_broker_keeps_is_listed_by_urgency(
         "b8",
     )
     assert (first["coverage_10m"], first["versions"]["echo-stream"]) == (0.998, "0.1.0")
-    assert first["heard"] == "2026-11-20T08:14:03.120Z"
+    assert first["heard"] == NOW
     nodes = {node["node"]: node for node in found["nodes"]}
     assert {name: node["online"] for name, node in nodes.items()} == {
         "hall1": True,
         "hall2": True,
         "hall3": False,
+        "hall4": True,
     }
     assert nodes["hall2"]["reasons"] == ["fine: bank is damaged"]
     show_plant(f"127.0.0.1:{broker.port}", ["line=1", "site=A"], None, False)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from echo_stream.cli.watch import Fleet, follow
+from echo_stream.cli.plant_broker import Plant, follow
+from echo_stream.cli.watch import MOST_BYTES, MOST_ITEMS, MOST_TEXT, Fleet
+from echo_stream.mqtt import models
 from echo_stream.mqtt import payloads as messages
 from echo_stream.mqtt.connection import Broker
 from echo_stream.mqtt.publisher import Publisher
@@ -16,6 +19,14 @@ from tests.mqtt.conftest import NOON, a_score, an_event, wait_until
 from tests.support.broker import MosquittoBroker
 
 ROOT = "site/echo-stream"
+
+
+def example_of(model: type[models.Payload]) -> dict[str, Any]:
+    extra: Any = model.model_config["json_schema_extra"]
+    return dict(extra["examples"][0])
+
+
+AN_ALARM = json.dumps(example_of(models.Alarm)).encode()
 
 
 def test_messages_add_up() -> None:
@@ -44,6 +55,13 @@ def test_messages_add_up() -> None:
         (f"{ROOT}/pc7/pump3/score", b"\xff"),
         (f"{ROOT}/pc7/pump3/cmd", b"{}"),
         (f"{ROOT}/pc7/pump3/x/y", b"{}"),
+        (f"{ROOT}/pc7//alarm", AN_ALARM),
+        (f"{ROOT}/pc7/pump\n3/alarm", AN_ALARM),
+        (f"{ROOT}/{'p' * 101}/pump3/alarm", AN_ALARM),
+        (f"{ROOT}/pc7/pump3/alarm", AN_ALARM.replace(b'"UNACK"', b'["UNACK"]', 1)),
+        (f"{ROOT}/pc7/pump3/alarm", AN_ALARM.replace(b"2026-11-20T08:14:03", b"2026-99-20T08:14:03")),
+        (f"{ROOT}/pc7/pump3/alarm", AN_ALARM + b" " * MOST_BYTES),
+        (f"{ROOT}/pc7/health", b"[" * 60_000),
     ],
 )
 def test_what_is_not_ours_changes_nothing(topic: str, payload: bytes) -> None:
@@ -52,14 +70,56 @@ def test_what_is_not_ours_changes_nothing(topic: str, payload: bytes) -> None:
     assert fleet == Fleet(ROOT)
 
 
+def test_what_others_publish_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(ROOT)
+    said = {
+        **json.loads(AN_ALARM),
+        "name": "\x1b[2J\u202e" + "<b>" * 500,
+        "new": 1,
+        "asset": {"line": "\ud800"},
+    }
+    assert fleet.apply(f"{ROOT}/pc7/pump3/alarm", json.dumps(said).encode()) is False, "no text at all"
+    said["asset"] = {str(n): "x" for n in range(1000)}
+    assert fleet.apply(f"{ROOT}/pc7/pump3/alarm", json.dumps(said).encode()), "a newer version says more"
+    alarm = fleet.machines["pc7", "pump3"].alarm or {}
+    assert alarm["name"].startswith(" [2J <b>")
+    assert len(alarm["name"]) == MOST_TEXT
+    assert len(alarm["asset"]) == MOST_ITEMS
+    monkeypatch.setattr("echo_stream.cli.watch.MOST_MACHINES", 2)
+    monkeypatch.setattr("echo_stream.cli.watch.MOST_NODES", 2)
+    for n in range(5):
+        fleet.apply(f"{ROOT}/pc{n}/status", b"online")
+        fleet.apply(f"{ROOT}/pc7/m{n}/availability", b"online")
+    assert fleet.too_many
+    assert (len(fleet.nodes), len(fleet.machines)) == (2, 2)
+    health = json.dumps(example_of(models.Health)).encode().replace(b"-31.2", b"NaN")
+    assert fleet.apply(f"{ROOT}/pc7/pump3/health", health)
+    assert (fleet.machines["pc7", "pump3"].health or {})["level_dbfs"] is None
+
+
+def test_what_is_taken_from_the_broker_goes() -> None:
+    fleet = Fleet(ROOT)
+    for topic, payload in (("pc7/status", b"online"), ("pc7/pump3/availability", b"online")):
+        fleet.apply(f"{ROOT}/{topic}", payload)
+    for topic in ("pc7/status", "pc7/pump3/availability", "pc7/pump3/bank"):
+        fleet.apply(f"{ROOT}/{topic}", b"")
+    assert fleet == Fleet(ROOT)
+    assert fleet.changed == {("pc7", ""), ("pc7", "pump3")}
+
+
 @pytest.fixture
 def watched(broker: MosquittoBroker) -> Iterator[list[Fleet]]:
     seen: list[Fleet] = []
     stop = threading.Event()
     thread = threading.Thread(
         target=follow,
-        args=(Broker(broker.host, broker.port), "echo-stream", seen.append, stop),
-        kwargs={"every_s": 0.05, "retry_s": 0.05},
+        args=(
+            Plant(Broker(broker.host, broker.port), "echo-stream"),
+            ("+/status", "+/+/+"),
+            seen.append,
+            stop,
+        ),
+        kwargs={"every_s": 0.05, "retry_s": (0.05, 0.05)},
     )
     thread.start()
     yield seen

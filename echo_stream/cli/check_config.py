@@ -38,6 +38,7 @@ def check_config(path: Path | None) -> tuple[Path, Config]:
         *_state_problems(config),
         *_mqtt_problems(config),
         *_web_problems(config),
+        *_plant_problems(config),
         *_notify_problems(config),
         *_sound_problems(config),
     ]
@@ -82,6 +83,15 @@ def _web_problems(config: Config) -> Iterator[Problem]:
         yield ("web", "enabled"), _in_one_line(error)
     except EchoStreamError as error:
         yield ("web", "password_file"), _in_one_line(error)
+
+
+def _plant_problems(config: Config) -> Iterator[Problem]:
+    if not config.plant.trust:
+        return
+    try:
+        import echo_stream.mqtt.signed  # noqa: F401 - whether its library is there
+    except MissingExtra as error:
+        yield ("plant", "trust"), _in_one_line(error)
 
 
 def _notify_problems(config: Config) -> Iterator[Problem]:

@@ -26,6 +26,7 @@ from echo_stream.config.values import (
     Host,
     Name,
     Number,
+    PublicKey,
     SampleRate,
     Text,
     TextOrEmpty,
@@ -538,6 +539,16 @@ class NotifySettings(Model):
         return self
 
 
+class PlantSettings(Model):
+    """Who may roll out configurations and banks over the broker, and collect; needs the extra `plant`."""
+
+    trust: tuple[PublicKey, ...] = Field(
+        (),
+        max_length=20,
+        description="public keys of operators, as `echo-stream plant key` prints them; none: off",
+    )
+
+
 class Config(Model):
     """A whole config.yaml."""
 
@@ -551,6 +562,7 @@ class Config(Model):
     notify: tuple[NotifySettings, ...] = Field((), max_length=10)
     history: HistorySettings = HistorySettings()
     web: WebSettings = WebSettings()
+    plant: PlantSettings = PlantSettings()
     metrics_port: Whole | None = Field(
         None, ge=1, le=65535, description="Prometheus on 127.0.0.1; null: none"
     )

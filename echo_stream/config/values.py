@@ -7,6 +7,7 @@ plain words; `config.load` adds file, line and key.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import os
 import re
@@ -125,6 +126,21 @@ def check_argument(text: str) -> str:
     return text
 
 
+def check_public_key(text: str) -> str:
+    """An operator's public key, as `echo-stream plant key` prints it."""
+    prefix, _, key = text.partition(":")
+    try:
+        good = prefix == "ed25519" and len(base64.b64decode(key, validate=True)) == 32
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(
+            f"{text!r:.80} is no public key; expected ed25519: and 44 characters, "
+            "as `echo-stream plant key` prints it"
+        )
+    return text
+
+
 def expand_path(given: Any, info: ValidationInfo) -> Any:
     """A path with ~ and ${VARIABLE} expanded; a relative one counts from the configuration's folder."""
     if not isinstance(given, str):
@@ -173,6 +189,7 @@ Host = Annotated[Text, AfterValidator(check_host)]
 Topic = Annotated[Text, AfterValidator(check_topic)]
 ForeignTopic = Annotated[Text, AfterValidator(check_foreign_topic)]
 Argument = Annotated[str, AfterValidator(check_argument)]
+PublicKey = Annotated[str, AfterValidator(check_public_key)]
 Device = Annotated[Text, AfterValidator(check_device)]
 ConfigPath = Annotated[Path, BeforeValidator(expand_path)]
 

@@ -810,6 +810,98 @@ class Reply(Payload):
     outcome: str = Field(description="What was done, or why not.")
 
 
+class Transfer(Model):
+    """What an operator asks of a node by a signed manifest (`plant push`, `plant collect`). Taken only where `plant.trust` in the node's configuration lists the key. The bytes of a file follow on the same topic, each chunk when the node asks for it: one byte 0, the 16 bytes of the manifest's `id`, its number as 4 bytes (big-endian, from 0), then 65,536 bytes of the file (the last chunk: what is left)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "manifest": '{"kind": "banks", "node": "pc7", ...}',
+                    "key": "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+                    "signature": "5VZDAMNgrHKQhuLMgG6CioSHfx645dl02HPgZSJJAVVfuIIVkKM7rMYeOXAc+bRr0lv18FlbvilUUoSDj/nOBw==",
+                }
+            ]
+        }
+    )
+
+    manifest: str = Field(max_length=4096, description="The text of a [manifest](#manifest), JSON.")
+    key: str = Field(max_length=100, description="The operator's public key.")
+    signature: str = Field(
+        max_length=100,
+        description="Base64 of the Ed25519 signature of `echo-stream transfer 1`, a line feed, and the manifest as it stands there.",
+    )
+
+
+class Manifest(Model):
+    """What is transferred; the text in `manifest` of a [transfer](#transfer). A node takes each `id` once, and none that is older than ten minutes by its clock."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "kind": "bank",
+                    "node": "pc7",
+                    "machine": "pump3",
+                    "id": "0123456789abcdef0123456789abcdef",
+                    "created": _TS,
+                    "by": "J. Smith",
+                    "sha256": "9f" * 32,
+                    "size": 412345,
+                }
+            ]
+        }
+    )
+
+    kind: Literal["config", "bank", "banks", "evidence"] = Field(
+        description="`config`, `bank`: a file for the node. `banks`, `evidence`: the node shall send its own."
+    )
+    node: str = Field(max_length=100, description="Which node it is for; others refuse it.")
+    machine: str | None = Field(
+        None, max_length=100, description="Of a bank: whose. Of what is collected: null for all machines."
+    )
+    id: str = Field(pattern="^[0-9a-f]{32}$", description="Random.")
+    created: Timestamp = Field(description="When it was signed (UTC).")
+    by: str = Field(min_length=1, max_length=100, description="Who asks, for the log.")
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="Of the file; null where none is sent."
+    )
+    size: int | None = Field(
+        None, ge=1, description="Bytes of the file; of what is collected: how many are sent at most."
+    )
+
+
+class Transferred(Payload):
+    """What a node says of a transfer. What it sends itself (`collect`) comes on the same topic: `file` names each file, its chunks follow as in a [transfer](#transfer)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": 1,
+                    "ts": _TS,
+                    "node": "pc7",
+                    "id": "0123456789abcdef0123456789abcdef",
+                    "state": "refused",
+                    "outcome": "the manifest is for pc8, this is pc7",
+                }
+            ]
+        }
+    )
+
+    ts: Timestamp = Field(description="When it was said (UTC).")
+    id: str | None = Field(description="Of the manifest; null where it could not be read.")
+    state: Literal["send", "checking", "trial", "file", "done", "refused", "rolled_back"] = Field(
+        description="`send`: the node waits for chunk number `chunk`. `checking`: all is there. `trial`: it is in use, and the node looks whether it listens as before. `file`: what follows. The others are the end: `done`; `refused`: nothing has changed; `rolled_back`: what was in use before is in use again."
+    )
+    outcome: str = Field(description="What was done, or why not.")
+    chunk: int | None = Field(None, ge=0, description="Of `send`.")
+    machine: str | None = Field(None, description="Of `file`: whose.")
+    name: str | None = Field(None, description="Of `file`: its name.")
+    size: int | None = Field(None, ge=0, description="Of `file`: bytes.")
+    sha256: str | None = Field(None, description="Of `file`.")
+
+
 MODELS: dict[str, type[Model]] = {
     "event": Event,
     "alarm": Alarm,
@@ -824,6 +916,9 @@ MODELS: dict[str, type[Model]] = {
     "enrolled": Enrolled,
     "command": Command,
     "reply": Reply,
+    "transfer": Transfer,
+    "manifest": Manifest,
+    "transferred": Transferred,
 }
 """The model of each schema by its name; `availability` is a plain word and has none."""
 

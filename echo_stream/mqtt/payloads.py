@@ -36,6 +36,7 @@ SCHEMAS = (
     *("event", "alarm", "score", "health", "node", "evidence", "sensor", "drift", "flood"),
     *("bank", "enrolled"),
     *("availability", "command", "reply"),
+    *("transfer", "manifest", "transferred"),
 )
 """Names of the JSON Schemas that ship with the package."""
 

@@ -38,6 +38,16 @@ class Topics:
         """Filter that matches the command topics of all machines of this node."""
         return f"{self.root}/{self.node}/+/cmd"
 
+    @property
+    def transfer(self) -> str:
+        """Where operators send files to this node, and ask for its own."""
+        return f"{self.root}/{self.node}/transfer"
+
+    @property
+    def transferred(self) -> str:
+        """What this node says of that, and the files that it sends."""
+        return f"{self.root}/{self.node}/transferred"
+
     def of(self, machine: str, what: str) -> str:
         """Topic of one machine; `what`: alarm, event, score, and so on: see docs/mqtt.md."""
         _check_level(machine)

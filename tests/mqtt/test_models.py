@@ -14,7 +14,7 @@ from echo_stream.mqtt.payloads import SCHEMAS
 
 OLD = Path(__file__).parents[1] / "data" / "state_0.1"
 
-ADDED = {"node", "bank", "enrolled"}
+ADDED = {"node", "bank", "enrolled", "transfer", "manifest", "transferred"}
 """Version 0.1 did not have them."""
 
 

@@ -28,6 +28,7 @@ OF_EXTRAS = {
     "encode.runtime_torch": "torch",
     "encode.runtime_openvino": "echo",
     "fit.cluster": "cluster",
+    "mqtt.signed": "plant",
     "web.access": "web",
     "web.app": "web",
     "web.asked": "web",

@@ -36,7 +36,7 @@ from echo_stream.cli.watch import Fleet
 from echo_stream.core.errors import DeliveryError
 from echo_stream.core.text import utc_text
 from echo_stream.daemon.logs import configure
-from echo_stream.mqtt import models
+from echo_stream.mqtt import schema
 from echo_stream.mqtt.connection import Broker
 from echo_stream.mqtt.publisher import Publisher
 from tests.support.broker import MosquittoBroker, mosquitto
@@ -58,10 +58,9 @@ class Asked:
     down_s: float
 
 
-def example(model: type[models.Model], **fields: Any) -> dict[str, Any]:
+def example(kind: str, **fields: Any) -> dict[str, Any]:
     """The documented example of a payload as of now, with other fields."""
-    extra: Any = model.model_config["json_schema_extra"]
-    return {**extra["examples"][0], "ts": utc_text(datetime.now(UTC)), **fields}
+    return {**schema.example(kind), "ts": utc_text(datetime.now(UTC)), **fields}
 
 
 def event_id(node: int, machine: int, alarm: int) -> str:
@@ -84,7 +83,7 @@ def carry(first: int, asked: Asked, port: int, folder: Path, changed: Event, end
         for machine in names:
             own = {"node": f"pc{n}", "machine": machine}
             publisher.set_available(machine, True)
-            publisher.set_bank(machine, example(models.Bank, **own))
+            publisher.set_bank(machine, example("bank", **own))
         publisher.start()
     for n, publisher in nodes.items():
         raise_alarms(publisher, n, asked, 0)
@@ -104,12 +103,12 @@ def carry(first: int, asked: Asked, port: int, folder: Path, changed: Event, end
 def publish(publisher: Publisher, n: int, names: dict[str, str], *, health: bool) -> None:
     """A second of a node's life."""
     if health:
-        publisher.node_health(example(models.NodeHealth, node=f"pc{n}", state="ok", reasons=[]))
+        publisher.node_health(example("node", node=f"pc{n}", state="ok", reasons=[]))
     for machine in names:
         own = {"node": f"pc{n}", "machine": machine}
-        publisher.score(machine, example(models.Score, **own))
+        publisher.score(machine, example("score", **own))
         if health:
-            publisher.health(machine, example(models.Health, **own))
+            publisher.health(machine, example("health", **own))
 
 
 def raise_alarms(publisher: Publisher, n: int, asked: Asked, alarm: int) -> None:
@@ -118,8 +117,8 @@ def raise_alarms(publisher: Publisher, n: int, asked: Asked, alarm: int) -> None
         if alarm and (n * asked.machines + m) % CHANGED_EACH:
             continue
         own = {"node": f"pc{n}", "machine": f"m{m}", "event_id": event_id(n, m, alarm)}
-        publisher.set_alarm(f"m{m}", example(models.Alarm, **own))
-        publisher.event("event", example(models.Event, **own, seq=alarm + 1))
+        publisher.set_alarm(f"m{m}", example("alarm", **own))
+        publisher.event("event", example("event", **own, seq=alarm + 1))
 
 
 def wanted(asked: Asked, alarm: int) -> dict[tuple[str, str], str]:

@@ -14,8 +14,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from echo_stream.mqtt import models
+from echo_stream.mqtt.event_models import Drift, Event
+from echo_stream.mqtt.models import Payload as PayloadModel
 from echo_stream.mqtt.payloads import ONLINE, Payload
+from echo_stream.mqtt.state_models import Alarm, Bank, Health, NodeHealth, Score
 
 MOST_NODES: Final = 2_000
 MOST_MACHINES: Final = 10_000
@@ -25,13 +27,13 @@ MOST_ID: Final = 100
 """Letters of a node's or machine's id."""
 MOST_TEXT: Final = 300
 MOST_ITEMS: Final = 50
-_MODELS: Final[dict[str, type[models.Payload]]] = {
-    "alarm": models.Alarm,
-    "score": models.Score,
-    "health": models.Health,
-    "event": models.Event,
-    "bank": models.Bank,
-    "drift": models.Drift,
+_MODELS: Final[dict[str, type[PayloadModel]]] = {
+    "alarm": Alarm,
+    "score": Score,
+    "health": Health,
+    "event": Event,
+    "bank": Bank,
+    "drift": Drift,
 }
 
 
@@ -105,7 +107,7 @@ class Fleet:
         if node not in kept and len(kept) >= MOST_NODES:
             self.too_many = True
             return False
-        found = payload == ONLINE.encode() if what == "status" else _document(models.NodeHealth, payload)
+        found = payload == ONLINE.encode() if what == "status" else _document(NodeHealth, payload)
         if found is not None:
             kept[node] = found
         return found is not None
@@ -138,7 +140,7 @@ def _take(now: MachineNow, what: str, payload: bytes) -> bool:
     return True
 
 
-def _document(model: type[models.Payload], payload: bytes) -> Payload | None:
+def _document(model: type[PayloadModel], payload: bytes) -> Payload | None:
     """A payload that is what its model says, shortened; None of any other."""
     try:
         model.model_validate_json(payload)

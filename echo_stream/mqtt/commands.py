@@ -1,6 +1,6 @@
 """Commands are what operators may ask of a machine's alarm: from an MQTT payload to a checked Command.
 
-The rules stand in models.Command, from which the schema is made. Pure; any thread.
+The rules stand in command_models.Command, from which the schema is made. Pure; any thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.text import clean_text
 from echo_stream.core.types import AlarmLevel
-from echo_stream.mqtt import models
+from echo_stream.mqtt import command_models
 
 MAX_PAYLOAD_BYTES = 4096
 
@@ -101,7 +101,7 @@ def parse(
     """
     asked = _object(payload)
     try:
-        fields = models.Command.model_validate(asked).model_dump(exclude_unset=True)
+        fields = command_models.Command.model_validate(asked).model_dump(exclude_unset=True)
     except ValidationError as error:
         raise CommandRefused(_reason(error)) from None
     verb = Verb(fields["command"])
@@ -111,7 +111,7 @@ def parse(
     if verb is not Verb.ACCEPT_BANK and "bank" in fields:
         raise CommandRefused(f"{verb} takes no bank")
     _refuse_foreign(verb, fields)
-    enrol = {name: fields[name] for name in models.ENROL_FIELDS if name in fields}
+    enrol = {name: fields[name] for name in command_models.ENROL_FIELDS if name in fields}
     if "condition" in enrol:
         enrol["condition"] = clean_text(enrol["condition"], 100)
     if "action" in enrol:
@@ -134,11 +134,11 @@ def parse(
 def _refuse_foreign(verb: Verb, fields: Mapping[str, Any]) -> None:
     """Refuses fields of another verb, or of another action."""
     if verb is not Verb.ENROL:
-        foreign = [name for name in models.ENROL_FIELDS if name in fields]
+        foreign = [name for name in command_models.ENROL_FIELDS if name in fields]
         what = str(verb)
     else:
         starts = fields.get("action", EnrolAction.START) == EnrolAction.START
-        only_start = () if starts else models.START_FIELDS
+        only_start = () if starts else command_models.START_FIELDS
         foreign = [name for name in ("level", *only_start) if name in fields]
         what = f"{verb} {'' if starts else fields['action']}".strip()
     if foreign:
@@ -155,7 +155,7 @@ def tokens(payload: bytes) -> tuple[str | None, str | None]:
     for name in ("command", "id"):
         try:
             # Each by itself, with a command that is right where it is the id that is asked for.
-            one = models.Command.model_validate({"command": "ack", name: asked[name]})
+            one = command_models.Command.model_validate({"command": "ack", name: asked[name]})
             found.append(str(getattr(one, name)))
         except (KeyError, ValidationError):
             found.append(None)
@@ -185,7 +185,7 @@ def _reason(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"the field {name!r} is missing"
     if first["type"] == "extra_forbidden":
-        return f"unknown field {name!r}; known: {', '.join(models.Command.model_fields)}"
+        return f"unknown field {name!r}; known: {', '.join(command_models.Command.model_fields)}"
     expected = first["msg"].replace("Input should be", "expected", 1)
     return f"{name}: {expected}; found {clean_text(str(first['input']), 100)!r}"
 

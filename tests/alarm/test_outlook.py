@@ -10,7 +10,7 @@ import pytest
 from echo_stream.alarm.outlook import Outlook
 from echo_stream.alarm.ways import Levels, Timing, Ways
 from echo_stream.core.types import AlarmPath
-from echo_stream.mqtt.models import Outlook as Told
+from echo_stream.mqtt.state_models import Outlook as Told
 
 RATE = 100
 LEVELS = Levels(strong=20.0, clear=18.0, floor=2.0, per_month=1.0)

@@ -19,7 +19,7 @@ from echo_stream.cli.plant_compare import show_comparison
 from echo_stream.cli.watch import Fleet
 from echo_stream.core.errors import ConfigError, DeliveryError
 from echo_stream.core.text import utc_text
-from echo_stream.mqtt import models
+from echo_stream.mqtt import schema
 from echo_stream.mqtt.connection import Broker
 from tests.mqtt.conftest import Subscriber
 from tests.support.broker import MosquittoBroker, free_port, mosquitto
@@ -28,11 +28,10 @@ NOW = utc_text(datetime.now(UTC))
 QUIET: dict[str, Any] = {"state": "NORMAL", "level": None, "active": False, "priority": None}
 
 
-def example(model: type[models.Payload], **fields: Any) -> bytes:
+def example(kind: str, **fields: Any) -> bytes:
     """The documented example of a payload, with other fields."""
-    extra: Any = model.model_config["json_schema_extra"]
-    document = {**extra["examples"][0], "ts": NOW, **fields}
-    model.model_validate_json(json.dumps(document))
+    document = {**schema.example(kind), "ts": NOW, **fields}
+    schema.MODELS[kind].model_validate_json(json.dumps(document))
     return json.dumps(document).encode()
 
 
@@ -53,17 +52,17 @@ def retained() -> dict[str, bytes]:
     for n, (path, alarm) in enumerate(alarms.items()):
         node, machine = path.split("/")
         own = {"node": node, "machine": machine, "asset": {"site": "A", "line": str(n % 2)}}
-        found[f"{path}/alarm"] = example(models.Alarm, **own, name=machine.title(), **alarm)
+        found[f"{path}/alarm"] = example("alarm", **own, name=machine.title(), **alarm)
         old = {"ts": "2026-11-20T08:14:03.120Z"} if machine == "silent" else {}
-        found[f"{path}/health"] = example(models.Health, **own, **old)
-        found[f"{path}/bank"] = example(models.Bank, **own)
+        found[f"{path}/health"] = example("health", **own, **old)
+        found[f"{path}/bank"] = example("bank", **own)
         found[f"{path}/availability"] = b"offline" if machine == "deaf" else b"online"
     for node, state, reasons in (
         ("hall1", "ok", []),
         ("hall2", "degraded", ["fine: bank is damaged"]),
         ("hall4", "ok", []),
     ):
-        found[f"{node}/health"] = example(models.NodeHealth, node=node, state=state, reasons=reasons)
+        found[f"{node}/health"] = example("node", node=node, state=state, reasons=reasons)
         found[f"{node}/status"] = b"online"
     found["hall3/status"] = b"offline"
     return {f"echo-stream/{topic}": payload for topic, payload in found.items()}
@@ -139,7 +138,7 @@ def publish_scores(client: Client, scores: dict[str, tuple[float, float, float]]
     for machine, (score, trip, level_dbfs) in scores.items():
         node, name = machine.split("/")
         own = {"node": node, "machine": name, "score": score, "threshold": trip, "level_dbfs": level_dbfs}
-        client.publish(f"echo-stream/{machine}/score", example(models.Score, **own)).wait_for_publish(30)
+        client.publish(f"echo-stream/{machine}/score", example("score", **own)).wait_for_publish(30)
 
 
 def test_the_odd_one_of_a_kind_is_named(
@@ -191,7 +190,7 @@ def test_low_coverage_is_urgent() -> None:
     fleet = Fleet("r")
     fleet.apply("r/pc/status", b"online")
     fleet.apply("r/pc/m/availability", b"online")
-    fleet.apply("r/pc/m/health", example(models.Health, coverage_10m=0.2))
+    fleet.apply("r/pc/m/health", example("health", coverage_10m=0.2))
     assert [m["urgency"] for m in listed(fleet)["machines"]] == ["degraded"]
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from echo_stream.cli.plant_broker import Plant, follow
 from echo_stream.cli.watch import MOST_BYTES, MOST_ITEMS, MOST_TEXT, Fleet
-from echo_stream.mqtt import models
 from echo_stream.mqtt import payloads as messages
+from echo_stream.mqtt import schema
 from echo_stream.mqtt.connection import Broker
 from echo_stream.mqtt.publisher import Publisher
 from tests.mqtt.conftest import NOON, a_score, an_event, wait_until
@@ -21,12 +21,11 @@ from tests.support.broker import MosquittoBroker
 ROOT = "site/echo-stream"
 
 
-def example_of(model: type[models.Payload]) -> dict[str, Any]:
-    extra: Any = model.model_config["json_schema_extra"]
-    return dict(extra["examples"][0])
+def example_of(kind: str) -> dict[str, Any]:
+    return dict(schema.example(kind))
 
 
-AN_ALARM = json.dumps(example_of(models.Alarm)).encode()
+AN_ALARM = json.dumps(example_of("alarm")).encode()
 
 
 def test_messages_add_up() -> None:
@@ -92,7 +91,7 @@ def test_what_others_publish_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
         fleet.apply(f"{ROOT}/pc7/m{n}/availability", b"online")
     assert fleet.too_many
     assert (len(fleet.nodes), len(fleet.machines)) == (2, 2)
-    health = json.dumps(example_of(models.Health)).encode().replace(b"-31.2", b"NaN")
+    health = json.dumps(example_of("health")).encode().replace(b"-31.2", b"NaN")
     assert fleet.apply(f"{ROOT}/pc7/pump3/health", health)
     assert (fleet.machines["pc7", "pump3"].health or {})["level_dbfs"] is None
 

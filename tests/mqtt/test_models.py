@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from echo_stream.mqtt.models import MODELS, json_schema
 from echo_stream.mqtt.payloads import SCHEMAS
+from echo_stream.mqtt.schema import MODELS, json_schema
 
 OLD = Path(__file__).parents[1] / "data" / "state_0.1"
 

@@ -13,9 +13,9 @@ import pytest
 
 from echo_stream.core.errors import CommandRefused, ConfigError
 from echo_stream.core.text import utc_text
-from echo_stream.mqtt.models import Manifest
 from echo_stream.mqtt.signed import load_key, make_key, sign, verify
 from echo_stream.mqtt.transfer import CHUNK_BYTES, SEEN, Incoming, Seen, from_chunk, to_chunk
+from echo_stream.mqtt.transfer_models import Manifest
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 DATA = bytes(range(256)) * 600  # three chunks, the last one shorter

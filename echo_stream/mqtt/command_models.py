@@ -1,0 +1,139 @@
+"""The models of a command to a machine's alarm, and of what became of it."""
+
+# ruff: noqa: E501 - descriptions are lines of docs/mqtt.md
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from echo_stream.mqtt.models import Model, Payload, Timestamp
+
+MAX_SHELVE_S = 7 * 86_400
+CommandName = Literal[
+    "ack",
+    "shelve",
+    "unshelve",
+    "reset",
+    "out_of_service",
+    "in_service",
+    "mark_normal",
+    "enrol",
+    "accept_bank",
+]
+EnrolAction = Literal["start", "pause", "resume", "finish", "cancel"]
+MAX_ENROL_MINUTES = 60 * 24 * 60
+START_FIELDS = ("minutes", "condition", "accept")
+ENROL_FIELDS = ("action", *START_FIELDS)
+"""Of a command `enrol` only; the last three of its `start` only."""
+
+
+def _shelving(schema: dict[str, Any]) -> None:
+    """What a field alone cannot say, for those who read the schema; `commands.parse` holds it too."""
+    schema["allOf"] = [
+        {
+            "if": {"properties": {"command": {"const": "shelve"}}, "required": ["command"]},
+            "then": {"required": ["duration_s"]},
+            "else": {"properties": {"duration_s": False}},
+        },
+    ]
+    # Not in allOf: so it is plain that what an older version accepted is accepted still.
+    schema["if"] = {"properties": {"command": {"const": "enrol"}}, "required": ["command"]}
+    schema["then"] = {
+        "properties": {"level": False, "bank": False},
+        "if": {"properties": {"action": {"const": "start"}}},
+        "else": {"properties": dict.fromkeys(START_FIELDS, False)},
+    }
+    schema["else"] = {
+        "properties": dict.fromkeys(ENROL_FIELDS, False),
+        "if": {"properties": {"command": {"const": "accept_bank"}}, "required": ["command"]},
+        "else": {"properties": {"bank": False}},
+    }
+    schema["examples"] = [
+        {"command": "shelve", "duration_s": 3600, "by": "J. Smith", "reason": "bearing is changed on Monday"},
+        {"command": "enrol", "minutes": 4320, "condition": "load", "by": "J. Smith"},
+    ]
+
+
+class Command(Model):
+    """What an operator asks of a machine's alarm. Not retained: retained commands are refused. The outcome comes on the response topic of the message (MQTT 5), otherwise on `.../reply`. A response topic below `echo-stream/` must have `reply` as its level after node and machine (`echo-stream/<node>/<machine>/reply/...`); on one that says something else (another topic of ours, Home Assistant's, one that begins with `$`, one with wildcards) no reply is sent, and the journal says so."""
+
+    model_config = ConfigDict(json_schema_extra=_shelving)
+
+    command: CommandName = Field(
+        description="`ack`: seen. `reset`: end a latched alarm. `shelve`: silence for `duration_s`; `unshelve` "
+        "ends it. `out_of_service`, `in_service`. `mark_normal`: propose the present sound as normal. `enrol`: "
+        "learn what is normal from what is heard from now on, while the daemon goes on listening; the health of "
+        "the machine says how far it is. `accept_bank`: take a version of the bank into use; refused where a "
+        "confirmed fault would no longer be found."
+    )
+    # Left out or of their type, never null: the defaults are not checked, and not part of the schema.
+    level: Literal["alarm", "warning"] = Field(
+        default=None,  # type: ignore[arg-type]
+        description="Of which level; both where it is left out.",
+    )
+    duration_s: float = Field(
+        default=None,  # type: ignore[assignment]
+        gt=0,
+        le=MAX_SHELVE_S,
+        allow_inf_nan=False,
+        description="How long to shelve, in seconds; needed by `shelve`, at most a week.",
+    )
+    action: EnrolAction = Field(
+        default=None,  # type: ignore[arg-type]
+        description="Of `enrol`: `start` (also where it is left out), `pause`, `resume`; `finish` learns from what "
+        "was heard so far, `cancel` forgets it.",
+    )
+    minutes: float = Field(
+        default=None,  # type: ignore[assignment]
+        ge=0.05,
+        le=MAX_ENROL_MINUTES,
+        allow_inf_nan=False,
+        description="Of `enrol`: how long to listen, 10 where it is left out.",
+    )
+    condition: str = Field(
+        default=None,  # type: ignore[assignment]
+        min_length=1,
+        max_length=100,
+        description="Of `enrol`: the operating state that is learnt. Where the bank knows it beside others, only "
+        "sound that the daemon takes for it is kept. Left out: all states that the bank knows, each by itself; "
+        "without a bank `normal`.",
+    )
+    accept: bool = Field(
+        default=None,  # type: ignore[assignment]
+        description="Of `enrol`: use the new bank at once. Left out: only where there was none before; otherwise it "
+        "is a version that `bank accept` or the page takes into use.",
+    )
+    bank: str = Field(
+        default=None,  # type: ignore[assignment]
+        pattern="^b[0-9]{1,9}$",
+        description="Of `accept_bank`: which version; the one that is proposed where it is left out.",
+    )
+    by: str = Field(
+        default=None,  # type: ignore[assignment]
+        min_length=1,
+        max_length=100,
+        description="Who asks, for the log.",
+    )
+    reason: str = Field(
+        default=None,  # type: ignore[assignment]
+        max_length=500,
+        description="Why, for the log and the event.",
+    )
+    id: str = Field(
+        default=None,  # type: ignore[assignment]
+        max_length=100,
+        description="Any text that comes back in the reply.",
+    )
+
+
+class Reply(Payload):
+    """What became of a command."""
+
+    ts: Timestamp = Field(description="When it was decided (UTC).")
+    machine: str = Field(description="Id of the machine that is watched.")
+    command: str | None = Field(description="The command; null where it could not be read.")
+    id: str | None = Field(description="As it was sent.")
+    ok: bool = Field(description="It was carried out.")
+    outcome: str = Field(description="What was done, or why not.")

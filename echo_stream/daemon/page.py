@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -56,8 +56,14 @@ from echo_stream.web import installed as web_installed
 from echo_stream.web import models
 from echo_stream.web.backend import Files, Live
 from echo_stream.web.columns import audible_rate_hz
+from echo_stream.web.feed import Feed
 from echo_stream.web.server import PageServer
 from echo_stream.web.status import URGENCY, WORDS, status_of
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from echo_stream.web.access import Sessions
 
 EVIDENCE: Final = "evidence"
 MOST_COMMANDS: Final = 100
@@ -131,8 +137,14 @@ class Page:
         self._what_if = WhatIf(self._state_dir / HISTORY_FILE)
         self._checked: tuple[tuple[int, int, int], str] = ((0, 0, 0), "")
         web = config.web
+        self._feed = Feed(self)
         self._server = PageServer(
-            self, host=web.host, port=web.port, password_file=web.password_file, hosts=web.hosts
+            self._feed,
+            self._app,
+            host=web.host,
+            port=web.port,
+            password_file=web.password_file,
+            hosts=web.hosts,
         )
         self.thread = self._server.thread
         self._answers = Answers(
@@ -148,12 +160,19 @@ class Page:
         self._answers.stop()
         self._server.stop()
 
+    def _app(self, sessions: Sessions, hosts: tuple[str, ...]) -> ASGIApp:
+        from echo_stream.web.api import Api  # noqa: PLC0415 - half a second of imports, on the page's thread
+        from echo_stream.web.app import build_app  # noqa: PLC0415
+
+        operations = Api(self, self._feed).operations()
+        return build_app(operations, sessions, hosts, node=self.node, listen=self.listen)
+
     def on_event(self, kind: str, payload: Payload) -> None:
         """Something happened; any thread, returns at once."""
         if self._history is None:
             self._numbers += 1
             self._journal.append((self._numbers, kind, payload))
-        self._server.feed.touch()
+        self._feed.touch()
 
     # The pipeline thread.
 
@@ -163,7 +182,7 @@ class Page:
             command, future = self._commands.popleft()
             if future.set_running_or_notify_cancel():  # else whoever asked has gone
                 execute(command, _replier(future))
-                self._server.feed.touch()
+                self._feed.touch()
         while self._faults:
             machine, begin, end = self._faults.popleft()
             station = self._registry.stations.get(machine)
@@ -449,7 +468,7 @@ class Page:
 
     def health(self) -> models.Health:
         """How the daemon is."""
-        parts: dict[str, Any] = {"viewers": self._server.feed.viewers}
+        parts: dict[str, Any] = {"viewers": self._feed.viewers}
         try:
             disk = shutil.disk_usage(self._state_dir)
             parts["disk"] = {

@@ -1,58 +1,53 @@
-"""The app maps addresses to the backend: static files, the API under `api/`, and its OpenAPI description.
+"""The app is what a page serves: static files, an API under `api/`, its description, and who may log in.
 
-Every address is relative to the page's own, so that a proxy may serve it below any path. Names that come from
-outside (machine, event) are looked up, never made into a path.
+Every address is relative to the page's own, so that a proxy may serve it below any path.
 """
 
 from __future__ import annotations
 
-import asyncio
-import re
-import time
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
-
-import structlog
+from typing import Final
 
 from echo_stream import __version__
-from echo_stream.core.errors import CommandRefused, of_extra
+from echo_stream.core.errors import of_extra
 from echo_stream.web import models
 from echo_stream.web.access import COOKIE, SESSION_S, Access, Sessions, TooManyTries, User
-from echo_stream.web.asked import Problem, body_of, by_of, event_id_of, number_of, to_json
-from echo_stream.web.backend import Backend
-from echo_stream.web.enrolment import EnrolmentApi
-from echo_stream.web.feed import MOST_LISTENERS, MOST_VIEWERS, Feed
+from echo_stream.web.asked import Problem, body_of, to_json
 from echo_stream.web.openapi import Operation, describe
 
 with of_extra("the page (web.enabled)", "web"):
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
-    from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+    from starlette.responses import JSONResponse, Response
     from starlette.routing import BaseRoute, Mount, Route
     from starlette.staticfiles import StaticFiles
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Scope
 
-BANK_ID: Final = re.compile(r"b[0-9]{1,9}")
 STATIC: Final = Path(str(resources.files(__package__) / "static"))
-COMMAND_S: Final = 10.0
-MOST_POINTS: Final = 1_000
-"""Points of a chart: more than a screen is wide."""
-TREND_STEP_S: Final = 900
-DAY_S: Final = 86_400
-MINUTE_S: Final = 60
-MOST_DAYS: Final = 400.0
-SORTS: Final = {"clip": "audio/flac", "picture": "image/png", "normal": "audio/flac"}
-
-log = structlog.get_logger()
 
 
-def build_app(backend: Backend, feed: Feed, sessions: Sessions, hosts: tuple[str, ...]) -> ASGIApp:
-    """The page as an ASGI app, protected by `Access`."""
-    api = Api(backend, feed, sessions)
-    operations = api.operations()
+def build_app(
+    api: list[Operation],
+    sessions: Sessions,
+    hosts: tuple[str, ...],
+    *,
+    node: str,
+    listen: bool = False,
+    plant: bool = False,
+) -> ASGIApp:
+    """A page as an ASGI app, protected by `Access`.
+
+    Args:
+        api: its operations.
+        sessions: who is logged in.
+        hosts: names of the page.
+        node: whose page it is.
+        listen: people may listen live.
+        plant: it is the page of many nodes.
+    """
+    operations = [*Logins(sessions, node=node, listen=listen, plant=plant).operations(), *api]
     routes: list[BaseRoute] = [
         Route(f"/api{each.path}", each.handle, methods=[each.method]) for each in operations
     ]
@@ -81,78 +76,26 @@ class _Static(StaticFiles):
         return response
 
 
-class Api:
-    """The handlers of all operations."""
+class Logins:
+    """Who looks: the handlers.
 
-    def __init__(self, backend: Backend, feed: Feed, sessions: Sessions) -> None:
-        self._backend = backend
-        self._feed = feed
+    Args:
+        sessions: who is logged in.
+        node: whose page it is.
+        listen: people may listen live.
+        plant: it is the page of many nodes.
+    """
+
+    def __init__(self, sessions: Sessions, *, node: str, listen: bool, plant: bool) -> None:
         self._sessions = sessions
-        self._trends: tuple[float, models.Trends] | None = None
+        self._node, self._listen, self._plant = node, listen, plant
 
     def operations(self) -> list[Operation]:
         """All of them."""
-        m, flac = models, "audio/flac"
-        one, event = "/machines/{machine}", "/evidence/{event_id}"
         return [
-            Operation("GET", "/me", "Who looks, and at what", m.Me, self.me),
-            Operation("POST", "/login", "Log in; sets a cookie", m.Outcome, self.login, m.Login),
-            Operation("POST", "/logout", "Log out", m.Outcome, self.logout),
-            Operation("GET", "/machines", "All machines, the most urgent first", m.Machine, self.machines),
-            Operation("GET", one, "One machine with its last ten minutes", m.MachineDetail, self.machine),
-            Operation("GET", f"{one}/history", "Its past", m.History, self.history, query=("days",)),
-            Operation(
-                "GET",
-                f"{one}/what-if",
-                "Which alarms another level would have raised",
-                m.WhatIf,
-                self.what_if,
-                query=("days", "on_delay_s", "level", "false_alarms_per_month"),
-            ),
-            Operation(
-                "POST", f"{one}/command", "Ask what MQTT's commands ask", m.Outcome, self.command, m.Command
-            ),
-            Operation("GET", f"{one}/bank", "Versions of its bank", m.Bank, self.bank),
-            Operation("POST", f"{one}/bank", "Use another", m.Outcome, self.change_bank, m.BankChange),
-            Operation("GET", f"{one}/bank/{{bank_id}}", "Compare", m.Comparison, self.compare),
-            Operation("POST", f"{one}/answer", "Of its past", m.Outcome, self.answer_span, m.SpanAnswer),
-            Operation("POST", event + "/answer", "Fault or normal", m.Outcome, self.answer, m.Answer),
-            *EnrolmentApi(self._backend, self._known, self._send).operations(),
-            Operation("GET", f"{one}/listen", "Its live sound, without an end", "audio/wav", self.listen),
-            Operation("GET", "/trends", "The last day of every machine", m.Trends, self.trends),
-            Operation(
-                "GET",
-                "/journal",
-                "What happened",
-                m.Journal,
-                self.journal,
-                query=("machine", "before", "limit"),
-            ),
-            Operation(
-                "GET",
-                "/evidence",
-                "Newest alarms with evidence",
-                m.EvidenceList,
-                self.evidence_list,
-                query=("machine", "limit"),
-            ),
-            Operation("GET", event, "What was kept of an alarm", m.Evidence, self.evidence),
-            Operation("GET", event + "/clip", "Its sound; answers Range", flac, self.file),
-            Operation("GET", event + "/normal", "The nearest normal sound", flac, self.file),
-            Operation("GET", event + "/picture", "Its picture", "image/png", self.file),
-            Operation("GET", "/health", "How the daemon is", m.Health, self.health),
-            Operation("GET", "/log", "The last lines of the log", m.Log, self.log),
-            Operation(
-                "GET", "/bundle", "For whoever helps: no secret, no sound", "application/zip", self.bundle
-            ),
-            Operation(
-                "GET",
-                "/stream",
-                "What is new, as server-sent events: machines, changed, figures, columns",
-                "text/event-stream",
-                self.stream,
-                query=("machine",),
-            ),
+            Operation("GET", "/me", "Who looks, and at what", models.Me, self.me),
+            Operation("POST", "/login", "Log in; sets a cookie", models.Outcome, self.login, models.Login),
+            Operation("POST", "/logout", "Log out", models.Outcome, self.logout),
         ]
 
     async def me(self, request: Request) -> Response:
@@ -163,9 +106,10 @@ class Api:
                 name=user.name if user else None,
                 role=user.role if user else "nobody",
                 login=self._sessions.needed,
-                node=self._backend.node if user else "",
+                node=self._node if user else "",
                 version=__version__ if user else "",
-                listen=self._backend.listen if user else False,
+                listen=self._listen if user else False,
+                plant=self._plant,
             )
         )
 
@@ -189,202 +133,3 @@ class Api:
         response = to_json(models.Outcome(ok=True, outcome="logged out"))
         response.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return response
-
-    async def machines(self, _request: Request) -> Response:
-        """All machines."""
-        found = sorted(self._backend.machines(), key=lambda each: (each.urgency, each.name))
-        return JSONResponse([each.model_dump() for each in found])
-
-    async def machine(self, request: Request) -> Response:
-        """One machine."""
-        detail = self._backend.detail(request.path_params["machine"])
-        if detail is None:
-            raise Problem(404, "no such machine")
-        return to_json(detail)
-
-    async def history(self, request: Request) -> Response:
-        """The past of one machine, in at most MOST_POINTS pieces."""
-        machine = self._known(request)
-        days = number_of(request, "days", 1.0, least=1 / 1440, most=MOST_DAYS)
-        step_s = MINUTE_S * max(1, -(-days * DAY_S // MINUTE_S // MOST_POINTS))
-        since_s = time.time() - days * DAY_S
-        minutes = await run_in_threadpool(self._backend.history, machine, since_s, step_s)
-        return to_json(models.History(machine=machine, step_s=step_s, minutes=minutes))
-
-    async def what_if(self, request: Request) -> Response:
-        """What a level, or a rate of false alarms, would have raised."""
-        machine = self._known(request)
-        days = number_of(request, "days", 28.0, least=1 / 24, most=90.0)
-        on_delay_s = number_of(request, "on_delay_s", 7.0, least=0.0, most=3600.0)
-        query = request.query_params
-        level = number_of(request, "level", 0.0, least=-1e6, most=1e6) if "level" in query else None
-        rate = "false_alarms_per_month"
-        per_month = number_of(request, rate, 1.0, least=1e-3, most=1e3) if rate in query else None
-
-        def asked() -> models.WhatIf:
-            return self._backend.what_if(
-                machine, days, on_delay_s=on_delay_s, level=level, per_month=per_month
-            )
-
-        try:
-            return to_json(await run_in_threadpool(asked))
-        except CommandRefused as error:
-            raise Problem(409, error.message) from None
-
-    async def trends(self, _request: Request) -> Response:
-        """The last day of all; computed once a minute at most, whoever asks."""
-        now_s = time.monotonic()
-        if self._trends is None or now_s - self._trends[0] > MINUTE_S:
-            found = await run_in_threadpool(self._backend.trends, time.time() - DAY_S, TREND_STEP_S)
-            self._trends = now_s, models.Trends(step_s=TREND_STEP_S, machines=found)
-        return to_json(self._trends[1])
-
-    async def command(self, request: Request) -> Response:
-        """The same checks, function and log lines as a command over MQTT."""
-        machine = self._known(request)
-        asked = (await body_of(request, models.Command)).model_dump(exclude_none=True)
-        asked["by"] = by_of(request, asked.get("by"))
-        return await self._send(request, machine, asked)
-
-    async def _send(self, request: Request, machine: str, asked: dict[str, Any]) -> Response:
-        sender = {"page": request.client.host if request.client else ""}
-        try:
-            future = self._backend.command(machine, asked, sender)
-            outcome = await asyncio.wait_for(asyncio.wrap_future(future), COMMAND_S)
-        except CommandRefused as error:
-            raise Problem(400, error.message) from None
-        except TimeoutError:
-            raise Problem(504, "the daemon is busy and has not done it yet; look again") from None
-        return to_json(outcome, 200 if outcome.ok else 409)
-
-    async def answer(self, request: Request) -> Response:
-        """A fault, or normal: learn it."""
-        event_id, asked = event_id_of(request), await body_of(request, models.Answer)
-        return await self._changed(self._backend.answer, event_id, asked, by_of(request, asked.by))
-
-    async def answer_span(self, request: Request) -> Response:
-        """The same of a stretch of history."""
-        machine, asked = self._known(request), await body_of(request, models.SpanAnswer)
-        return await self._changed(self._backend.answer_span, machine, asked, by_of(request, asked.by))
-
-    async def compare(self, request: Request) -> Response:
-        """A version beside the one in use."""
-        machine, bank_id = self._known(request), str(request.path_params["bank_id"])
-        if not BANK_ID.fullmatch(bank_id):
-            raise Problem(404, "no such version")
-        try:
-            return to_json(await run_in_threadpool(self._backend.compare, machine, bank_id))
-        except CommandRefused as error:
-            raise Problem(409, error.message) from None
-
-    async def bank(self, request: Request) -> Response:
-        """Versions of a machine's bank."""
-        return to_json(await run_in_threadpool(self._backend.bank, self._known(request)))
-
-    async def change_bank(self, request: Request) -> Response:
-        """Accept or roll back."""
-        machine, asked = self._known(request), await body_of(request, models.BankChange)
-        return await self._changed(self._backend.change_bank, machine, asked, by_of(request, asked.by))
-
-    async def _changed(self, change: Callable[..., str], *how: object) -> Response:
-        try:
-            outcome = await run_in_threadpool(change, *how)
-        except CommandRefused as error:
-            raise Problem(409, error.message) from None
-        return to_json(models.Outcome(ok=True, outcome=outcome))
-
-    async def journal(self, request: Request) -> Response:
-        """What happened."""
-        machine = request.query_params.get("machine")
-        if machine is not None and self._backend.machine(machine) is None:
-            raise Problem(404, "no such machine")
-        before = number_of(request, "before", 0, least=0, most=2**53)
-        limit = int(number_of(request, "limit", 100, least=1, most=500))
-        items = await run_in_threadpool(self._backend.journal, machine, int(before) or None, limit)
-        return to_json(models.Journal(items=items))
-
-    async def evidence_list(self, request: Request) -> Response:
-        """The newest alarms with evidence."""
-        machine = self._known(request) if "machine" in request.query_params else None
-        limit = int(number_of(request, "limit", 50, least=1, most=200))
-        items = await run_in_threadpool(self._backend.evidence_list, machine, limit)
-        return to_json(models.EvidenceList(items=items))
-
-    async def evidence(self, request: Request) -> Response:
-        """One of them."""
-        found = await run_in_threadpool(self._backend.evidence, event_id_of(request))
-        if found is None:
-            raise Problem(404, "nothing was kept of this event, or it is gone")
-        return to_json(found[0])
-
-    async def file(self, request: Request) -> Response:
-        """One of its files; the last word of the address says which."""
-        which = request.url.path.rpartition("/")[2]
-        found = await run_in_threadpool(self._backend.evidence, event_id_of(request))
-        path = getattr(found[1], which) if found else None
-        if path is None:
-            raise Problem(404, "it was not kept, or is gone")
-        return FileResponse(
-            path, media_type=SORTS[which], filename=path.name, content_disposition_type="inline"
-        )
-
-    async def health(self, _request: Request) -> Response:
-        """How the daemon is."""
-        return to_json(await run_in_threadpool(self._backend.health))
-
-    async def log(self, _request: Request) -> Response:
-        """Its last lines."""
-        return to_json(models.Log(lines=self._backend.log_lines()))
-
-    async def bundle(self, _request: Request) -> Response:
-        """A ZIP."""
-        name = f'attachment; filename="echo-stream-{self._backend.node}.zip"'
-        data = await run_in_threadpool(self._backend.bundle)
-        return Response(data, media_type="application/zip", headers={"Content-Disposition": name})
-
-    async def stream(self, request: Request) -> Response:
-        """Server-sent events."""
-        machine = self._known(request) if "machine" in request.query_params else None
-        if self._feed.viewers >= MOST_VIEWERS:
-            raise Problem(503, f"{MOST_VIEWERS} people look already")
-        return _Stream(
-            self._feed.follow(machine), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
-        )
-
-    async def listen(self, request: Request) -> Response:
-        """Live sound, where the configuration allows it; who listens stands in the log."""
-        if not self._backend.listen:
-            raise Problem(403, "live listening is not allowed here: web.listen")
-        machine = self._known(request)
-        rate = self._backend.heard_rate_hz(machine)
-        if rate is None:
-            raise Problem(503, "it is not heard now")
-        if self._feed.listeners >= MOST_LISTENERS:
-            raise Problem(503, f"{MOST_LISTENERS} people listen already")
-        user: User = request.state.user
-        address = request.client.host if request.client else ""
-        log.info("somebody listens live", machine=machine, by=user.name, address=address)
-        return _Stream(self._feed.listen(machine, rate), media_type="audio/wav")
-
-    def _known(self, request: Request) -> str:
-        """The machine that a request names.
-
-        Raises:
-            Problem: there is none.
-        """
-        machine = request.path_params.get("machine") or request.query_params.get("machine", "")
-        if self._backend.machine(machine) is None:
-            raise Problem(404, "no such machine")
-        return str(machine)
-
-
-class _Stream(StreamingResponse):
-    """A stream whose generator is closed at once when its viewer goes, not when Python happens to."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            close = getattr(self.body_iterator, "aclose", None)
-            if close is not None:
-                await close()

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from typing import Final, TypeVar
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any, Final, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from echo_stream.core.errors import of_extra
+from echo_stream.core.errors import CommandRefused, of_extra
+from echo_stream.web import models
 from echo_stream.web.access import MOST_BODY_BYTES, User
+from echo_stream.web.broadcast import MOST_VIEWERS, Broadcast
 
 with of_extra("the page (web.enabled)", "web"):
     from starlette.requests import Request
-    from starlette.responses import Response
+    from starlette.responses import Response, StreamingResponse
+    from starlette.types import Receive, Scope, Send
+
+COMMAND_S: Final = 10.0
 
 EVENT_ID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
@@ -30,6 +38,56 @@ class Problem(Exception):
 def to_json(model: BaseModel, status: int = 200) -> Response:
     """An answer of the API."""
     return Response(model.model_dump_json(), status, media_type="application/json")
+
+
+class Commands(Protocol):
+    """Who carries out what people ask of a machine."""
+
+    def command(
+        self, machine: str, asked: Mapping[str, Any], sender: Mapping[str, str]
+    ) -> Future[models.Outcome]:
+        """Begins; raises CommandRefused where it is malformed, or too much waits."""
+
+
+async def carry_out(backend: Commands, request: Request, machine: str, asked: Mapping[str, Any]) -> Response:
+    """Has a command carried out, and answers what came of it.
+
+    Raises:
+        Problem: it was refused, or takes too long.
+    """
+    sender = {"page": request.client.host if request.client else ""}
+    try:
+        future = backend.command(machine, asked, sender)
+        outcome = await asyncio.wait_for(asyncio.wrap_future(future), COMMAND_S)
+    except CommandRefused as error:
+        raise Problem(400, error.message) from None
+    except TimeoutError:
+        raise Problem(504, "the daemon is busy and has not done it yet; look again") from None
+    return to_json(outcome, 200 if outcome.ok else 409)
+
+
+def events_of(feed: Broadcast, machine: str | None = None) -> Response:
+    """Server-sent events for one more viewer.
+
+    Raises:
+        Problem: too many look.
+    """
+    if feed.viewers >= MOST_VIEWERS:
+        raise Problem(503, f"{MOST_VIEWERS} people look already")
+    return Stream(feed.follow(machine), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+class Stream(StreamingResponse):
+    """A stream whose generator is closed at once when its viewer goes, not when Python happens to."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends until the viewer goes."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            close = getattr(self.body_iterator, "aclose", None)
+            if close is not None:
+                await close()
 
 
 async def body_of(request: Request, model: type[Asked]) -> Asked:

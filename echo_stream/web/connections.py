@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from echo_stream.core.errors import of_extra
-from echo_stream.web.feed import Feed
+from echo_stream.web.broadcast import Broadcast
 
 with of_extra("the page (web.enabled)", "web"):
     from anyio.to_thread import current_default_thread_limiter
@@ -32,7 +32,9 @@ THREADS: Final = 4
 _LOOK_S: Final = 0.2
 
 
-async def serve(app: ASGIApp, feed: Feed, listening: socket.socket, stopping: Callable[[], bool]) -> None:
+async def serve(
+    app: ASGIApp, feed: Broadcast, listening: socket.socket, stopping: Callable[[], bool]
+) -> None:
     """Answers on a socket that listens until `stopping` says so; raises what the feed raised."""
     current_default_thread_limiter().total_tokens = THREADS
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # not what strangers send

@@ -19,13 +19,18 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Level(Model):
+class LevelState(Model):
     """Where one of the two levels of an alarm stands."""
 
     state: str = Field(description="NORMAL, UNACK, ACKED, RTN_UNACK, LATCHED_..., SHELVED, ...")
     active: bool = Field(description="the condition is true now")
     since: Time = None
     event_id: str | None = Field(None, description="of the transition that led here")
+
+
+class Level(LevelState):
+    """The same with its trip level."""
+
     trip: float = Field(description="score at which this level trips")
 
 
@@ -157,6 +162,7 @@ class Me(Model):
 
     name: str | None = Field(description="null: nobody is logged in, or no login is needed")
     role: Literal["operator", "viewer", "nobody"]
+    plant: bool = Field(False, description="it is the page of many nodes")
     login: bool = Field(description="a login exists here")
     node: str
     version: str

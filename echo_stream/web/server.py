@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from echo_stream.core.guard import GuardedThread
-from echo_stream.web.backend import Backend
-from echo_stream.web.feed import Feed
+from echo_stream.web.broadcast import Broadcast
 from echo_stream.web.passwords import read_passwords
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from echo_stream.web.access import Sessions
 
 _RETRY_S: Final = (2.0, 30.0)
 
@@ -27,7 +32,8 @@ class PageServer:
     """Serves the page until stopped.
 
     Args:
-        backend: the daemon.
+        feed: what it sends.
+        build: makes the app, on the page's own thread, of who may log in and its names.
         host: address to listen on.
         port: 0 takes a free one; `port` says which.
         password_file: who may log in; None: everybody who reaches it may do everything.
@@ -39,7 +45,8 @@ class PageServer:
 
     def __init__(
         self,
-        backend: Backend,
+        feed: Broadcast,
+        build: Callable[[Sessions, tuple[str, ...]], ASGIApp],
         *,
         host: str = "127.0.0.1",
         port: int = 8765,
@@ -47,10 +54,10 @@ class PageServer:
         hosts: tuple[str, ...] = (),
     ) -> None:
         self._people = read_passwords(password_file) if password_file else None
-        self._backend = backend
+        self._build = build
         self._address = host, port
         self._hosts = (host, *hosts)
-        self.feed = Feed(backend)
+        self.feed = feed
         self.ready = Event()
         """Set while it answers."""
         self.port = port
@@ -68,10 +75,9 @@ class PageServer:
 
     def _serve(self) -> None:
         from echo_stream.web.access import Sessions  # noqa: PLC0415 - half a second of imports, on this thread
-        from echo_stream.web.app import build_app  # noqa: PLC0415
         from echo_stream.web.connections import serve  # noqa: PLC0415
 
-        app = build_app(self._backend, self.feed, Sessions(self._people), self._hosts)
+        app = self._build(Sessions(self._people), self._hosts)
         listening = self._bind()
         if listening is None:
             return

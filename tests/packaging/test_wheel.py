@@ -30,11 +30,13 @@ OF_EXTRAS = {
     "fit.cluster": "cluster",
     "mqtt.signed": "plant",
     "web.access": "web",
+    "web.api": "web",
     "web.app": "web",
     "web.asked": "web",
     "web.connections": "web",
     "web.enrolment": "web",
     "web.openapi": "web",
+    "web.plant": "web",
 }
 """The modules that need an extra, which they name."""
 WEIGHTS = """

@@ -37,7 +37,7 @@ from echo_stream.core.errors import DeliveryError
 from echo_stream.core.text import utc_text
 from echo_stream.daemon.logs import configure
 from echo_stream.mqtt import schema
-from echo_stream.mqtt.connection import Broker
+from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.publisher import Publisher
 from tests.support.broker import MosquittoBroker, mosquitto
 

@@ -35,7 +35,7 @@ from echo_stream.detect.reference import Reference
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import Encoder, make_encoder
 from echo_stream.encode.runtime import GPU, class_of, cpu
-from echo_stream.mqtt.connection import Broker
+from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.pipeline.factory import build_encoder, sensor_limits
 from echo_stream.pipeline.health import Health

@@ -29,7 +29,8 @@ from echo_stream.cli.demo_broker import HOST, DemoBroker, demo_broker
 from echo_stream.config.schema import AlarmSettings
 from echo_stream.core.errors import DeliveryError, EchoStreamError
 from echo_stream.evidence.store import list_events
-from echo_stream.mqtt.connection import Broker, Connection
+from echo_stream.mqtt.broker import Broker
+from echo_stream.mqtt.connection import Connection
 from echo_stream.web import installed as web_installed
 
 SEED: Final = 5

@@ -37,7 +37,8 @@ def history(
     import sqlite3
 
     from echo_stream.core.errors import EchoStreamError
-    from echo_stream.history.store import HISTORY_FILE, read_history, rows_to_csv
+    from echo_stream.history.read import read_history, rows_to_csv
+    from echo_stream.history.store import HISTORY_FILE
 
     quiet()
     settings = read_config(config)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from paho.mqtt.client import MQTTMessage
 
 from echo_stream.core.errors import DeliveryError
-from echo_stream.mqtt.connection import (
+from echo_stream.mqtt.broker import (
     Broker,
     BrokerAway,
     BrokerLacks,
@@ -26,11 +26,9 @@ from echo_stream.mqtt.connection import (
     BrokerSilent,
     BrokerTooOld,
     Concessions,
-    Connection,
-    Protocol,
-    Will,
     untrusted,
 )
+from echo_stream.mqtt.connection import Connection, Protocol, Will
 from echo_stream.mqtt.homeassistant import discovery_topic, is_ours
 from echo_stream.mqtt.topics import Topics
 

@@ -22,7 +22,8 @@ from paho.mqtt.client import MQTTMessage
 from echo_stream.cli.common import read_config_or_defaults
 from echo_stream.cli.watch import Fleet, MachineNow, seconds_since
 from echo_stream.core.errors import CommandRefused, ConfigError, DeliveryError
-from echo_stream.mqtt.connection import Broker, BrokerRefuses, BrokerTooOld, Connection, Protocol
+from echo_stream.mqtt.broker import Broker, BrokerRefuses, BrokerTooOld
+from echo_stream.mqtt.connection import Connection, Protocol
 from echo_stream.mqtt.payloads import Payload
 from echo_stream.mqtt.topics import Topics
 from echo_stream.pipeline.factory import broker_settings

@@ -29,7 +29,8 @@ from echo_stream.config.schema import Config, NotifySettings
 from echo_stream.core.errors import ConfigError, MissingExtra
 from echo_stream.core.files import read_regular
 from echo_stream.core.guard import GuardedThread
-from echo_stream.mqtt.outbox import Outbox, Row, steady_time
+from echo_stream.mqtt.outbox import Outbox, steady_time
+from echo_stream.mqtt.outbox_file import Row
 from echo_stream.mqtt.payloads import Payload
 
 TIMEOUT_S: Final = 10.0

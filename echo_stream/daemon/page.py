@@ -48,7 +48,8 @@ from echo_stream.daemon.stations import StationRegistry
 from echo_stream.daemon.status import Snapshot
 from echo_stream.evidence.store import Kept, find_event, newest_events
 from echo_stream.history.minutes import MinuteRow
-from echo_stream.history.store import HISTORY_FILE, read_highest, read_history, read_journal
+from echo_stream.history.read import read_highest, read_history, read_journal
+from echo_stream.history.store import HISTORY_FILE
 from echo_stream.mqtt.commands import Command, ReplyTo, parse
 from echo_stream.mqtt.payloads import LevelState, Payload
 from echo_stream.pipeline.station import Scored, Station

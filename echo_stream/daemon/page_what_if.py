@@ -17,7 +17,7 @@ from echo_stream.core.types import AlarmLevel
 from echo_stream.daemon.page_models import journal_items
 from echo_stream.detect.bank import NormalBank
 from echo_stream.history.minutes import MinuteRow
-from echo_stream.history.store import read_history, read_journal
+from echo_stream.history.read import read_history, read_journal
 from echo_stream.history.what_if import episodes
 from echo_stream.pipeline.factory import trip_levels
 from echo_stream.web import models

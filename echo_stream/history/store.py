@@ -14,10 +14,9 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -33,12 +32,10 @@ WRITE_EVERY_S = 10.0
 ROWS_A_DAY = 86_400 // MINUTE_S
 MOST_EVENTS = 100_000
 """Events that the journal keeps; the oldest go."""
-MOST_SEEKS = 5000
-"""In damaged history; a second at most."""
 MOST_WAITING = 100_000
 """Rows in memory while the disk refuses: 1,000 machines for 100 minutes."""
-_SCALE = 1000.0
-_FINE = 10_000.0
+SCALE = 1000.0
+FINE = 10_000.0
 """Of measures: a quiet bearing has 0.01 m/s2."""
 _MEASURED = tuple(f"{name}_{of}" for name in MEASURES for of in ("median", "max"))
 _TABLES = f"""
@@ -57,7 +54,7 @@ CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, machine TEXT NOT NULL, payload TEXT NOT NULL);
 """
 
-_Values = tuple[int | None, ...]
+Values = tuple[int | None, ...]
 """Of a row, as they are stored."""
 
 log = structlog.get_logger()
@@ -202,7 +199,7 @@ class HistoryStore:
             log.info("history is written again", path=str(self._path), waited=len(rows))
             self._last_error = None
 
-    def _packed_or_none(self, database: sqlite3.Connection, row: MinuteRow) -> tuple[_Values, _Values] | None:
+    def _packed_or_none(self, database: sqlite3.Connection, row: MinuteRow) -> tuple[Values, Values] | None:
         """A row that SQLite cannot hold, such as one with NaN, must not hold up all others."""
         try:
             return self._packed(database, row), _packed_measures(row)
@@ -210,19 +207,19 @@ class HistoryStore:
             log.error("history row is dropped", machine=row.machine, minute_s=row.minute_s, reason=str(error))
             return None
 
-    def _packed(self, database: sqlite3.Connection, row: MinuteRow) -> _Values:
+    def _packed(self, database: sqlite3.Connection, row: MinuteRow) -> Values:
         low, high = row.band_hz or (None, None)
         return (
             self._id(database, row.machine),
             row.minute_s // MINUTE_S,
             row.windows,
-            round(row.score_median * _SCALE),
-            round(row.score_max * _SCALE),
-            round(row.over_warning * _SCALE),
-            round(row.over_alarm * _SCALE),
+            round(row.score_median * SCALE),
+            round(row.score_max * SCALE),
+            round(row.over_warning * SCALE),
+            round(row.over_alarm * SCALE),
             round(row.level_dbfs * 10),
             self._id(database, row.operating_state),
-            round(row.coverage * _SCALE),
+            round(row.coverage * SCALE),
             None if low is None else round(low),
             None if high is None else round(high),
         )
@@ -235,132 +232,6 @@ class HistoryStore:
         return self._names[name]
 
 
-def read_history(
-    path: Path, machine: str, *, since_s: float, until_s: float | None = None
-) -> list[MinuteRow]:
-    """Rows of a machine in order of time; any thread, also of another process.
-
-    Args:
-        path: Of the SQLite file; a missing one has no rows.
-        machine: Id of the machine.
-        since_s: Unix time of the first row.
-        until_s: Unix time before which the last row begins; None: no end.
-
-    Raises:
-        sqlite3.Error: the file is damaged, or is no history.
-    """
-    if not path.exists():
-        return []
-    last = 2**40 if until_s is None else int(-(-until_s // MINUTE_S)) - 1
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as database:
-        _check_version(database, path)
-        names = dict(database.execute("SELECT id, name FROM names"))
-        machine_id = next((number for number, name in names.items() if name == machine), None)
-        span = machine_id, int(since_s // MINUTE_S), last
-        measured = {}
-        if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'measured'").fetchone():
-            measured = {each[1]: each[2:] for each in _between(database, "measured", *span)}
-        rows = [
-            row
-            for each in _between(database, "minutes", *span)
-            if (row := _unpacked_or_none(machine, names, each, measured.get(each[1], ())))
-        ]
-    return sorted(rows, key=lambda row: row.minute_s)
-
-
-def _between(
-    database: sqlite3.Connection, table: str, machine_id: int | None, first: int, last: int
-) -> Iterator[_Values]:
-    """Rows of a machine from one minute to another, in any order; those on a damaged page are left out.
-
-    SQLite ends a query at a damaged page. Halves of the time are asked for until the rest is found.
-    """
-    unknown = deque([(first, last)])
-    for _ in range(MOST_SEEKS):
-        if not unknown:
-            return
-        first, last = unknown.popleft()
-        try:
-            yield from database.execute(
-                f"SELECT * FROM {table} WHERE machine = ? AND minute BETWEEN ? AND ?",  # noqa: S608
-                (machine_id, first, last),
-            ).fetchall()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            middle = (first + last) // 2
-            if first < last:
-                unknown += [(first, middle), (middle + 1, last)]
-
-
-def _unpacked_or_none(
-    machine: str, names: dict[int, str], values: _Values, measured: _Values
-) -> MinuteRow | None:
-    try:
-        return replace(_unpacked(machine, names, values), measured=_unpacked_measures(measured))
-    except (OverflowError, TypeError, ValueError):  # a damaged value
-        return None
-
-
-def read_highest(path: Path, *, since_s: float, step_s: float) -> dict[str, list[tuple[float, float, float]]]:
-    """The highest score of every machine in each piece of time, for the small charts of many machines.
-
-    Args:
-        path: Of the SQLite file; a missing one has no rows.
-        since_s: Unix time of the first piece.
-        step_s: Length of a piece; a multiple of a minute.
-
-    Returns:
-        By machine: (Unix time at which the piece begins, highest score, mean coverage), in order of time.
-
-    Raises:
-        sqlite3.Error: the file is damaged, or is no history.
-    """
-    found: dict[str, list[tuple[float, float, float]]] = {}
-    if not path.exists():
-        return found
-    step = max(1, round(step_s / MINUTE_S))
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as database:
-        _check_version(database, path)
-        rows = database.execute(
-            "SELECT n.name, m.minute / ?1 AS piece, MAX(m.score_max), SUM(m.coverage) FROM minutes m "
-            "JOIN names n ON n.id = m.machine WHERE m.minute >= ?2 GROUP BY m.machine, piece ORDER BY piece",
-            (step, int(since_s // MINUTE_S)),
-        )
-        for name, piece, highest, coverage in rows:
-            at_s = float(piece * step * MINUTE_S)
-            found.setdefault(name, []).append((at_s, highest / _SCALE, coverage / step / _SCALE))
-    return found
-
-
-def read_journal(
-    path: Path, *, machine: str | None = None, before: int | None = None, limit: int = 200
-) -> list[tuple[int, JournalEntry]]:
-    """Events of the journal with their numbers, newest first.
-
-    Args:
-        path: Of the SQLite file; a missing one has none.
-        machine: Only of this one.
-        before: Only those with a smaller number: the page before.
-        limit: So many at most.
-
-    Raises:
-        sqlite3.Error: the file is damaged, or is no history.
-    """
-    if not path.exists():
-        return []
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as database:
-        _check_version(database, path)
-        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone():
-            return []  # of a version that kept none
-        rows = database.execute(
-            "SELECT id, kind, machine, payload FROM events WHERE (?1 IS NULL OR machine = ?1) "
-            "AND (?2 IS NULL OR id < ?2) ORDER BY id DESC LIMIT ?3",
-            (machine, before, limit),
-        )
-        return [(number, JournalEntry(*values)) for number, *values in rows]
-
-
 def _add_events(database: sqlite3.Connection, events: Iterable[JournalEntry]) -> None:
     database.executemany(
         "INSERT INTO events (kind, machine, payload) VALUES (?, ?, ?)",
@@ -369,35 +240,11 @@ def _add_events(database: sqlite3.Connection, events: Iterable[JournalEntry]) ->
     database.execute("DELETE FROM events WHERE id <= (SELECT MAX(id) FROM events) - ?", (MOST_EVENTS,))
 
 
-def _packed_measures(row: MinuteRow) -> _Values:
+def _packed_measures(row: MinuteRow) -> Values:
     if not row.measured:
         return ()
     found = (row.measured.get(name, (None, None)) for name in MEASURES)
-    return tuple(None if value is None else round(value * _FINE) for pair in found for value in pair)
-
-
-def _unpacked_measures(values: _Values) -> dict[str, tuple[float, float]]:
-    pairs = zip(MEASURES, values[::2], values[1::2], strict=False)
-    return {n: (a / _FINE, b / _FINE) for n, a, b in pairs if a is not None and b is not None}
-
-
-def _unpacked(machine: str, names: dict[int, str], values: _Values) -> MinuteRow:
-    _, minute, windows, middle, highest, warning, alarm, level, state, coverage, low, high = (
-        0 if value is None and i < 10 else value for i, value in enumerate(values)
-    )
-    return MinuteRow(
-        machine,
-        int(minute or 0) * MINUTE_S,
-        windows=int(windows or 0),
-        score_median=(middle or 0) / _SCALE,
-        score_max=(highest or 0) / _SCALE,
-        over_warning=(warning or 0) / _SCALE,
-        over_alarm=(alarm or 0) / _SCALE,
-        level_dbfs=(level or 0) / 10,
-        operating_state=names.get(int(state or 0), "?"),
-        coverage=(coverage or 0) / _SCALE,
-        band_hz=None if low is None or high is None else (float(low), float(high)),
-    )
+    return tuple(None if value is None else round(value * FINE) for pair in found for value in pair)
 
 
 def prune(database: sqlite3.Connection, machine_id: int, most_rows: int) -> int:
@@ -421,7 +268,7 @@ def _connected(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         try:
             database.execute("PRAGMA journal_mode = WAL")
-            _check_version(database, path)
+            check_version(database, path)
             database.executescript(_TABLES + f"PRAGMA user_version = {VERSION};")
         except (sqlite3.DatabaseError, UnicodeError) as error:
             if isinstance(error, sqlite3.OperationalError) and not _is_corrupt(error):
@@ -442,7 +289,8 @@ def _is_corrupt(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def _check_version(database: sqlite3.Connection, path: Path) -> None:
+def check_version(database: sqlite3.Connection, path: Path) -> None:
+    """Raises sqlite3.Error where a newer version has written the file."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise sqlite3.OperationalError(
@@ -459,23 +307,3 @@ def _set_aside(path: Path, reason: str) -> None:
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     log.error("history is damaged and was set aside", path=str(kept), reason=reason)
-
-
-def rows_to_csv(rows: Iterable[MinuteRow]) -> Iterator[str]:
-    """Lines of a CSV file with a head; times in UTC, units in the names; measures where a row has some."""
-    rows = list(rows)
-    names = [name for name in MEASURES if any(name in row.measured for row in rows)]
-    more = "".join(f",{name}_median,{name}_max" for name in names)
-    yield (
-        "time_utc,machine,windows,score_median,score_max,over_warning,over_alarm,level_dbfs,operating_state,"
-        f"coverage,band_low_hz,band_high_hz{more}"
-    )
-    for row in rows:
-        low, high = row.band_hz or ("", "")
-        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.minute_s))
-        pairs = (row.measured.get(name) for name in names)
-        measured = "".join(f",{pair[0]:.4f},{pair[1]:.4f}" if pair else ",," for pair in pairs)
-        yield (
-            f"{at},{row.machine},{row.windows},{row.score_median:.3f},{row.score_max:.3f},"
-            f"{row.over_warning:.3f},{row.over_alarm:.3f},{row.level_dbfs:.1f},{row.operating_state},{row.coverage:.3f},{low},{high}{measured}"
-        )

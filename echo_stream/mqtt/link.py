@@ -17,17 +17,16 @@ import structlog
 
 from echo_stream.core.errors import DeliveryError
 from echo_stream.core.guard import GuardedThread
-from echo_stream.mqtt.connection import (
+from echo_stream.mqtt.broker import (
     BrokerAway,
     BrokerLacks,
     BrokerRefuses,
     BrokerSilent,
     BrokerTooOld,
     Concessions,
-    Connection,
     Limits,
-    Protocol,
 )
+from echo_stream.mqtt.connection import Connection, Protocol
 from echo_stream.mqtt.inbox import Inbox
 from echo_stream.mqtt.mailbox import Mailbox
 from echo_stream.mqtt.outbox import Outbox, steady_time

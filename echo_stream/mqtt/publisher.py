@@ -16,8 +16,9 @@ import structlog
 
 from echo_stream import __version__
 from echo_stream.core.guard import GuardedThread
+from echo_stream.mqtt.broker import Broker, Concessions
 from echo_stream.mqtt.commands import Command
-from echo_stream.mqtt.connection import Broker, Concessions, Connection, Protocol, Will
+from echo_stream.mqtt.connection import Connection, Protocol, Will
 from echo_stream.mqtt.homeassistant import discovery, discovery_topic, node_discovery
 from echo_stream.mqtt.inbox import Inbox
 from echo_stream.mqtt.link import Link

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from echo_stream.core.text import clean_text
-from echo_stream.mqtt.connection import BrokerAway, BrokerRefuses, Connection
+from echo_stream.mqtt.broker import BrokerAway, BrokerRefuses
+from echo_stream.mqtt.connection import Connection
 from echo_stream.mqtt.mailbox import Mailbox, Message
-from echo_stream.mqtt.outbox import Outbox, Row
+from echo_stream.mqtt.outbox import Outbox
+from echo_stream.mqtt.outbox_file import Row
 from echo_stream.mqtt.payloads import OFFLINE, fitting_text
 
 log = structlog.get_logger()

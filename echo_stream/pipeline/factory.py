@@ -46,7 +46,7 @@ from echo_stream.evidence.lines import lines_hz
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.evidence.store import Kept
 from echo_stream.history.store import HISTORY_FILE, HistoryStore
-from echo_stream.mqtt.connection import Broker
+from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.mqtt.speeds import SpeedTopic
 from echo_stream.pipeline.elsewhere import Surroundings

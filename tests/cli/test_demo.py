@@ -19,7 +19,8 @@ from paho.mqtt.client import MQTTv5, MQTTv311
 from echo_stream.cli.demo import listen
 from echo_stream.cli.demo_broker import HOST, DemoBroker, _amqtt, _free_port, demo_broker
 from echo_stream.core.errors import DeliveryError, EchoStreamError
-from echo_stream.mqtt.connection import Broker, Connection
+from echo_stream.mqtt.broker import Broker
+from echo_stream.mqtt.connection import Connection
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from echo_stream.cli.mqtt_check import STEPS, Step, check
-from echo_stream.mqtt.connection import Broker
+from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.topics import Topics
 from tests.support.broker import HOST, MosquittoBroker, free_port, make_pki, mosquitto
 from tests.support.fake_broker import FakeBroker, packets

@@ -20,7 +20,7 @@ from echo_stream.cli.watch import Fleet
 from echo_stream.core.errors import ConfigError, DeliveryError
 from echo_stream.core.text import utc_text
 from echo_stream.mqtt import schema
-from echo_stream.mqtt.connection import Broker
+from echo_stream.mqtt.broker import Broker
 from tests.mqtt.conftest import Subscriber
 from tests.support.broker import MosquittoBroker, free_port, mosquitto
 

@@ -13,7 +13,7 @@ from echo_stream.cli.plant_broker import Plant, follow
 from echo_stream.cli.watch import MOST_BYTES, MOST_ITEMS, MOST_TEXT, Fleet
 from echo_stream.mqtt import payloads as messages
 from echo_stream.mqtt import schema
-from echo_stream.mqtt.connection import Broker
+from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.publisher import Publisher
 from tests.mqtt.conftest import NOON, a_score, an_event, wait_until
 from tests.support.broker import MosquittoBroker

@@ -13,7 +13,7 @@ import pytest
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState, DriftEvent, SensorEvent, SensorFault
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.mqtt import event_models as models
-from echo_stream.mqtt.connection import Broker
+from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.pipeline.station import Station
 from tests.support.stations import RATE_HZ, build_stations, write_config

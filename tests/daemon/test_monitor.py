@@ -14,7 +14,7 @@ from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.monitor import Monitor
 from echo_stream.daemon.stations import FailedMachine
 from echo_stream.daemon.systemd import Notifier
-from echo_stream.mqtt.connection import Broker
+from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.pipeline.station import Station
 from tests.support.stations import build_stations, write_config

@@ -24,7 +24,7 @@ from echo_stream.daemon.status import StatusServer
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.history.minutes import MinuteRow
 from echo_stream.history.store import HistoryStore
-from echo_stream.mqtt.connection import Broker
+from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.publisher import Publisher
 from tests.daemon.test_metrics import samples
 from tests.support.daemon import wait_for

@@ -18,14 +18,8 @@ import pytest
 
 from echo_stream.history import store as store_module
 from echo_stream.history.minutes import MinuteRow, MinuteSummary, WindowFigures
-from echo_stream.history.store import (
-    HistoryStore,
-    prune,
-    read_highest,
-    read_history,
-    read_journal,
-    rows_to_csv,
-)
+from echo_stream.history.read import read_highest, read_history, read_journal, rows_to_csv
+from echo_stream.history.store import HistoryStore, prune
 
 NOON_S = 1_790_000_040  # the 20th second of a minute
 LEVELS = {"warning": 2.0, "alarm": 4.0}

@@ -23,7 +23,7 @@ from paho.mqtt.properties import Properties
 
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState, BandScore, Neighbour, Score
 from echo_stream.mqtt import payloads as messages
-from echo_stream.mqtt.connection import Broker
+from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.publisher import Publisher
 from tests.support.broker import MosquittoBroker, mosquitto
 

@@ -19,8 +19,8 @@ from echo_stream.cli.mqtt_check import purge_discovery
 from echo_stream.core.measures import MEASURES
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState
 from echo_stream.mqtt import payloads as messages
+from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.commands import ReplyTo, Verb, parse
-from echo_stream.mqtt.connection import Broker
 from echo_stream.mqtt.homeassistant import discovery, discovery_topic, is_ours, node_discovery, unique_id
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.mqtt.topics import Topics

@@ -13,7 +13,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.publish import single
 
-from echo_stream.mqtt.connection import untrusted
+from echo_stream.mqtt.broker import untrusted
 from echo_stream.mqtt.publisher import Publisher
 from tests.support.broker import dated_certificate, make_pki, mosquitto
 

@@ -19,7 +19,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from echo_stream.mqtt.outbox import Outbox, Row
+from echo_stream.mqtt.outbox import Outbox
+from echo_stream.mqtt.outbox_file import Row
 from echo_stream.mqtt.salvage import salvage
 
 NOW_S = 1_800_000_000.0

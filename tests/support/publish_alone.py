@@ -23,7 +23,8 @@ from typing import Any
 
 import structlog
 
-from echo_stream.mqtt.connection import Broker, Connection
+from echo_stream.mqtt.broker import Broker
+from echo_stream.mqtt.connection import Connection
 from echo_stream.mqtt.outbox import Outbox
 from echo_stream.mqtt.publisher import Publisher
 

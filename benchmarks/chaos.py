@@ -26,6 +26,7 @@ from pathlib import Path
 
 from benchmarks.chaos_proxy import Mode, Proxy
 from echo_stream.mqtt import payloads as messages
+from echo_stream.mqtt import state_payloads
 from tests.mqtt.conftest import NOON, Process, Subscriber, an_event, subscribe, wait_until
 from tests.support.broker import MosquittoBroker, mosquitto
 
@@ -147,7 +148,7 @@ class Chaos:
     def _put_event(self, machine: str, seq: int) -> None:
         event = an_event(machine, seq)
         event_id = event["event_id"]
-        state = messages.alarm_state(node="pc7", machine=machine, name=machine, ts=NOON, levels={})
+        state = state_payloads.alarm_state(node="pc7", machine=machine, name=machine, ts=NOON, levels={})
         state["event_id"] = event_id
         self._states[machine] = state
         process = self._process

@@ -24,7 +24,7 @@ from benchmarks.plant import Machines, Settings, configure, prepare
 from benchmarks.soak_scene import UNIT_SETS
 from echo_stream.config.load import load
 from echo_stream.core.types import Score, Window
-from echo_stream.mqtt import payloads
+from echo_stream.mqtt import payloads, state_payloads
 from echo_stream.pipeline.factory import build_encoder, build_station, open_sources
 from echo_stream.pipeline.station import sensor_figures
 from tests.support.broker import MosquittoBroker
@@ -75,7 +75,7 @@ def measure(folder: Path, banks: Path | None, rate_hz: int, machines: int, secon
 
 
 def _payload(score: Score, window: Window) -> payloads.Payload:
-    return payloads.score(
+    return state_payloads.score(
         score, node="n", machine="m", ts=window.captured_at, threshold=1.0, warning_threshold=1.0
     )
 

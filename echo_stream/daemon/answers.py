@@ -30,7 +30,8 @@ from echo_stream.daemon.proposals import lossless, require_room
 from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.evidence.store import Kept, document_path
 from echo_stream.history.sample import FAULTS, FeatureSample
-from echo_stream.mqtt.payloads import Payload, new_event_id
+from echo_stream.mqtt.event_ids import new_event_id
+from echo_stream.mqtt.payloads import Payload
 from echo_stream.web import models
 
 LEARN_S: Final = 1800.0

@@ -34,7 +34,8 @@ from echo_stream.daemon.enrolment import SAMPLE_BYTES, Enrolment, Fit, Limits, R
 from echo_stream.daemon.operator_commands import logged
 from echo_stream.daemon.stations import StationRegistry
 from echo_stream.mqtt.commands import Command, Enrol, EnrolAction, ReplyTo, Verb, parse
-from echo_stream.mqtt.payloads import Payload, new_event_id
+from echo_stream.mqtt.event_ids import new_event_id
+from echo_stream.mqtt.payloads import Payload
 
 WAITING: Final = 256
 """Pieces of sound that wait for the disk: 25 MB at a hop of 0.5 s and 48 kHz."""

@@ -26,7 +26,7 @@ from echo_stream.daemon.saved_state import Levels, restore_state, save_state
 from echo_stream.evidence.normal_sound import file_of
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.evidence.store import Kept
-from echo_stream.mqtt import payloads
+from echo_stream.mqtt import event_ids, payloads, state_payloads
 from echo_stream.mqtt.payloads import LevelState, Payload
 from echo_stream.mqtt.publisher import Kind, Publisher
 from echo_stream.mqtt.speeds import Speed
@@ -54,7 +54,7 @@ class EventPublisher:
         """Gets each event before the broker's outbox does: what is in there is no longer told anew."""
         self.heard: Callable[[str], Sequence[Features]] = lambda _machine: ()
         """Features of a machine's newest windows."""
-        self._ids = payloads.EventIds()
+        self._ids = event_ids.EventIds()
         self._names: dict[str, str] = {}
         self._publisher = publisher
         self._levels: dict[str, Levels] = {}
@@ -210,7 +210,7 @@ class EventPublisher:
         if self.evidence:
             self.evidence.on_samples_buffered(window.machine, window.end, window.captured_at)
         trips = {alarm.level: alarm.trip for alarm in station.alarms}
-        payload = payloads.score(
+        payload = state_payloads.score(
             score,
             node=self._node,
             machine=window.machine,
@@ -222,7 +222,7 @@ class EventPublisher:
 
     def health(self, found: Mapping[str, Any]) -> None:
         """How well a machine is being listened to; `found` is its part of the overview."""
-        payload = payloads.health(
+        payload = state_payloads.health(
             node=self._node,
             machine=found["machine"],
             ts=datetime.now(UTC),
@@ -271,7 +271,7 @@ class EventPublisher:
         self, reasons: Sequence[str], counters: Mapping[str, int], worst_coverage_10m: float | None
     ) -> None:
         """Whether all parts of the daemon work."""
-        payload = payloads.node_health(
+        payload = state_payloads.node_health(
             node=self._node,
             ts=datetime.now(UTC),
             reasons=reasons,
@@ -296,7 +296,9 @@ class EventPublisher:
 
     def _publish_alarm_state(self, machine: str, ts: datetime) -> None:
         name, levels = self._names[machine], self._levels[machine]
-        payload = payloads.alarm_state(node=self._node, machine=machine, name=name, ts=ts, levels=levels)
+        payload = state_payloads.alarm_state(
+            node=self._node, machine=machine, name=name, ts=ts, levels=levels
+        )
         self._publisher.set_alarm(machine, payload)
 
     def save_states(self, stations: Iterable[Station]) -> None:

@@ -18,7 +18,7 @@ from paho.mqtt.client import MQTTMessage
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.log_limit import LogLimit
 from echo_stream.core.text import clean_text
-from echo_stream.mqtt import payloads as messages
+from echo_stream.mqtt import state_payloads
 from echo_stream.mqtt.commands import Command, ReplyTo, parse, tokens
 from echo_stream.mqtt.mailbox import Mailbox
 from echo_stream.mqtt.payloads import ONLINE
@@ -197,7 +197,7 @@ class Inbox:
     def _send(
         self, machine: str, reply_to: ReplyTo, verb: str | None, token: str | None, *, ok: bool, outcome: str
     ) -> None:
-        payload = messages.reply(
+        payload = state_payloads.reply(
             node=self._topics.node,
             machine=machine,
             ts=datetime.now(UTC),

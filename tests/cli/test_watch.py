@@ -11,8 +11,7 @@ import pytest
 
 from echo_stream.cli.plant_broker import Plant, follow
 from echo_stream.cli.watch import MOST_BYTES, MOST_ITEMS, MOST_TEXT, Fleet
-from echo_stream.mqtt import payloads as messages
-from echo_stream.mqtt import schema
+from echo_stream.mqtt import schema, state_payloads
 from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.publisher import Publisher
 from tests.mqtt.conftest import NOON, a_score, an_event, wait_until
@@ -31,7 +30,7 @@ AN_ALARM = json.dumps(example_of("alarm")).encode()
 def test_messages_add_up() -> None:
     fleet = Fleet(ROOT)
     event = an_event()
-    score = messages.score(a_score(), node="pc7", machine="pump3", ts=NOON, threshold=2.1)
+    score = state_payloads.score(a_score(), node="pc7", machine="pump3", ts=NOON, threshold=2.1)
     assert fleet.apply(f"{ROOT}/pc7/pump3/availability", b"online")
     pump = fleet.machines["pc7", "pump3"]
     assert not fleet.listening(pump), "the node has not said that it is online"

@@ -45,7 +45,7 @@ from echo_stream.evidence.store import (
     remove_parts,
     tidy,
 )
-from echo_stream.mqtt.payloads import new_event_id
+from echo_stream.mqtt.event_ids import new_event_id
 
 RATE_HZ = 8000
 START = datetime(2026, 11, 20, 8, 0, 0, tzinfo=UTC)

@@ -22,6 +22,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState, BandScore, Neighbour, Score
+from echo_stream.mqtt import event_ids
 from echo_stream.mqtt import payloads as messages
 from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.publisher import Publisher
@@ -64,7 +65,7 @@ def an_event(
     return messages.event(
         AlarmEvent(machine=machine, level=level, **{**transition, **fields}),
         node="pc7",
-        event_id=messages.new_event_id(NOON),
+        event_id=event_ids.new_event_id(NOON),
         seq=seq,
         ts=NOON,
         onset_ts=NOON - timedelta(seconds=3),

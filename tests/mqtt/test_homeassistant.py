@@ -19,6 +19,7 @@ from echo_stream.cli.mqtt_check import purge_discovery
 from echo_stream.core.measures import MEASURES
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState
 from echo_stream.mqtt import payloads as messages
+from echo_stream.mqtt import state_payloads
 from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.commands import ReplyTo, Verb, parse
 from echo_stream.mqtt.homeassistant import discovery, discovery_topic, is_ours, node_discovery, unique_id
@@ -203,22 +204,24 @@ def test_the_event_entity_says_what_happened(cause: str, level: AlarmLevel, type
 
 def test_templates_say_what_the_payloads_say() -> None:
     components = a_discovery()["cmps"]
-    score = messages.score(a_score(), node="pc7", machine="pump3", ts=NOON, threshold=2.1)
+    score = state_payloads.score(a_score(), node="pc7", machine="pump3", ts=NOON, threshold=2.1)
     low, high, _ = score["bands_hz"][0]
     assert rendered(components["band"], score) == f"{round(low)} to {round(high)} Hz"
     assert rendered(components["condition"], score) == score["condition"]
     assert float(rendered(components["level"], score)) == score["level_dbfs"]
-    quiet = messages.score(replace(a_score(), bands=()), node="pc7", machine="pump3", ts=NOON, threshold=2.1)
+    quiet = state_payloads.score(
+        replace(a_score(), bands=()), node="pc7", machine="pump3", ts=NOON, threshold=2.1
+    )
     assert rendered(components["band"], quiet) == "none"
     levels = {AlarmLevel.WARNING: messages.LevelState(AlarmState.UNACK, True)}
-    alarm = messages.alarm_state(node="pc7", machine="pump3", name="P", ts=NOON, levels=levels)
+    alarm = state_payloads.alarm_state(node="pc7", machine="pump3", name="P", ts=NOON, levels=levels)
     assert rendered(components["alarm"], alarm) == "OFF"
     assert rendered(components["warning"], alarm) == "ON"
     levels = {AlarmLevel.ALARM: messages.LevelState(AlarmState.OUT_OF_SERVICE)}
-    alarm = messages.alarm_state(node="pc7", machine="pump3", name="P", ts=NOON, levels=levels)
+    alarm = state_payloads.alarm_state(node="pc7", machine="pump3", name="P", ts=NOON, levels=levels)
     assert rendered(components["out_of_service"], alarm) == "ON"
     node = node_discovery(TOPICS, version="1")["cmps"]
-    health = messages.node_health(
+    health = state_payloads.node_health(
         node="pc7", ts=NOON, reasons=["x"], counters={"outbox_depth": 7}, worst_coverage_10m=0.75
     )
     said = [rendered(node[key], health) for key in ("degraded", "waiting", "worst_coverage")]
@@ -300,8 +303,8 @@ def test_home_assistants_own_code_takes_it() -> None:
             "HOME ASSISTANT'S OWN CODE WAS NOT ASKED, only the documented fields: run "
             "scripts/test-homeassistant, which sets HOMEASSISTANT_PYTHON"
         )
-    alarm = messages.alarm_state(node="pc7", machine="pump3", name="Pump 3", ts=NOON, levels={})
-    score = messages.score(a_score(), node="pc7", machine="pump3", ts=NOON, threshold=2.1)
+    alarm = state_payloads.alarm_state(node="pc7", machine="pump3", name="Pump 3", ts=NOON, levels={})
+    score = state_payloads.score(a_score(), node="pc7", machine="pump3", ts=NOON, threshold=2.1)
     bank = messages.bank(
         node="pc7", machine="pump3", ts=NOON, installed="b7", proposed="b8", effect="level 2.1 to 2.3"
     )
@@ -394,7 +397,7 @@ def test_a_machine_that_joins_and_leaves(broker: MosquittoBroker, publish: Publi
     wait_until(lambda: publisher.connected, "connected")
     publisher.add_machine("pump3", "Pump 3")
     publisher.set_available("pump3", True)
-    state = messages.alarm_state(node="pc7", machine="pump3", name="Pump 3", ts=NOON, levels={})
+    state = state_payloads.alarm_state(node="pc7", machine="pump3", name="Pump 3", ts=NOON, levels={})
     publisher.set_alarm("pump3", state)
     wait_until(lambda: heard.texts("echo-stream/pc7/pump3/alarm"), "its alarm")
     wait_until(lambda: heard.texts(TOPIC), "its discovery")

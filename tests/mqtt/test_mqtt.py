@@ -18,6 +18,7 @@ import pytest
 from echo_stream.core.types import AlarmLevel, AlarmState
 from echo_stream.mqtt import payloads as messages
 from echo_stream.mqtt import session as mqtt_session
+from echo_stream.mqtt import state_payloads
 from echo_stream.mqtt.publisher import Kind, Publisher
 from tests.support.broker import MosquittoBroker, mosquitto
 from tests.support.fake_broker import ACCEPT, FakeBroker, packets, publication
@@ -32,11 +33,11 @@ ROOT = "echo-stream/pc7"
 
 def alarm_payload(state: messages.LevelState | None = None) -> messages.Payload:
     levels = {} if state is None else {AlarmLevel.ALARM: state}
-    return messages.alarm_state(node="pc7", machine="pump3", name="Pump 3", ts=NOON, levels=levels)
+    return state_payloads.alarm_state(node="pc7", machine="pump3", name="Pump 3", ts=NOON, levels=levels)
 
 
 def score_payload(value: float = 3.41) -> messages.Payload:
-    return messages.score(a_score(value), node="pc7", machine="pump3", ts=NOON, threshold=2.1)
+    return state_payloads.score(a_score(value), node="pc7", machine="pump3", ts=NOON, threshold=2.1)
 
 
 def put_events(publisher: Publisher, count: int, machine: str = "pump3") -> list[str]:
@@ -674,7 +675,9 @@ def test_a_root_of_several_levels_and_where_a_machine_stands(
     )
     wait_until(lambda: publisher.connected, "connected: scores of before would be stale")
     publisher.event("event", an_event(seq=publisher.next_seq("pump3")))
-    publisher.score("pump3", messages.score(a_score(), node="pc7", machine="pump3", ts=NOON, threshold=2.1))
+    publisher.score(
+        "pump3", state_payloads.score(a_score(), node="pc7", machine="pump3", ts=NOON, threshold=2.1)
+    )
     root = "acme/plant1/hall2/pc7"
     wait_until(lambda: heard.texts(f"{root}/pump3/event"), "its event")
     wait_until(lambda: heard.texts(f"{root}/pump3/score"), "its score")

@@ -22,6 +22,7 @@ from echo_stream.core.types import (
     SensorEvent,
     SensorFault,
 )
+from echo_stream.mqtt import event_ids, state_payloads
 from echo_stream.mqtt import payloads as messages
 from echo_stream.mqtt.topics import Topics
 
@@ -91,16 +92,17 @@ def test_what_is_not_finite_is_null() -> None:
 
 def test_a_score_below_normal_names_no_band() -> None:
     low = Score(-1.0, 0.9, (BandScore(0, 500, -0.5), BandScore(500, 900, -0.5)), (), -30, 0, "normal")
-    payload = messages.score(low, node="pc7", machine="pump3", ts=NOON, threshold=2.1)
+    payload = state_payloads.score(low, node="pc7", machine="pump3", ts=NOON, threshold=2.1)
     check(payload, "score")
     assert payload["bands_hz"] == []
 
 
 def test_score_and_health_and_evidence_fit_their_schemas() -> None:
     check(
-        messages.score(a_score(), node="a", machine="b", ts=NOON, threshold=2, warning_threshold=1), "score"
+        state_payloads.score(a_score(), node="a", machine="b", ts=NOON, threshold=2, warning_threshold=1),
+        "score",
     )
-    health = messages.health(
+    health = state_payloads.health(
         node="a",
         machine="b",
         ts=NOON,
@@ -118,7 +120,7 @@ def test_score_and_health_and_evidence_fit_their_schemas() -> None:
         **{"stage": "done", "progress": 1.0, "left_s": 0.0, "level_dbfs": None, "clipped": 0.0, "hum": 0.1},
         **{"said": "", "fits": [{"condition": "load", "bank": "b2", "verdict": "ok"}], "by": "anna"},
     }
-    health = messages.health(
+    health = state_payloads.health(
         node="a",
         machine="b",
         ts=NOON,
@@ -136,14 +138,14 @@ def test_score_and_health_and_evidence_fit_their_schemas() -> None:
     check(health, "health")
     assert health["enrolling"]["banks"] == ["b2"]
     for reasons in ([], ["pump3: \x1b[2J \ud800"] * 30):
-        found = messages.node_health(node="a", ts=NOON, reasons=reasons, counters={"restarts": 3})
+        found = state_payloads.node_health(node="a", ts=NOON, reasons=reasons, counters={"restarts": 3})
         check(found, "node")
         assert found["state"] == ("degraded" if reasons else "ok")
     check(
         messages.evidence(
             node="a",
             machine="b",
-            event_id=messages.new_event_id(NOON),
+            event_id=event_ids.new_event_id(NOON),
             ts=NOON,
             clip="c",
             picture=None,
@@ -154,7 +156,7 @@ def test_score_and_health_and_evidence_fit_their_schemas() -> None:
 
 
 def test_sensor_drift_and_flood_fit_their_schemas() -> None:
-    event_id = messages.new_event_id(NOON)
+    event_id = event_ids.new_event_id(NOON)
     for fault in SensorFault:
         event = SensorEvent("pump3", None, fault, 480_000, 240_000)
         payload = messages.sensor(event, node="pc7", event_id=event_id, ts=NOON, onset_ts=NOON)
@@ -181,7 +183,7 @@ def test_sensor_drift_and_flood_fit_their_schemas() -> None:
 @pytest.mark.parametrize("alarm", AlarmState)
 @pytest.mark.parametrize("warning", AlarmState)
 def test_alarm_state_tells_the_level_that_matters_more(alarm: AlarmState, warning: AlarmState) -> None:
-    payload = messages.alarm_state(
+    payload = state_payloads.alarm_state(
         node="pc7",
         machine="pump3",
         name="Pump 3",
@@ -199,7 +201,7 @@ def test_alarm_state_tells_the_level_that_matters_more(alarm: AlarmState, warnin
 
 
 def test_alarm_state_before_any_event() -> None:
-    payload = messages.alarm_state(node="pc7", machine="pump3", name="Pump 3", ts=NOON, levels={})
+    payload = state_payloads.alarm_state(node="pc7", machine="pump3", name="Pump 3", ts=NOON, levels={})
     check(payload, "alarm")
     assert (payload["state"], payload["active"], payload["priority"]) == ("NORMAL", False, None)
 
@@ -214,7 +216,7 @@ def test_timestamps_are_utc_and_need_a_zone() -> None:
 @given(st.lists(st.integers(0, 4_000_000_000_000), min_size=2, max_size=20, unique=True))
 def test_event_ids_sort_by_time(milliseconds: list[int]) -> None:
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    ids = [messages.new_event_id(epoch + timedelta(milliseconds=ms)) for ms in sorted(milliseconds)]
+    ids = [event_ids.new_event_id(epoch + timedelta(milliseconds=ms)) for ms in sorted(milliseconds)]
     # datetime.timestamp() is a float: of neighbours one millisecond apart, both may round to the same one.
     assert [event_id[:9] for event_id in ids] == sorted(event_id[:9] for event_id in ids)
     assert len(set(ids)) == len(ids)
@@ -224,33 +226,33 @@ def test_event_ids_sort_by_time(milliseconds: list[int]) -> None:
 @given(st.lists(st.integers(0, 4_000_000_000_000), min_size=2, max_size=20))
 def test_event_ids_stay_in_order_whatever_the_clock_does(milliseconds: list[int]) -> None:
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    ids = messages.EventIds()
+    ids = event_ids.EventIds()
     made = [ids.new(epoch + timedelta(milliseconds=ms)) for ms in milliseconds]
     assert made == sorted(set(made))
 
 
 def test_event_ids_go_on_after_those_of_an_earlier_run_and_never_come_twice() -> None:
-    saved = messages.EventIds().new(NOON + timedelta(days=365))  # the clock was a year ahead
+    saved = event_ids.EventIds().new(NOON + timedelta(days=365))  # the clock was a year ahead
     runs = []
     for _ in range(
         2
     ):  # the second is what comes after a full disk and a kill: nothing of the first was saved
-        ids = messages.EventIds()
+        ids = event_ids.EventIds()
         ids.begin_after(saved, NOON)
         runs.append([ids.new(NOON) for _ in range(100)])
         assert runs[-1] == sorted(runs[-1])
         assert runs[-1][0] > saved
     assert not set(runs[0]) & set(runs[1])
-    damaged = messages.EventIds()
+    damaged = event_ids.EventIds()
     damaged.begin_after("Z" * 26, NOON)
     damaged.begin_after("", NOON)
-    assert damaged.new(NOON)[:9] == messages.new_event_id(NOON)[:9]
+    assert damaged.new(NOON)[:9] == event_ids.new_event_id(NOON)[:9]
 
 
 def test_event_id_of_a_known_time() -> None:
     # The example of the specification (github.com/ulid/spec): 1469918176385 ms gives 01ARYZ6S41.
     at = datetime.fromtimestamp(1469918176.385, tz=UTC)
-    assert messages.new_event_id(at).startswith("01ARYZ6S41")
+    assert event_ids.new_event_id(at).startswith("01ARYZ6S41")
 
 
 def test_topics() -> None:

@@ -17,6 +17,10 @@ BrokerOption = Annotated[
     str | None,
     typer.Option("--broker", metavar="HOST[:PORT]", help="another than the configuration's"),
 ]
+AssetOption = Annotated[
+    list[str] | None,
+    typer.Option("--asset", metavar="KEY=VALUE", help="only machines that stand there: line=3"),
+]
 WhichArgument = Annotated[str, typer.Argument(metavar="NODE/MACHINE", help="as pc7/pump3")]
 ByOption = Annotated[str | None, typer.Option("--by", help="who asks; default: who runs this")]
 WhyOption = Annotated[str, typer.Option("--reason", help="why, for log and event")]
@@ -32,10 +36,7 @@ app = typer.Typer(
 @app.command("list")
 def list_(
     broker: BrokerOption = None,
-    asset: Annotated[
-        list[str] | None,
-        typer.Option("--asset", metavar="KEY=VALUE", help="only machines that stand there: line=3"),
-    ] = None,
+    asset: AssetOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -116,7 +117,7 @@ def show_plant(broker: str | None, assets: Sequence[str], config: Path | None, a
     from echo_stream.cli.plant_broker import Plant, collect, listed
 
     quiet()
-    plant, wanted = Plant.of(broker, config), _asset(assets)
+    plant, wanted = Plant.of(broker, config), assets_of(assets)
     found = listed(collect(plant), wanted)
     if as_json:
         print_json({"broker": f"{plant.broker.host}:{plant.broker.port}", **found})
@@ -124,7 +125,12 @@ def show_plant(broker: str | None, assets: Sequence[str], config: Path | None, a
         _print(found)
 
 
-def _asset(texts: Sequence[str]) -> dict[str, str]:
+def assets_of(texts: Sequence[str]) -> dict[str, str]:
+    """What --asset says, by key.
+
+    Raises:
+        ConfigError: one says no place.
+    """
     pairs = [text.partition("=") for text in texts]
     for key, equals, value in pairs:
         if not (key and equals and value):

@@ -33,6 +33,7 @@ QUIET_S = 1.0
 """All is there when so long no topic came that had not come before; what is sent anew has known topics."""
 MOST_S = 60.0
 REPLY_S = 10.0
+LOOK_S = 10.0
 LEAST_COVERAGE = 0.95
 SILENT_S = 600.0
 """A health comes each ten seconds: older, and nothing passes between the broker and its node."""
@@ -148,8 +149,8 @@ def follow(
 ) -> None:
     """Call `on_change` when something was received, at most every `every_s`, until `stop` is set.
 
-    A broker that is away or refuses us is shown in `Fleet.trouble` and tried again, after waits that double
-    from the first to the second of `retry_s`.
+    Also each LOOK_S: what says nothing changes too. A broker that is away or refuses us is shown in
+    `Fleet.trouble` and tried again, after waits that double from the first to the second of `retry_s`.
     """
     fleet, news, wait_s = Fleet(plant.topic_root), Event(), retry_s[0]
 
@@ -164,7 +165,8 @@ def follow(
                 news.set()
                 while not stop.is_set():
                     connection.step(every_s)
-                    if news.is_set() and time.monotonic() - shown_s >= every_s:
+                    since_s = time.monotonic() - shown_s
+                    if since_s >= LOOK_S or (news.is_set() and since_s >= every_s):
                         news.clear()
                         shown_s = time.monotonic()
                         on_change(fleet)

@@ -1,4 +1,4 @@
-"""web password writes the file that says who may see the page and who may answer on it."""
+"""web serves the page of a plant; web password writes who may see a page, and who may answer on it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,52 @@ from typing import Annotated
 
 import typer
 
-web_app = typer.Typer(help="The page for people.", no_args_is_help=True)
+from echo_stream.cli.common import ConfigOption
+from echo_stream.cli.plant import AssetOption, BrokerOption
+
+web_app = typer.Typer()
+LISTEN = "127.0.0.1:8766"
+"""Beside the page of a daemon on the same PC."""
 
 
-@web_app.callback()
-def _root() -> None:
-    pass
+@web_app.callback(invoke_without_command=True)
+def plant_page(
+    context: typer.Context,
+    broker: BrokerOption = None,
+    listen: Annotated[
+        str, typer.Option(metavar="ADDRESS:PORT", help="another than this PC's own needs --passwords")
+    ] = LISTEN,
+    passwords: Annotated[
+        Path | None, typer.Option(help="who may see it and who may answer, as `web password` writes it")
+    ] = None,
+    asset: AssetOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """The page for people; with --broker that of all machines of all nodes that publish there, until Ctrl-C.
+
+    A daemon serves its own. User, password and TLS of the broker are the configuration's, as its `web.hosts`.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if broker is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+    from echo_stream.cli.common import read_config_or_defaults
+    from echo_stream.cli.plant import assets_of
+    from echo_stream.cli.plant_broker import Plant
+    from echo_stream.core.errors import MissingExtra
+    from echo_stream.daemon.logs import configure
+    from echo_stream.web import installed
+
+    if not installed():
+        raise MissingExtra("the page of a plant (web --broker)", "web")
+    from echo_stream.cli.plant_page import serve, settings_of
+
+    configure()
+    web = settings_of(
+        listen, str(passwords) if passwords else None, read_config_or_defaults(config).web.hosts
+    )
+    serve(Plant.of(broker, config), web, assets_of(asset or []))
 
 
 @web_app.command()

@@ -11,7 +11,7 @@ import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -139,7 +139,7 @@ class Broadcast(ABC):
         """Who looks at what has changed."""
 
 
-def frame(kind: str, data: BaseModel | list[dict[str, Any]] | dict[str, Any]) -> bytes:
+def frame(kind: str, data: BaseModel | list[dict[str, Any]] | Mapping[str, Any]) -> bytes:
     """A server-sent event."""
     text = data.model_dump_json() if isinstance(data, BaseModel) else json.dumps(data, separators=(",", ":"))
     return f"event: {kind}\ndata: {text}\n\n".encode()

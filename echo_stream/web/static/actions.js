@@ -22,7 +22,8 @@ function possible(machine) {
   const found = [];
   if (any("UNACK", "RTN_UNACK", "LATCHED_UNACK")) found.push("ack");
   if (any("LATCHED_UNACK", "LATCHED_ACKED")) found.push("reset");
-  found.push(any("SHELVED") ? "unshelve" : "shelve", "out_of_service");
+  found.push(any("SHELVED") ? "unshelve" : "shelve");
+  if (!state.me.plant) found.push("out_of_service");
   return found;
 }
 
@@ -68,7 +69,7 @@ export function ask(machine, command) {
 
 export async function send(machine, asked) {
   try {
-    const outcome = await post(`machines/${encodeURIComponent(machine.id)}/command`, asked);
+    const outcome = await post(`machines/${machine.id.split("/").map(encodeURIComponent).join("/")}/command`, asked);
     say(`${machine.name}: ${outcome.outcome}`, !outcome.ok);
     window.dispatchEvent(new Event("answered"));
     return outcome.ok;

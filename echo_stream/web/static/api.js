@@ -22,7 +22,8 @@ export async function post(path, body) {
 let source = null;
 
 // One stream at a time: of all machines, and with `machine` of its spectrogram too.
-export function stream(machine, onColumns) {
+// `more`: what to do with events of other kinds.
+export function stream(machine, onColumns, more = {}) {
   source?.close();
   source = new EventSource("api/stream" + (machine ? `?machine=${encodeURIComponent(machine)}` : ""));
   const line = document.getElementById("connection");
@@ -44,6 +45,7 @@ export function stream(machine, onColumns) {
     }
     tell("figures");
   });
+  for (const [kind, take] of Object.entries(more)) source.addEventListener(kind, (event) => take(JSON.parse(event.data)));
   source.addEventListener("columns", (event) => onColumns?.(JSON.parse(event.data)));
 }
 

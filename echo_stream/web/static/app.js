@@ -7,6 +7,7 @@ import { machine } from "./machine.js";
 import { alarms } from "./alarms.js";
 import { evidence, recordings } from "./evidence.js";
 import { health } from "./health.js";
+import { nodes, plant } from "./plant.js";
 
 const main = document.getElementById("main");
 let leave = () => {};
@@ -15,6 +16,8 @@ const ROUTES = [
   [/^$/, wall], [/^machine\/(.+)$/, machine], [/^alarms$/, alarms], [/^evidence$/, recordings],
   [/^evidence\/([0-9A-Z]{26})$/, evidence], [/^health$/, health],
 ];
+
+const PLANT_ROUTES = [[/^$/, plant], [/^nodes$/, nodes]];
 
 function route() {
   if (!state.me || state.me.role === "nobody") return;
@@ -25,7 +28,7 @@ function route() {
     const here = link.getAttribute("href") === `#/${path.split("/")[0]}`;
     here ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
   }
-  for (const [pattern, show] of ROUTES) {
+  for (const [pattern, show] of state.me.plant ? PLANT_ROUTES : ROUTES) {
     const found = pattern.exec(path);
     if (found) {
       document.title = "echo-stream";
@@ -57,11 +60,14 @@ async function start() {
   try {
     state.me = await get("me");
   } catch {
-    main.replaceChildren(h("p", {}, "The daemon does not answer. This page tries again."));
+    main.replaceChildren(h("p", {}, "Nothing answers here. This page tries again."));
     setTimeout(start, 3000);
     return;
   }
   document.getElementById("node").textContent = state.me.node;
+  if (state.me.plant) {
+    document.querySelector("nav").replaceChildren(h("a", { href: "#/" }, "Machines"), h("a", { href: "#/nodes" }, "PCs"));
+  }
   const who = document.getElementById("who");
   who.replaceChildren();
   if (state.me.name) {

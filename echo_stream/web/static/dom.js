@@ -31,6 +31,7 @@ export function when(text) {
 
 export function ago(text) {
   const s = Math.max(0, (Date.now() - new Date(text)) / 1000);
+  if (Number.isNaN(s)) return "–";
   if (s < 90) return `${Math.round(s)} s`;
   if (s < 5400) return `${Math.round(s / 60)} min`;
   if (s < 129600) return `${Math.round(s / 3600)} h`;

@@ -17,7 +17,7 @@ from echo_stream.cli.plant_broker import Plant
 from echo_stream.cli.plant_page import PlantPage, settings_of
 from echo_stream.cli.watch import Fleet
 from echo_stream.core.errors import ConfigError
-from echo_stream.mqtt.connection import Broker
+from echo_stream.mqtt.broker import Broker
 from echo_stream.web.access import COOKIE, Sessions
 from echo_stream.web.passwords import read_passwords, with_person
 from tests.cli.test_plant import NOW, URGENT, example, retained

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -130,12 +131,40 @@ def accept(
     settings = read_config(config)
     which = pick(settings, machine)
     versions = BankVersions(which.bank)
-    _require_fitting(settings, which, bank_id, faults_found=not anyway)
+    _require_fitting(settings, which, versions.path_of(bank_id), faults_found=not anyway)
     before = versions.accepted
     versions.accept(bank_id, at=now(), by=by or person())
-    print(
-        f"{machine}: {bank_id} is in use" + (f" instead of {before}" if before not in (None, bank_id) else "")
-    )
+    print(_in_use(machine, bank_id, before))
+
+
+@app.command()
+def add(
+    machine: MachineOption,
+    file: Annotated[Path, typer.Argument(help="a bank (safetensors) that was made elsewhere")],
+    use: Annotated[bool, typer.Option("--accept", help="use it at once")] = False,
+    by: ByOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Add a bank from another PC as a version; one that does not fit the configuration is refused."""
+    from echo_stream.fit.learn import now, person
+    from echo_stream.fit.versions import BankVersions
+
+    quiet()
+    settings = read_config(config)
+    which = pick(settings, machine)
+    versions = BankVersions(which.bank)
+    _require_fitting(settings, which, file, faults_found=use)
+    before, bank_id = versions.accepted, versions.take(file)
+    if use:
+        versions.accept(bank_id, at=now(), by=by or person())
+        print(_in_use(machine, bank_id, before))
+    else:
+        print(f"{machine}: {bank_id} waits: echo-stream bank accept {bank_id} --machine {machine}")
+
+
+def _in_use(machine: str, bank_id: str, before: str | None) -> str:
+    instead = f" instead of {before}" if before not in (None, bank_id) else ""
+    return f"{machine}: {bank_id} is in use{instead}"
 
 
 @app.command()
@@ -149,7 +178,7 @@ def rollback(machine: MachineOption, by: ByOption = None, config: ConfigOption =
     which = pick(settings, machine)
     versions = BankVersions(which.bank)
     before = versions.accepted
-    _require_fitting(settings, which, versions.before_accepted)
+    _require_fitting(settings, which, versions.path_of(versions.before_accepted))
     print(f"{machine}: {versions.rollback(at=now(), by=by or person())} is in use again instead of {before}")
 
 
@@ -262,13 +291,12 @@ def _span(begin: str | None, end: str | None) -> tuple[datetime, datetime] | Non
     return first, last
 
 
-def _require_fitting(config: Config, machine: Machine, bank_id: str, *, faults_found: bool = False) -> None:
+def _require_fitting(config: Config, machine: Machine, file: Path, *, faults_found: bool = False) -> None:
     """A bank that the daemon would refuse is not accepted; nor, if asked, one that misses known faults."""
     from echo_stream.detect.bank import NormalBank
-    from echo_stream.fit.versions import BankVersions
     from echo_stream.pipeline.factory import build_encoder
 
-    bank = NormalBank.load(BankVersions(machine.bank).path_of(bank_id))
+    bank = NormalBank.load(file)
     cut = config.encoder
     rate = machine.source.fixed_rate_hz or bank.sample_rate_hz
     encoder = build_encoder(config, machine)

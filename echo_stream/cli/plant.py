@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from getpass import getuser
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet
-from echo_stream.core.errors import ConfigError
+from echo_stream.core.errors import CommandRefused, ConfigError
+
+if TYPE_CHECKING:
+    from echo_stream.cli.plant_transfer import RollOut, Target
 
 BrokerOption = Annotated[
     str | None,
@@ -105,6 +109,116 @@ def unshelve(
 ) -> None:
     """End the silence of a machine's alarm."""
     _ask(which, {"command": "unshelve"}, by, reason, broker, config)
+
+
+KeyOption = Annotated[Path, typer.Option("--key", help="your private key, as `plant key` makes it")]
+OWN_KEY = Path("~/.config/echo-stream/plant.key")
+
+
+@app.command()
+def key(file: Annotated[Path, typer.Argument(help="where the private key is to be")] = OWN_KEY) -> None:
+    """Make a key to sign with: the private one into a file, the public one, for the nodes, on the screen."""
+    from echo_stream.mqtt.signed import make_key
+
+    path = file.expanduser()
+    public = make_key(path)
+    print(public)
+    print(
+        f"the private key is in {path}: whoever has it can run any program on the nodes that trust it.\n"
+        f'in the configuration of each node, then restart it: plant: {{trust: ["{public}"]}}',
+        file=sys.stderr,
+    )
+
+
+class Pushed(StrEnum):
+    """What is pushed."""
+
+    CONFIG = "config"
+    BANK = "bank"
+
+
+class Collected(StrEnum):
+    """What is collected."""
+
+    BANKS = "banks"
+    EVIDENCE = "evidence"
+
+
+@app.command()
+def push(
+    what: Pushed,
+    to: Annotated[
+        list[str], typer.Argument(help="of a config NODE, of a bank NODE/MACHINE", metavar="TO...")
+    ],
+    file: Annotated[str, typer.Argument(help="may have {node} and {machine} in it: configs/{node}.yaml")],
+    by: ByOption = None,
+    key: KeyOption = OWN_KEY,
+    broker: BrokerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a configuration or a bank to nodes: to the first one, then to a tenth, then to all others.
+
+    Each node checks it, takes it into use, and takes it back where its machines are not heard as before
+    within a minute. Where one refuses or takes it back, the others do not get it.
+    """
+    from echo_stream.cli.plant_transfer import Target
+
+    quiet()
+    targets = [Target.parse(each, what is Pushed.BANK, file) for each in dict.fromkeys(to)]
+    if what is Pushed.CONFIG and len(targets) > 1 and "{node}" not in file:
+        raise ConfigError(
+            f"{file}: each node has its own configuration", "expected {node} in the name of FILE"
+        )
+    roll_out = _roll_out(broker, config, key, by, as_json)
+    _told(what, targets, as_json, lambda: roll_out.push(what.value, targets))
+
+
+@app.command()
+def collect(
+    what: Collected,
+    of: Annotated[list[str], typer.Argument(help="NODE, or NODE/MACHINE", metavar="OF...")],
+    into: Annotated[Path, typer.Option(help="folder for NODE/MACHINE/FILE")] = Path("collected"),
+    most_mb: Annotated[float, typer.Option(min=0.001, max=10_000, help="of each of them at most")] = 200.0,
+    by: ByOption = None,
+    key: KeyOption = OWN_KEY,
+    broker: BrokerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch the banks in use, or sound and pictures of alarms, the newest first; at most 1 MB/s."""
+    from echo_stream.cli.plant_transfer import Target
+
+    quiet()
+    targets = [Target.parse(each, None) for each in dict.fromkeys(of)]
+    roll_out = _roll_out(broker, config, key, by, as_json)
+    _told(what, targets, as_json, lambda: roll_out.collect(what.value, targets, into, round(most_mb * 1e6)))
+
+
+def _roll_out(broker: str | None, config: Path | None, key: Path, by: str | None, as_json: bool) -> RollOut:
+    from echo_stream.cli.plant_broker import Plant
+    from echo_stream.cli.plant_transfer import RollOut
+    from echo_stream.mqtt.signed import load_key
+
+    own = load_key(key.expanduser())
+    tell: Callable[[str], None] = (lambda _: None) if as_json else lambda line: print(line, flush=True)
+    return RollOut(Plant.of(broker, config), own, by or getuser(), tell)
+
+
+def _told(what: str, targets: Sequence[Target], as_json: bool, work: Callable[[], None]) -> None:
+    """Say in any case how far it came; an error where that is not to the end."""
+    try:
+        work()
+    finally:
+        if as_json:
+            print_json({"what": what, "targets": [target.to_json() for target in targets]})
+    if all(target.state == "done" for target in targets):
+        return
+    by_state: dict[str, list[str]] = {}
+    for target in targets:
+        by_state.setdefault(target.state.replace("_", " "), []).append(target.title)
+    said = "; ".join(f"{state}: {', '.join(those)}" for state, those in by_state.items())
+    raise CommandRefused(f"{what}: not all is done. {said}")
 
 
 def show_plant(broker: str | None, assets: Sequence[str], config: Path | None, as_json: bool) -> None:

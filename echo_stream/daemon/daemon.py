@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from threading import Event
 from time import monotonic
 from types import FrameType
@@ -45,6 +46,7 @@ from echo_stream.daemon.state_directory import StateDirectory
 from echo_stream.daemon.stations import StationRegistry
 from echo_stream.daemon.status import StatusServer, daemon_socket
 from echo_stream.daemon.systemd import Notifier
+from echo_stream.daemon.trial import Undo, undo_interrupted
 from echo_stream.encode.encoder import Encoder
 from echo_stream.mqtt.commands import Command
 from echo_stream.mqtt.payloads import Payload
@@ -62,12 +64,14 @@ if TYPE_CHECKING:
     from echo_stream.daemon.metrics import MetricsServer
     from echo_stream.daemon.notify import Receiver
     from echo_stream.daemon.page import Page
+    from echo_stream.daemon.transfers import Transfers
 
 DRAIN_S = 4.0
 STATES_EVERY_S = 60.0  # so much of a machine's own past is lost at most when the power fails
 METRICS_RETRY_S = 30.0
 PAGE_LOG_LINES = 200
 BANKS_EVERY_S = 5.0
+RELOAD_S = 60.0
 LOSSES_EVERY_S = 1.0  # what thousands of machines lost need not be asked twenty times a second
 STUCK_S = 20.0  # a round that takes longer is no progress; under systemd half of WatchdogSec
 
@@ -84,17 +88,19 @@ def run_daemon(path: Path | None = None) -> None:
         EchoStreamError: it cannot begin, or the pipeline failed.
     """
     path = path or find()
-    config = load(path)
-    configure()
     os.umask(0o077)  # sound of a room may hold voices: without systemd too, only this user reads it
-    Daemon(path, config).run()
+    configure()
+    undone = undo_interrupted(path)
+    config = load(path)
+    Daemon(path, config, undone).run()
 
 
 class Daemon:
     """All parts of a running echo-stream."""
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(self, path: Path, config: Config, undone: Undo | None = None) -> None:
         self._path = path
+        self._undone = undone
         self._config = config
         self._stop = Event()
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -111,6 +117,8 @@ class Daemon:
         self._failure: EchoStreamError | None = None
         self._computed_by = ""
         self._page: Page | None = None
+        self._transfers: Transfers | None = None
+        self._reloads_asked: SimpleQueue[SimpleQueue[str]] = SimpleQueue()
 
     def run(self) -> None:
         """Starts everything, waits, stops everything in reverse.
@@ -159,6 +167,7 @@ class Daemon:
             self._serve_status(stack, daemon_socket(config.state_dir))
             stack.callback(self._close_metrics)
             self._serve_metrics(monotonic())
+            self._start_transfers(stack)
             self._publisher.start()
             pipeline = GuardedThread("the pipeline", partial(self._walk, encoder), self._stop)
             self._threads += [self._publisher.thread, pipeline]
@@ -199,6 +208,7 @@ class Daemon:
             guards=[self._supervision, *(thread.guard for thread in self._threads)],
             receivers=self._receivers,
             troubles=list(filter(None, [self._metrics_trouble])),
+            transfers=self._transfers,
         )
 
     def _require_page(self) -> None:
@@ -330,6 +340,34 @@ class Daemon:
         self._threads.append(banks.thread)
         return banks
 
+    def _start_transfers(self, stack: ExitStack) -> None:
+        if not self._config.plant.trust:
+            return
+        from echo_stream.daemon.transfers import Transfers  # noqa: PLC0415 - only who wants it pays
+
+        self._transfers = transfers = Transfers(
+            self._path,
+            self._config,
+            self._publisher,
+            machines=lambda: self.overview()["machines"],
+            reload=self._reload_now,
+            interrupted=self._undone,
+        )
+        transfers.start()
+        stack.callback(transfers.stop)
+        self._threads.append(transfers.thread)
+
+    def _reload_now(self) -> str:
+        """Has the main thread read the configuration again; why it is refused, empty where it is taken."""
+        refusal: SimpleQueue[str] = SimpleQueue()
+        self._reloads_asked.put(refusal)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_writer, b"\0")
+        try:
+            return refusal.get(timeout=RELOAD_S)
+        except Empty:
+            return f"it was not read within {RELOAD_S:.0f} s"
+
     def _alive(self, now_s: float) -> bool:
         """Pipeline and publisher make progress, or wait by design for a microphone or a broker."""
         patience_s = self._notifier.watchdog_interval_s or STUCK_S
@@ -444,6 +482,8 @@ class Daemon:
                 self._notifier.watchdog()
             if signal.SIGHUP in received:
                 self._reload_config()
+            while not self._reloads_asked.empty():
+                self._reloads_asked.get().put(self._reload_config())
             self._state_dir.take(now_s)
             self._supervision.step(partial(self._look_after, now_s))
             ended = [thread.guard.part for thread in self._threads if thread.ended]
@@ -464,9 +504,10 @@ class Daemon:
         self._serve_metrics(now_s)
         self._monitor.check(self._registry.stations, self._registry.failed, now_s)
 
-    def _reload_config(self) -> None:
-        """SIGHUP: validated first; whatever goes wrong keeps the old configuration and says so."""
+    def _reload_config(self) -> str:
+        """Validated first; whatever goes wrong keeps the old configuration, and is logged and returned."""
         self._notifier.reloading()
+        refusal = ""
         try:
             config = load(self._path)
             fixed = [key for key in FIXED if getattr(config, key) != getattr(self._config, key)]
@@ -479,15 +520,18 @@ class Daemon:
                     self._publisher.add_machine(*known)  # one that lacks a bank takes commands too
                     self._events.rename(machine.id, machine.title)
         except EchoStreamError as error:
-            log.error("the new configuration is refused, the old one stays", reason=str(error))
+            refusal = str(error)
+            log.error("the new configuration is refused, the old one stays", reason=refusal)
         except Exception as error:
-            log.exception("the new configuration is refused, the old one stays", reason=repr(error))
+            refusal = repr(error)
+            log.exception("the new configuration is refused, the old one stays", reason=refusal)
         else:
             if fixed:
                 log.warning("changed settings take effect at the next restart", keys=fixed)
             log.info("configuration read again", machines=[m.id for m in config.machines])
             self._config = config
         self._notifier.ready()
+        return refusal
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:

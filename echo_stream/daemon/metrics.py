@@ -83,6 +83,13 @@ _PARTS = {
         ("waiting", "history_rows_waiting", "Minute rows in memory."),
         ("trouble", "history_writable", "1 while history can be written."),
     ),
+    "plant": (
+        ("done", "transfers_done_total", "Files that were pushed or collected."),
+        ("refused", "transfers_refused_total", "Transfers that were refused."),
+        ("rolled_back", "transfers_rolled_back_total", "Transfers that were taken back after their trial."),
+        ("ignored", "transfer_messages_ignored_total", "Chunks that nobody asked for, or too many at once."),
+        ("trouble", "transfers_taken_back", "0 where a push could not be taken back."),
+    ),
 }
 """By part of the overview: the key in it, the metric's name, what it means."""
 

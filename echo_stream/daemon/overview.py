@@ -26,6 +26,7 @@ from echo_stream.pipeline.station import Station
 
 if TYPE_CHECKING:
     from echo_stream.daemon.notify import Receiver
+    from echo_stream.daemon.transfers import Transfers
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Parts:
     receivers: Sequence[Receiver] = ()
     troubles: Sequence[str] = ()
     """Further sentences: what else could not be begun."""
+    transfers: Transfers | None = None
 
 
 def overview(
@@ -97,6 +99,7 @@ def overview(
         "state_dir": {"path": str(config.state_dir), "trouble": parts.state_dir.trouble},
         "evidence": parts.evidence and _evidence(parts.evidence),
         "history": parts.history and _history(parts.history),
+        "plant": parts.transfers and parts.transfers.to_json(),
         "notify": [receiver.to_json() for receiver in parts.receivers],
         "threads": [_thread(guard) for guard in parts.guards],
         "machines": machines,
@@ -127,6 +130,8 @@ def degraded(stations: Mapping[str, Station], failed: Mapping[str, FailedMachine
         reasons.append(f"evidence cannot be kept: {parts.evidence.trouble}")
     if parts.history and parts.history.last_error:
         reasons.append(f"history cannot be written: {parts.history.last_error}")
+    if parts.transfers and parts.transfers.trouble:
+        reasons.append(parts.transfers.trouble)
     for told in (receiver.to_json() for receiver in parts.receivers):
         if told["trouble"]:
             reasons.append(f"{told['waiting']} notifications wait for {told['to']}: {told['trouble']}")

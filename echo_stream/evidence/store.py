@@ -107,7 +107,9 @@ def list_events(folder: Path, machine: str | None = None, since: datetime | None
         since: only events from this time on.
     """
     kept = [
-        read for path in _ours(folder) if path.suffix == ".json" and (read := read_event(path)) is not None
+        read
+        for path in own_files(folder)
+        if path.suffix == ".json" and (read := read_event(path)) is not None
     ]
     wanted = (k for k in kept if machine in (None, k.machine) and (since is None or k.at >= since))
     return sorted(wanted, key=lambda k: (k.at, k.event_id))
@@ -132,7 +134,7 @@ def find_event(folder: Path, event_id: str) -> Kept | None:
 
 def newest_events(folder: Path, machine: str | None = None, limit: int = 50) -> list[Kept]:
     """The newest evidence, newest first, without reading all of it: names begin with the time."""
-    paths = (path for path in _ours(folder) if path.suffix == ".json" and not _is_linked(folder, path))
+    paths = (path for path in own_files(folder) if path.suffix == ".json" and not _is_linked(folder, path))
     found: list[Kept] = []
     for path in sorted(paths, key=lambda path: path.name, reverse=True):
         if machine is not None and path.parent.name != _UNSAFE.sub("_", machine)[:64]:
@@ -197,7 +199,7 @@ def tidy(folder: Path, *, max_bytes: float, max_days: float, now: datetime | Non
         OSError: a file cannot be removed.
     """
     events: dict[Path, list[Path]] = {}
-    for path in _ours(folder):
+    for path in own_files(folder):
         events.setdefault(path.with_name(path.name.partition(".")[0]), []).append(path)
     too_old = f"{now.astimezone(UTC) - timedelta(days=max_days):{_TIME}}" if now else ""
     sizes = {stem: sum(path.stat().st_size for path in paths) for stem, paths in events.items()}
@@ -219,10 +221,10 @@ def bytes_of(folder: Path) -> int:
     Raises:
         OSError: a file cannot be looked at.
     """
-    return sum(path.stat().st_size for path in _ours(folder))
+    return sum(path.stat().st_size for path in own_files(folder))
 
 
-def _ours(folder: Path) -> Iterator[Path]:
+def own_files(folder: Path) -> Iterator[Path]:
     """Files that evidence wrote; a person's own files in these folders are not touched."""
     return (path for path in folder.glob("*/*") if _OURS.fullmatch(path.name))
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from echo_stream.core.errors import BankError
-from echo_stream.core.files import require_writable, sync_folder
+from echo_stream.core.files import read_regular, require_writable, sync_folder, write_whole
 from echo_stream.detect.bank import SESSIONS, NormalBank
-from echo_stream.detect.bank_file import accepted_version
+from echo_stream.detect.bank_file import MOST_BYTES, accepted_version
 from echo_stream.fit.session import Enrolment, from_provenance, to_provenance
 
 _NAME = re.compile(r"b(\d+)(?:(\.enrolled)?\.safetensors|(\.normal))")
@@ -97,6 +97,30 @@ class BankVersions:
                 return self._add(bank, enrolments, Path(aside))
         except OSError as error:
             raise BankError(f"{self.folder}: cannot be written: {error.strerror}", _WRITABLE) from None
+
+    def take(self, file: Path) -> str:
+        """Adds a bank that was made elsewhere, byte by byte, and returns its id; accepts nothing.
+
+        One that is there already keeps its id.
+
+        Raises:
+            BankError: it cannot be read, or the folder cannot be written.
+        """
+        try:
+            data = read_regular(file, MOST_BYTES)
+            for bank_id in reversed(self.ids()):
+                if (known := self.path_of(bank_id)).stat().st_size == len(
+                    data
+                ) and known.read_bytes() == data:
+                    return bank_id
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=self.folder, prefix=".new-") as aside:
+                write_whole(Path(aside) / "bank", data)
+                bank_id = self._link_as_next(Path(aside) / "bank", ".safetensors")
+            sync_folder(self.folder)
+        except OSError as error:
+            raise BankError(f"{error.filename or file}: {error.strerror}", _WRITABLE) from None
+        return bank_id
 
     def _add(self, bank: NormalBank, enrolments: Sequence[Enrolment], aside: Path) -> str:
         """A hard link never replaces a file: two that fit at once get two numbers."""

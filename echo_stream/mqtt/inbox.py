@@ -9,7 +9,7 @@ import json
 import queue
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
 import structlog
@@ -59,6 +59,8 @@ class Inbox:
         discovery_prefix: str | None,
         birth_delay_s: float,
     ) -> None:
+        self.on_transfer: Callable[[bytes], None] | None = None
+        """Takes what comes on the topic `transfer`; None: it is not subscribed to."""
         self._topics = topics
         self._machines = machines
         self._mailbox = mailbox
@@ -85,6 +87,8 @@ class Inbox:
             else [self._topics.of(machine, "cmd") for machine in tuple(self._machines)]
         )
         others = [*([self._birth] if self._birth else []), *self._speeds.topics]
+        if self.on_transfer is not None:
+            commands = [*commands, self._topics.transfer]
         return [*((topic, True) for topic in commands), *((topic, False) for topic in others)]
 
     def receive(self, message: MQTTMessage) -> None:
@@ -95,6 +99,10 @@ class Inbox:
             return
         if not message.topic.startswith(f"{self._topics.root}/"):
             self._speeds.receive(message)
+            return
+        if message.topic == self._topics.transfer:
+            if self.on_transfer is not None and not message.retain:
+                self.on_transfer(bytes(message.payload))
             return
         machine = clean_text(message.topic.split("/")[-2], 100)
         reply_to, sender = self._reply_address(machine, message)

@@ -46,6 +46,7 @@ class Mailbox:
         self._changed_optional: dict[str, None] = {}
         self._scores: dict[str, Message] = {}
         self._queued: deque[Message] = deque(maxlen=_MAX_QUEUED)
+        self._bulk: Message | None = None
         self._score_due_s: dict[str, float] = {}
         self._score_interval_s = score_interval_s
         self._wake_in, self.wake_out = socket.socketpair()
@@ -74,6 +75,21 @@ class Mailbox:
             self._queued.append(Message(topic, payload, 1, retain=False, correlation=correlation))
         self.wake()
 
+    def offer(self, topic: str, payload: str | bytes) -> bool:
+        """Send a part of a file when nothing else is to be sent; False while another part waits."""
+        with self._lock:
+            if self._bulk is not None:
+                return False
+            self._bulk = Message(topic, payload, 1, retain=False)
+        self.wake()
+        return True
+
+    def take_bulk(self) -> Message | None:
+        """The part of a file that waits."""
+        with self._lock:
+            taken, self._bulk = self._bulk, None
+        return taken
+
     def resend(self, prefix: str) -> None:
         """The states whose topics begin so are to be sent again."""
         with self._lock:
@@ -95,6 +111,7 @@ class Mailbox:
             self._changed.clear()
             self._changed_optional.clear()
             self._queued.clear()
+            self._bulk = None
             self._scores.clear()
             for topic in topics:
                 self._states[topic] = Message(topic, payload, 1, retain=True)

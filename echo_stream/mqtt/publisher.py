@@ -7,7 +7,7 @@ or replace a value, and return. The publisher's one thread (mqtt_link.py) does a
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -268,6 +268,18 @@ class Publisher:
     def reply(self, command: Command, *, ok: bool, outcome: str) -> None:
         """Publish the outcome of a command to its sender, as a short text."""
         self._inbox.reply(command, ok=ok, outcome=outcome)
+
+    def take_transfers(self, on_transfer: Callable[[bytes], None]) -> None:
+        """From the next connection on, give what comes on `transfer` to `on_transfer`; publisher's thread."""
+        self._inbox.on_transfer = on_transfer
+
+    def transferred(self, payload: Payload) -> None:
+        """Say what became of a transfer."""
+        self._mailbox.enqueue(self.topics.transferred, _json(payload), None)
+
+    def offer(self, part: Payload | bytes) -> bool:
+        """Send a part of what is collected once nothing else waits; False: offer it again later."""
+        return self._mailbox.offer(self.topics.transferred, part if isinstance(part, bytes) else _json(part))
 
     def set_speeds(self, topics: Mapping[str, SpeedTopic]) -> None:
         """Where the speeds of machines are published from now on, by id of the machine."""

@@ -139,6 +139,9 @@ class Session:
         """Events and states share the room, while both wait; what is optional comes after both."""
         if not self._events_wait:
             self._send_states(self._room, optional=True)
+            # One part of a file under way, and nothing beside it: an event waits for that at most.
+            if not self._in_flight and (bulk := self._mailbox.take_bulk()) is not None:
+                self._send_message(bulk)
             return
         room = self._room
         # A broker that takes one at a time gets them in turns.
@@ -148,10 +151,13 @@ class Session:
 
     def _send_states(self, room: int, *, optional: bool) -> None:
         for message in self._mailbox.take(room, optional=optional):
-            if self._connection.fits(message.topic, message.payload):
-                self._publish(message)
-            else:
-                self._report_too_large(message.topic, len(message.payload))
+            self._send_message(message)
+
+    def _send_message(self, message: Message) -> None:
+        if self._connection.fits(message.topic, message.payload):
+            self._publish(message)
+        else:
+            self._report_too_large(message.topic, len(message.payload))
 
     def _publish(self, message: Message) -> None:
         packet = self._connection.publish(

@@ -12,6 +12,7 @@ import json
 import os
 import stat
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,6 +121,14 @@ def verify(payload: bytes, trusted: Collection[str], node: str) -> Manifest:
     if manifest.kind == "bank" and manifest.machine is None:
         raise CommandRefused("bank: machine is missing")
     return manifest
+
+
+def claimed_id(payload: bytes) -> str | None:
+    """The id in a message, for the reply to who sent it, whoever that is; None where it has none."""
+    with suppress(CommandRefused):
+        text = _parsed(Transfer, payload, "").manifest
+        return _parsed(Manifest, text.encode(), "").id
+    return None
 
 
 _M = TypeVar("_M", bound=Model)

@@ -206,3 +206,20 @@ def reply(
         "ok": ok,
         "outcome": outcome,
     }
+
+
+def transferred(
+    *, node: str, ts: datetime, transfer: str | None, state: str, outcome: str, **more: str | int
+) -> Payload:
+    """What a node says of a transfer (`.../transferred`, QoS 1).
+
+    Args:
+        node: This PC.
+        ts: When it is said.
+        transfer: The manifest's id; None where it could not be read.
+        state: How far it is; see `models.Transferred`.
+        outcome: In words.
+        more: Which chunk is wanted, or which file follows.
+    """
+    said = {"schema": SCHEMA_VERSION, "ts": utc_text(ts), "node": node, "id": transfer}
+    return {**said, "state": state, "outcome": outcome, **more}

@@ -29,6 +29,8 @@ OF_EXTRAS = {
     "encode.runtime_openvino": "echo",
     "fit.cluster": "cluster",
     "mqtt.signed": "plant",
+    "cli.plant_transfer": "plant",
+    "daemon.transfers": "plant",
     "web.access": "web",
     "web.api": "web",
     "web.app": "web",

@@ -28,10 +28,10 @@ from echo_stream.core.errors import CommandRefused, ConfigError, DeliveryError
 from echo_stream.core.files import read_regular
 from echo_stream.core.text import clean_text, utc_text
 from echo_stream.mqtt.connection import Connection
-from echo_stream.mqtt.models import Manifest
 from echo_stream.mqtt.signed import sign
 from echo_stream.mqtt.topics import Topics
 from echo_stream.mqtt.transfer import CHUNK_BYTES, MOST_BYTES, Incoming, from_chunk, to_chunk
+from echo_stream.mqtt.transfer_models import Manifest
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -30,11 +30,11 @@ from echo_stream.daemon.child import command_line
 from echo_stream.daemon.collected import collected
 from echo_stream.daemon.trial import Trial, Undo, heard, replace_file, undo_path
 from echo_stream.detect.bank_file import accepted_version
-from echo_stream.mqtt.state_payloads import transferred
-from echo_stream.mqtt.models import Manifest
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.mqtt.signed import claimed_id, verify
+from echo_stream.mqtt.state_payloads import transferred
 from echo_stream.mqtt.transfer import LONGEST_MESSAGE, MOST_BYTES, Incoming, Seen, from_chunk
+from echo_stream.mqtt.transfer_models import Manifest
 
 CUTS_OFF: Final = ("node", "state_dir", "mqtt", "encoder")
 """A change takes effect at the next restart only, and then cuts the node off, or needs other banks."""

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+BANK_ID = "b[0-9]{1,9}"
+"""Pattern of the name of a bank's version."""
 OFF = "off"
 """The operating state of a machine at rest: silence is its normal sound, and it raises no alarm."""
 

@@ -20,7 +20,7 @@ from echo_stream.alarm.calibration import Calibration
 from echo_stream.config.schema import Machine
 from echo_stream.core.errors import BankError, CommandRefused
 from echo_stream.core.guard import GuardedThread
-from echo_stream.core.types import AlarmLevel
+from echo_stream.core.types import BANK_ID, AlarmLevel
 from echo_stream.daemon.child import command_line, why_it_failed
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.proposals import Done
@@ -50,7 +50,7 @@ class BankState:
         """The newest, where it was made after the one in use; None where nothing is proposed."""
         if self.newest is None or self.installed is None:
             return self.newest
-        if not re.fullmatch(r"b[0-9]{1,9}", self.installed):
+        if not re.fullmatch(BANK_ID, self.installed):
             return None  # a file that a person put there: older and newer mean nothing
         return self.newest if int(self.newest[1:]) > int(self.installed[1:]) else None
 

@@ -20,7 +20,7 @@ import numpy as np
 import structlog
 
 from echo_stream.core.files import read_regular, sync_folder, write_whole
-from echo_stream.core.types import Float32, Window
+from echo_stream.core.types import BANK_ID, Float32, Window
 from echo_stream.evidence.recorder import flac, full_scale_of
 
 CLIP_S: Final = 10.0
@@ -29,7 +29,6 @@ LEAST_S: Final = 2.0
 """A shorter rest of an enrolment is no clip."""
 INDEX: Final = "index.json"
 MOST_INDEX_BYTES: Final = 1 << 20
-_VERSION: Final = re.compile(r"b[0-9]{1,9}")
 _FILE: Final = re.compile(r"[0-9]{2,4}\.flac")
 
 T = TypeVar("T")
@@ -86,7 +85,7 @@ def folder_of(bank: Path, version: str) -> Path:
 
 def file_of(bank: Path, version: str, file: str) -> Path | None:
     """A clip by the names that a document gives; None where it is gone, or no file of ours."""
-    if not (_VERSION.fullmatch(version) and _FILE.fullmatch(file)):
+    if not (re.fullmatch(BANK_ID, version) and _FILE.fullmatch(file)):
         return None
     path = folder_of(bank, version) / file
     linked = path.is_symlink() or path.parent.is_symlink()

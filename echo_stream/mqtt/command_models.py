@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from echo_stream.core.types import BANK_ID
 from echo_stream.mqtt.models import Model, Payload, Timestamp
 
 MAX_SHELVE_S = 7 * 86_400
@@ -107,7 +108,7 @@ class Command(Model):
     )
     bank: str = Field(
         default=None,  # type: ignore[assignment]
-        pattern="^b[0-9]{1,9}$",
+        pattern=f"^{BANK_ID}$",
         description="Of `accept_bank`: which version; the one that is proposed where it is left out.",
     )
     by: str = Field(

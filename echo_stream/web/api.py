@@ -13,6 +13,7 @@ from typing import Any, Final
 import structlog
 
 from echo_stream.core.errors import CommandRefused, of_extra
+from echo_stream.core.types import BANK_ID
 from echo_stream.web import models
 from echo_stream.web.access import User
 from echo_stream.web.asked import (
@@ -36,7 +37,6 @@ with of_extra("the page (web.enabled)", "web"):
     from starlette.requests import Request
     from starlette.responses import FileResponse, JSONResponse, Response
 
-BANK_ID: Final = re.compile(r"b[0-9]{1,9}")
 MOST_POINTS: Final = 1_000
 """Points of a chart: more than a screen is wide."""
 TREND_STEP_S: Final = 900
@@ -190,7 +190,7 @@ class Api:
     async def compare(self, request: Request) -> Response:
         """A version beside the one in use."""
         machine, bank_id = self._known(request), str(request.path_params["bank_id"])
-        if not BANK_ID.fullmatch(bank_id):
+        if not re.fullmatch(BANK_ID, bank_id):
             raise Problem(404, "no such version")
         try:
             return to_json(await run_in_threadpool(self._backend.compare, machine, bank_id))

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from echo_stream.core.types import BANK_ID
+
 Time = Annotated[str | None, Field(description="UTC, ISO 8601; null where there is none")]
 MAX_SHELVE_S = 7 * 86_400
 
@@ -346,7 +348,7 @@ class BankChange(Model):
     """Which version is to be used; `propose` makes one of what was heard."""
 
     do: Literal["accept", "rollback", "propose"]
-    bank_id: str | None = Field(None, pattern=r"^b[0-9]{1,9}$", description="of `accept`")
+    bank_id: str | None = Field(None, pattern=f"^{BANK_ID}$", description="of `accept`")
     anyway: bool = Field(False, description="of `accept`: though a confirmed fault is no longer found")
     by: str | None = Field(None, max_length=100, description="as of a command")
 

@@ -17,9 +17,10 @@ import soundfile
 
 from echo_stream.capture.sound_file import full_scale_of, open_sound_file, truncated
 from echo_stream.capture.source import Anchor, UnsupervisedSource
+from echo_stream.capture.stored import objects_in
 from echo_stream.capture.table import TABLE_KINDS, Columns, is_table, open_table
 from echo_stream.core.errors import SourceError
-from echo_stream.core.text import path_text
+from echo_stream.core.text import is_object, path_text
 from echo_stream.core.types import AudioBlock, Float32
 
 AUDIO_KINDS = (
@@ -48,18 +49,24 @@ MPEG_LENGTH_TOLERANCE = 0.05  # an MP3 does not always know its own length
 def find_recordings(paths: Sequence[Path], columns: Columns | None = None) -> list[Path]:
     """The audio files that `paths` (files or folders, searched recursively) name; sorted, each once.
 
+    Also objects of a store, and folders of them (`s3://bucket/folder`).
+
     A file that is named itself is taken whatever its name; in folders the suffix decides, and hidden files
     and folders, those of other systems (._a.wav, __MACOSX) and pipes are passed over. Links to folders are
     not followed. Tables count as recordings where their `columns` are given.
 
     Raises:
         SourceError: a path does not exist, or a folder holds no audio file or cannot be read.
+        StoreError: an object store does not answer, or refuses.
     """
     kinds = AUDIO_KINDS if columns is None else (*AUDIO_KINDS, *TABLE_KINDS)
-    found: dict[Path, tuple[int, int]] = {}
+    found: dict[Path, tuple[object, ...]] = {}
     for path in paths:
-        if path.is_dir():
-            inside = dict(_inside(path, kinds))
+        objects = objects_in(path) if is_object(path) else None
+        if objects == [path]:
+            found[path] = (path,)
+        elif objects is not None or path.is_dir():
+            inside = dict(_inside(path, kinds) if objects is None else _objects_inside(path, kinds, objects))
             if not inside:
                 raise SourceError(
                     f"{path_text(path)}: no recording in this folder", f"Looked for {', '.join(kinds)}."
@@ -73,7 +80,7 @@ def find_recordings(paths: Sequence[Path], columns: Columns | None = None) -> li
     return sorted(once.values())
 
 
-def _inside(folder: Path, kinds: Sequence[str]) -> Iterator[tuple[Path, tuple[int, int]]]:
+def _inside(folder: Path, kinds: Sequence[str]) -> Iterator[tuple[Path, tuple[object, ...]]]:
     def refuse(error: OSError) -> None:
         raise SourceError(
             f"{path_text(Path(error.filename))}: the folder cannot be read: {error.strerror}",
@@ -86,6 +93,15 @@ def _inside(folder: Path, kinds: Sequence[str]) -> Iterator[tuple[Path, tuple[in
             path = Path(here, name)
             if path.suffix.lower()[1:] in kinds and not _is_foreign(name) and path.is_file():
                 yield path, _identity(path)
+
+
+def _objects_inside(
+    folder: Path, kinds: Sequence[str], objects: Sequence[Path]
+) -> Iterator[tuple[Path, tuple[object, ...]]]:
+    for path in objects:
+        names = path.relative_to(folder).parts
+        if path.suffix.lower()[1:] in kinds and not any(map(_is_foreign, names)):
+            yield path, (path,)
 
 
 def _is_foreign(name: str) -> bool:

@@ -16,18 +16,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 
-from echo_stream.core.errors import SourceError
-from echo_stream.core.files import open_regular
-from echo_stream.core.text import path_text
+from echo_stream.capture.stored import open_stored, reading, state_of
+from echo_stream.core.errors import EchoStreamError, SourceError
+from echo_stream.core.text import is_object, path_text
 
 LOWEST_HZ, HIGHEST_HZ = 1000, 192_000
 STREAMED_HEADER_BYTES = 0x7FFF0000  # what wrote to a pipe claims at least this, because it cannot know
 UNKNOWN_FRAMES = 1 << 48  # libsndfile's count of a FLAC file from a pipe is larger still
+HEADER_BYTES = 1 << 16  # of an object, read with each request for its header
 LEFT_OVER_S = 0.1  # so little behind the sound may be anything
 OVERSHOOT = 1.1  # filters exceed full scale by less; beyond it, float samples have another unit
 FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
@@ -40,9 +41,46 @@ class StraightFile(soundfile.SoundFile):  # type: ignore[misc]
     bit reservoir over that, and delivers silence or noise wherever a block begins.
     """
 
+    def __init__(self, file: bytes | io.IOBase) -> None:
+        self._read_through = file
+        try:
+            super().__init__(file)
+        except soundfile.LibsndfileError:
+            self._raise_failure()
+            raise
+        self._raise_failure()
+
     def seekable(self) -> bool:
         """Never."""
         return False
+
+    def read(self, *args: Any, **kwargs: Any) -> Any:
+        """The same as soundfile's.
+
+        Raises:
+            SourceError, StoreError: a store no longer gives the object.
+        """
+        try:
+            return super().read(*args, **kwargs)
+        finally:
+            self._raise_failure()
+
+    def close(self) -> None:
+        """Close it, and what it is read through."""
+        super().close()
+        if isinstance(self._read_through, io.IOBase):
+            self._read_through.close()
+
+    def _raise_failure(self) -> None:
+        failure = getattr(self._read_through, "failure", None)
+        if failure is not None:
+            raise failure
+
+
+def _open(path: Path, through: _Reader | None = None) -> StraightFile:
+    if through is None and is_object(path):
+        through = _Reader(path)
+    return StraightFile(os.fsencode(path) if through is None else through)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +143,9 @@ def open_sound_file(path: Path) -> tuple[StraightFile, int]:
     size, chunk, left_over = _layout(path)
     patch = None
     if chunk is not None and left_over > 0 and chunk.promised <= 0:
-        patch = _Patched(path, chunk.size_at, _size_field(chunk, size - chunk.begins))
+        patch = _Reader(path, chunk.size_at, _size_field(chunk, size - chunk.begins))
     try:
-        file = StraightFile(patch or os.fsencode(path))
+        file = _open(path, patch)
     except (soundfile.LibsndfileError, ValueError, TypeError) as error:
         raise SourceError(
             f"{name}: not a recording that can be read ({getattr(error, 'error_string', error)})",
@@ -117,7 +155,7 @@ def open_sound_file(path: Path) -> tuple[StraightFile, int]:
         _check(name, file, chunk if patch is None else None, left_over)
         frames = int(file.frames)
         if frames >= UNKNOWN_FRAMES:
-            frames = _counted_frames(path, size, path.stat().st_mtime_ns)
+            frames = _counted_frames(path, *state_of(path))
         _refuse_no_frames(name, frames)
     except SourceError:
         file.close()
@@ -129,10 +167,10 @@ def full_scale_of(path: Path, subtype: str) -> float:
     """1, or infinity where float samples beyond 1 show that they have another unit, such as m/s2."""
     if subtype not in FLOAT_SUBTYPES:
         return 1.0
-    size, chunk, _ = _layout(path)
+    _, chunk, _ = _layout(path)
     peak = chunk.peak if chunk is not None and chunk.peak is not None else None
     if peak is None:
-        peak = _largest(path, size, path.stat().st_mtime_ns)
+        peak = _largest(path, *state_of(path))
     return math.inf if peak > OVERSHOOT else 1.0
 
 
@@ -140,8 +178,9 @@ def _layout(path: Path) -> tuple[int, SoundChunk | None, int]:
     """Bytes of the file, its chunk with the sound, and how many bytes behind that are no chunks."""
     name = path_text(path)
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with reading(path), open_stored(path, HEADER_BYTES) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             if size == 0:
                 raise SourceError(f"{name}: the file is empty (0 bytes)", "Record it again, or leave it out.")
             return size, *_sound_chunk(file, size)
@@ -251,13 +290,18 @@ def truncated(name: str, present_s: float, promised_s: float | None) -> SourceEr
     )
 
 
-class _Patched(io.RawIOBase):
-    """A file with some bytes of its header replaced while it is read."""
+class _Reader(io.RawIOBase):
+    """What libsndfile reads through: an object of a store, or a file with bytes of its header replaced.
 
-    def __init__(self, path: Path, at: int, replacement: bytes) -> None:
+    libsndfile takes what is raised here for the end of the file; so `failure` keeps it.
+    """
+
+    def __init__(self, path: Path, at: int = 0, replacement: bytes = b"") -> None:
         super().__init__()
-        self._file = os.fdopen(open_regular(path), "rb")
+        self._path = path
+        self._file = open_stored(path)
         self._at, self._replacement = at, replacement
+        self.failure: EchoStreamError | None = None
 
     def readable(self) -> bool:
         return True
@@ -273,7 +317,12 @@ class _Patched(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         at = self._file.tell()
-        count = self._file.readinto(buffer)
+        try:
+            with reading(self._path):
+                count: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        except EchoStreamError as error:
+            self.failure = error
+            return 0
         for n, byte in enumerate(self._replacement, start=self._at - at):
             if 0 <= n < count:
                 buffer[n : n + 1] = bytes([byte])
@@ -303,7 +352,7 @@ def _largest(path: Path, size: int, modified_ns: int) -> float:  # noqa: ARG001 
 
 def _blocks(path: Path) -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
     """All samples, as far as they can be decoded."""
-    with StraightFile(os.fsencode(path)) as file:
+    with _open(path) as file:
         while True:
             try:
                 block = file.read(1 << 16, dtype="float32", always_2d=True)

@@ -16,6 +16,7 @@ import numpy as np
 import soundfile
 
 from echo_stream.capture.sound_file import HIGHEST_HZ, LOWEST_HZ, OVERSHOOT, StraightFile
+from echo_stream.capture.stored import open_stored, reading, state_of
 from echo_stream.core.errors import SourceError
 from echo_stream.core.text import path_text
 from echo_stream.core.types import Float32
@@ -53,8 +54,7 @@ def open_table(path: Path, columns: Columns | None) -> tuple[StraightFile, int, 
             "Give the sampling rate of the table: --rate-hz.",
         )
     try:
-        found = path.stat()
-        samples = _samples(path, columns.column, found.st_size, found.st_mtime_ns)
+        samples = _samples(path, columns.column, *state_of(path))
     except OSError as error:
         raise SourceError(f"{name}: {error.strerror or error}", "Name a table that can be read.") from error
     if not samples.size:
@@ -74,7 +74,8 @@ def _samples(path: Path, column: str | None, size: int, modified_ns: int) -> Flo
 def _of_csv(path: Path, column: str | None) -> Float32:
     name = path_text(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        with reading(path), open_stored(path) as file:
+            lines = file.read().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise SourceError(f"{name}: no text in UTF-8 ({error})", "Save it as CSV in UTF-8.") from error
     lines = [line for line in lines if line.strip()]
@@ -134,7 +135,8 @@ def _of_mat(path: Path, column: str | None) -> Float32:
             f"{name}: scipy, which reads MAT files, is not installed", "pip install 'echo-stream[mat]'"
         ) from error
     try:
-        found: dict[str, Any] = loadmat(path)
+        with reading(path), open_stored(path) as file:
+            found: dict[str, Any] = loadmat(file)  # type: ignore[arg-type]
     except NotImplementedError as error:
         raise SourceError(f"{name}: a MAT file of version 7.3", "Save it with -v7, or as CSV.") from error
     except (MatReadError, OSError, ValueError, TypeError, KeyError, IndexError, MemoryError) as error:

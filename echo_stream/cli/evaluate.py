@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 import sys
 from collections import Counter
@@ -19,12 +20,13 @@ from rich.table import Table
 
 from echo_stream.alarm.calibration import Calibration
 from echo_stream.capture.recording import Recording, find_recordings
+from echo_stream.capture.stored import objects_in, open_stored, reading
 from echo_stream.capture.table import Columns
 from echo_stream.cli.common import engine_of, print_json, progress, quiet, read_config_or_defaults, shard_of
 from echo_stream.config.schema import Machine, StdinSource
 from echo_stream.core.calibration import BankCalibration
 from echo_stream.core.errors import BankError, Failures, SourceError
-from echo_stream.core.text import Progress, path_text
+from echo_stream.core.text import Progress, is_object, path_text
 from echo_stream.core.types import AlarmPath, Enrolled, Float64
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
@@ -192,7 +194,9 @@ def _machines(
     parents = {path.parent for path in find_recordings([folder], columns)}
     folders = sorted(p.parent for p in parents if p.name == "train" and p.with_name("test") in parents)
     if not folders:
-        raise SourceError(f"{folder}: no machine in it", "expected MACHINE/train/normal_* and MACHINE/test/*")
+        raise SourceError(
+            f"{path_text(folder)}: no machine in it", "expected MACHINE/train/normal_* and MACHINE/test/*"
+        )
     found = []
     for path in folders:
         train, test = (_clips(path / name, failures, columns) for name in ("train", "test"))
@@ -245,13 +249,11 @@ def _clips(folder: Path, failures: Failures, columns: Columns | None) -> list[Cl
 
 def _recordings(manifest: Path) -> dict[str, str]:
     """Recording of each clip, where a manifest beside the machines says so."""
-    if not manifest.is_file():
+    if not (objects_in(manifest) == [manifest] if is_object(manifest) else manifest.is_file()):
         return {}
-    with manifest.open(encoding="utf-8", newline="") as lines:
-        rows = csv.DictReader(lines)
-        return {
-            row["path"]: row["recording_id"] for row in rows if row.get("path") and row.get("recording_id")
-        }
+    with reading(manifest), open_stored(manifest) as file:
+        rows = csv.DictReader(io.StringIO(file.read().decode("utf-8"), newline=""))
+    return {row["path"]: row["recording_id"] for row in rows if row.get("path") and row.get("recording_id")}
 
 
 def _fitting_window(
@@ -363,7 +365,7 @@ def _rated(
             for kind in sorted(set(kinds.tolist()) - {""})
         },
         "files": [
-            {"path": str(clip.path), "label": clip.label, "kind": clip.kind or None, "score": score}
+            {"path": path_text(clip.path), "label": clip.label, "kind": clip.kind or None, "score": score}
             for clip, score in zip(test, scores, strict=True)
         ],
     }

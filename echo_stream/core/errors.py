@@ -10,6 +10,7 @@ EchoStreamError                 exit code 1
 ├── EncoderError                a window that cannot be encoded (not finite, too short)
 │   └── PrecisionUnavailable    78: this CPU does not compute in the precision that was asked for
 ├── ClusterError                workers on other PCs cannot be reached, or are lost
+├── StoreError                  an object store cannot be reached, or refuses
 ├── ShardDone                   0: this PC's share of the work is done, that of others is not yet there
 ├── MissingExtra                a library that comes with an extra which is not installed
 ├── CommandRefused              an operator's command that the alarm's state does not allow
@@ -92,6 +93,10 @@ class PrecisionUnavailable(EncoderError):
 
 class ClusterError(EchoStreamError):
     """A scheduler or its workers cannot be reached or are lost; trying again can help."""
+
+
+class StoreError(EchoStreamError):
+    """An object store cannot be reached, or refuses: not the fault of one recording, so the work ends."""
 
 
 class ShardDone(EchoStreamError):

@@ -36,7 +36,13 @@ def duration_text(seconds: float) -> str:
 
 def path_text(path: Path) -> str:
     """A path as text that can be printed and stored; bytes of it that are no UTF-8 are shown in hex."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return text.replace(":/", "://", 1) if is_object(path) else text
+
+
+def is_object(path: Path) -> bool:
+    """Whether it names an object of a store (`s3://bucket/key`, of which a Path keeps one slash)."""
+    return path.parts[:1] == ("s3:",)
 
 
 def utc_text(at: datetime) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 
 import echo_stream
 from echo_stream.alarm.sensor import SensorFigures
+from echo_stream.capture.stored import located, state_of
 from echo_stream.core.errors import EncoderError, Failures, SourceError
 from echo_stream.core.files import require_writable
 from echo_stream.core.gate_features import gate_tensors, with_gates
@@ -343,12 +344,12 @@ class _Worker:
 
 def place_of(part: Part, encoder: Encoder, resume: Path) -> Path:
     """Where the features of a part are kept; the name has all that they depend on."""
-    file = part.path.stat()
+    size, modified_ns = state_of(part.path)
     about = {
         **asdict(part),
-        "path": str(part.path.resolve()),
-        "bytes": file.st_size,
-        "modified_ns": file.st_mtime_ns,
+        "path": str(located(part.path)),
+        "bytes": size,
+        "modified_ns": modified_ns,
         "encoder": asdict(encoder.identity),
         "computed_by": encoder.computed_by,  # a resumed run is exactly the same
         "version": echo_stream.__version__,

@@ -25,6 +25,7 @@ from typing import cast
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from echo_stream.capture.stored import located, look_up, state_of
 from echo_stream.core.errors import ClusterError, ConfigError, EchoStreamError, SourceError, of_extra
 from echo_stream.core.text import path_text
 from echo_stream.encode.encoder import Encoder
@@ -192,8 +193,8 @@ class Cluster:
         library = encoder.computed_by.split()[0]
         if library in {"openvino", "torch"}:
             self._agree(library, importlib.metadata.version, library)
-        parts = [replace(part, path=part.path.resolve()) for part in parts]  # a worker's folder is another
-        sizes = {part.path: part.path.stat().st_size for part in parts}
+        parts = [replace(part, path=located(part.path)) for part in parts]  # a worker's folder is another
+        sizes = {part.path: state_of(part.path)[0] for part in parts}
         for address, unlike in self._everywhere(_unlike, sizes).items():
             if unlike is not None:
                 raise _not_there(address, unlike)
@@ -300,11 +301,13 @@ def _work(name: str, part: Part, size: int) -> Tensors | SourceError:
 
 def _unlike(sizes: dict[Path, int]) -> Path | None:
     """On a worker: the first recording that is not there as on the PC that asks."""
+    if len(sizes) > 1:
+        look_up(sizes)
     for path, size in sizes.items():
         try:
-            if path.stat().st_size != size:
+            if state_of(path)[0] != size:
                 return path
-        except OSError:
+        except (OSError, SourceError):
             return path
     return None
 
@@ -315,5 +318,6 @@ def _not_there(address: str, path: object) -> EchoStreamError:
         return ClusterError(f"worker {address}: cannot look for the recordings: {path}", _GO_ON)
     return ConfigError(
         f"worker {address}: {path_text(path)} is not there as on this PC",
-        "every worker reads the recordings at the same absolute paths: mount the same folder everywhere",
+        "every worker reads the recordings at the same absolute paths: mount the same folder everywhere, or "
+        "give all of them the same object store (AWS_ENDPOINT_URL)",
     )

@@ -1,10 +1,11 @@
-"""Archives on a cluster: a real scheduler and two workers over TLS, one of which is killed.
+"""Archives on a cluster: a real scheduler and two workers over TLS, one of which is killed, and a real store.
 
 The tests of the cluster go on where the one before has left it: the worker first, the scheduler last.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from echo_stream.encode.spectral import SpectralEncoder
 from echo_stream.fit.archive import Part, parts_of
 from echo_stream.fit.archive_jobs import Encoded, encode_parts
 from tests.support.broker import make_pki
+from tests.support.object_store import ObjectStore, object_store
 
 dask = pytest.importorskip("dask", reason="distributed is not installed: pip install 'echo-stream[cluster]'")
 cluster = pytest.importorskip("echo_stream.fit.cluster")
@@ -58,7 +60,16 @@ def tls() -> dict[str, str | bool]:
 
 
 @pytest.fixture(scope="module")
-def plant(tmp_path_factory: pytest.TempPathFactory, tls: dict[str, str | bool]) -> Iterator[Dask]:
+def store() -> Iterator[ObjectStore]:
+    """An object store that this PC and all workers reach."""
+    with object_store() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def plant(
+    tmp_path_factory: pytest.TempPathFactory, tls: dict[str, str | bool], store: ObjectStore
+) -> Iterator[Dask]:
     """Two workers of one thread each, in a folder of their own."""
     folder = tmp_path_factory.mktemp("dask")
     named = {f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": str(v) for key, v in tls.items()}
@@ -121,6 +132,7 @@ def test_scores_are_those_of_one_pc(
     plant: Dask,
     parts: list[Part],
     tls: dict[str, str | bool],
+    store: ObjectStore,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -131,13 +143,14 @@ def test_scores_are_those_of_one_pc(
         name = f"anomaly_x_{n}.wav" if n > 8 else f"normal_{n}.wav"
         (tmp_path / "m" / split).mkdir(parents=True, exist_ok=True)
         (tmp_path / "m" / split / name).hardlink_to(part.path)
+    of_bucket = store.put(tmp_path / "m", "m")
     said = []
     with dask.config.set(tls):
-        for where in (None, str(plant.file)):
-            run_evaluate(Path("m"), None, True, None, where, None, True)
-            said.append(json.loads(capsys.readouterr().out))
-    assert len(said[0]["machines"][0]["files"]) == 6
-    assert said[0] == said[1]
+        for folder, where in itertools.product((Path("m"), of_bucket), (None, str(plant.file))):
+            run_evaluate(folder, None, True, None, where, None, True)
+            said.append(capsys.readouterr().out.replace("s3://sound/m/", "m/"))
+    assert len(json.loads(said[0])["machines"][0]["files"]) == 6
+    assert said[1:] == 3 * said[:1]
 
 
 def test_versions_and_authority_agree_or_nothing_is_sent(

@@ -53,7 +53,6 @@ ExecStart=/opt/echo-stream/bin/echo-stream run --config /var/lib/echo-stream/{pa
 sudo systemctl restart echo-stream; relative paths in it count from that folder then"""
 
 _INTERRUPTED: Final = "the trial was interrupted, as the daemon or its transfers began anew"
-_may_log_refusal = LogLimit("refused transfers").admits
 
 log = structlog.get_logger()
 
@@ -107,6 +106,8 @@ class Transfers:
         self._bank_undo = self._folder / "undo.json"
         self._interrupted = interrupted
         self._seen = Seen(self._folder / "seen.json", datetime.now(UTC))
+        self._may_answer = LogLimit("refused transfers of operators", 30).admits
+        self._may_answer_strangers = LogLimit("refused transfers").admits
         self._job: _Job | None = None
         self._queue: queue.Queue[bytes] = queue.Queue(_WAITING)
         self._stop = Event()
@@ -148,6 +149,8 @@ class Transfers:
 
     def _undo_interrupted(self) -> None:
         """At the start, and when this thread is restarted after an unforeseen error."""
+        for left in self._folder.glob("*received.*"):
+            left.unlink(missing_ok=True)
         done, self._interrupted = self._interrupted, None
         if done is not None:
             self._count_and_say(
@@ -160,26 +163,38 @@ class Transfers:
     def handle(self, payload: bytes) -> None:
         """One message: a manifest, or a chunk that was asked for."""
         chunk = from_chunk(payload)
+        if chunk is None:
+            self._take_manifest(payload)
+            return
         job = self._job
+        if job is None or job.incoming is None or chunk[0] != job.manifest.id:
+            self._counts["ignored"] += 1
+            return
         try:
-            if chunk is None:
-                self._begin(payload)
-            elif job is None or job.incoming is None or chunk[0] != job.manifest.id:
-                self._counts["ignored"] += 1
-            elif job.incoming.add(*chunk[1:]):
+            if job.incoming.add(*chunk[1:]):
                 job.heard_s = monotonic()
                 if job.incoming.whole:
                     self._try(job, job.incoming.keep())
                 else:
                     self._ask(job)
         except CommandRefused as refusal:
-            if chunk is None:
-                self._refuse_stranger(payload, refusal)
-            else:
-                self._end("refused", str(refusal))
+            self._end("refused", str(refusal))
         except Exception:
             self._end("refused", "an unforeseen error, see the journal of the node")
             raise
+
+    def _take_manifest(self, payload: bytes) -> None:
+        """Answers are limited: strangers may send as many as they like, and what an operator signed again."""
+        manifest: Manifest | None = None
+        try:
+            manifest = verify(payload, self._config.plant.trust, self._config.node)
+            self._begin(manifest)
+        except CommandRefused as refusal:
+            if (self._may_answer if manifest else self._may_answer_strangers)():
+                transfer = manifest.id if manifest else claimed_id(payload)
+                self._count_and_say("refused", transfer, refusal.message, manifest)
+            else:
+                self._counts["refused"] += 1
 
     def tick(self, now_s: float) -> None:
         """Whatever is due."""
@@ -195,9 +210,8 @@ class Transfers:
         elif now_s - job.asked_s > ASK_AGAIN_S:
             self._ask(job)
 
-    def _begin(self, payload: bytes) -> None:
+    def _begin(self, manifest: Manifest) -> None:
         config = self._config
-        manifest = verify(payload, config.plant.trust, config.node)
         if (job := self._job) is not None:
             what = f"a transfer ({job.manifest.kind}) by {job.manifest.by}"
             raise CommandRefused(f"{config.node} is busy with {what}; ask again when it is over")
@@ -390,13 +404,6 @@ class Transfers:
         say = log.info if state == "done" else log.warning
         say(f"transfer: {state.replace('_', ' ')}", outcome=outcome, **asked)
         self._say(state, transfer, outcome)
-
-    def _refuse_stranger(self, payload: bytes, refusal: CommandRefused) -> None:
-        """Before anything began: a stranger may send as many as he likes."""
-        if _may_log_refusal():
-            self._count_and_say("refused", claimed_id(payload), refusal.message)
-        else:
-            self._counts["refused"] += 1
 
     def _say(self, state: str, transfer: str | None, outcome: str, **more: int) -> None:
         node, ts = self._config.node, datetime.now(UTC)

@@ -3,8 +3,8 @@
     python -m benchmarks.nodes [--nodes 200] [--machines 10] [--seconds 60] [--down-s 10]
 
 Each node is the daemon's own Publisher with its outbox, and sends what a daemon sends: the documented example
-of each payload, a score a second and a machine, a health each 10 s. A subscriber hears everything. Then the
-broker, which keeps nothing on disk, is killed; each tenth machine's alarm changes meanwhile, then it returns:
+of each payload, a score a second and a machine, a health each 10 s. A subscriber hears everything. Then
+`plant list` and the page of the plant (`web --broker`, looked at by chromium) are measured. Then the broker, which keeps nothing on disk, is killed; each tenth machine's alarm changes meanwhile, then it returns:
 printed is how long until all that it keeps is right again, and how many events of all never came to the
 subscriber. It has no session, so those sent before it is back are missing too. Two processes carry the nodes,
 and their own cost is on the same PC; what is printed of the broker is its own.
@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import psutil
 from paho.mqtt.client import MQTTMessage
@@ -39,7 +40,8 @@ from echo_stream.daemon.logs import configure
 from echo_stream.mqtt import schema
 from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.publisher import Publisher
-from tests.support.broker import MosquittoBroker, mosquitto
+from tests.support.broker import MosquittoBroker, free_port, mosquitto
+from tests.support.page import CHROMIUM, browser_window
 
 CARRIERS = 2
 HEALTH_S = 10.0
@@ -232,6 +234,54 @@ def listed(port: int) -> str:
     )
 
 
+def paged(asked: Asked, port: int) -> Iterator[str]:
+    """What the page of the plant takes: `web --broker`, without and with somebody who looks, in lines."""
+    own = free_port()
+    url, words = f"http://127.0.0.1:{own}/", ("--broker", f"127.0.0.1:{port}", "--listen", f"127.0.0.1:{own}")
+    command = [sys.executable, "-m", "echo_stream", "web", *words]
+    began_s = time.monotonic()
+
+    def shown() -> int:
+        with suppress(OSError), urlopen(f"{url}api/plant") as answer:
+            return len(json.loads(answer.read())["machines"])
+        return 0
+
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            while shown() < asked.nodes * asked.machines:
+                if time.monotonic() - began_s > 120:
+                    raise TimeoutError(f"the page shows {shown()} machines after 120 s")
+                time.sleep(0.2)
+            yield f"all {shown()} machines {time.monotonic() - began_s:.1f} s after its start"
+            yield f"nobody looks: {load(process.pid, asked.seconds)}"
+            if CHROMIUM is None:
+                yield "no chromium: not looked at"
+                return
+            with browser_window() as (window, _):
+                looked_s = time.monotonic()
+                window.goto(url)
+                window.wait_for_selector("tbody tr")
+                rows_s = time.monotonic() - looked_s
+                paint = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+                yield f"first paint after {window.evaluate(paint):.0f} ms, rows after {1000 * rows_s:.0f} ms"
+                yield f"one looks: {load(process.pid, asked.seconds)}"
+                heap = window.evaluate("performance.memory.usedJSHeapSize") / 1e6
+                rows = window.locator("tbody tr").count()
+                yield f"in the browser: {heap:.0f} MB of JavaScript, {rows} rows"
+        finally:
+            process.terminate()
+
+
+def load(pid: int, seconds: float) -> str:
+    """CPU over some seconds and memory of a process."""
+    process = psutil.Process(pid)
+    began = process.cpu_times()
+    time.sleep(seconds)
+    ended = process.cpu_times()
+    spent_s = ended.user + ended.system - began.user - began.system
+    return f"{100 * spent_s / seconds:.1f} % of a core, {process.memory_info().rss / 1e6:.0f} MB"
+
+
 def measure(asked: Asked, folder: Path) -> None:
     """Print the figures, one line each."""
     with mosquitto(folder, log="error") as broker, carriers(asked, broker.port, folder) as changed:
@@ -249,6 +299,8 @@ def measure(asked: Asked, folder: Path) -> None:
             flush=True,
         )
         print(f"plant list: {listed(broker.port)}", flush=True)
+        for line in paged(asked, broker.port):
+            print(f"page of the plant: {line}", flush=True)
         broker.kill()
         changed.set()
         time.sleep(asked.down_s)

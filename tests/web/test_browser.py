@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 import pytest
+import yaml
 
+from tests.support.broker import free_port
 from tests.support.daemon import wait_for
 from tests.support.page import RunningPage, browser_window, needs_chromium, running_page
 
@@ -146,3 +152,64 @@ def test_a_new_machine_is_learnt(opened: tuple[Page, list[str]], page: RunningPa
     wide, screen = window.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert wide <= screen
     assert not wrong
+
+
+@pytest.fixture
+def plant_page(page: RunningPage) -> Iterator[str]:
+    """The page of a plant on the same broker: its address."""
+    port, broker = free_port(), yaml.safe_load((page.folder / "config.yaml").read_text())["mqtt"]
+    words = ("web", "--broker", f"{broker['host']}:{broker['port']}", "--listen", f"127.0.0.1:{port}")
+    command = [sys.executable, "-m", "echo_stream", *words]
+    with (page.folder / "plant.log").open("w") as log, subprocess.Popen(command, stderr=log) as process:
+        try:
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            process.terminate()
+    assert process.returncode == 0, (page.folder / "plant.log").read_text()
+
+
+def test_a_plant_is_answered_from_one_page(
+    opened: tuple[Page, list[str]], page: RunningPage, plant_page: str
+) -> None:
+    from playwright.sync_api import expect
+
+    window, _ = opened
+    window.set_viewport_size({"width": 1200, "height": 1000})
+    told: list[str] = []
+    window.on("pageerror", lambda error: told.append(str(error)))
+    wait_for(lambda: answers(plant_page), 60, "the page of the plant")
+    window.goto(plant_page)
+    row = window.locator("[data-machine='pc7/pump3']")
+    expect(row).to_contain_text("Pump 3", timeout=60_000)
+    row.get_by_role("button", name="Shelve").click()
+    window.get_by_label("Your name").fill("anna")
+    window.get_by_label("Why").fill("bearing is changed on Monday")
+    window.get_by_role("dialog").get_by_role("button", name="Shelve").click()
+    expect(window.locator("#said")).to_contain_text("alarm is SHELVED", timeout=60_000)
+    expect(row.locator(".pill")).to_have_text("shelved", timeout=60_000)
+    wait_for(
+        lambda: [e for e in page.told.events if e["to"] == "SHELVED" and "anna" in e["reason"]],
+        5,
+        "the shelving over MQTT",
+    )
+    row.get_by_role("button", name="Take off the shelf").click()
+    window.get_by_role("dialog").get_by_role("button", name="Take off the shelf").click()
+    expect(row.locator(".pill")).not_to_have_text("shelved", timeout=60_000)
+    window.get_by_label("find").fill("no such pump")
+    expect(row).to_have_count(0)
+    expect(window.locator("#summary")).to_contain_text("0 of ")
+    window.get_by_label("find").fill("pump 3")
+    expect(row).to_have_count(1)
+    window.set_viewport_size({"width": 360, "height": 740})
+    for address in ("", "nodes"):
+        window.goto(f"{plant_page}#/{address}")
+        expect(window.locator("tbody tr").first).to_contain_text("pc7", timeout=60_000)
+        wide, screen = window.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert wide <= screen, address
+    assert not told
+
+
+def answers(address: str) -> bool:
+    with suppress(OSError), urlopen(address) as answer:
+        return bool(answer.status == 200)
+    return False

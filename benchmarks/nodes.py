@@ -3,11 +3,12 @@
     python -m benchmarks.nodes [--nodes 200] [--machines 10] [--seconds 60] [--down-s 10]
 
 Each node is the daemon's own Publisher with its outbox, and sends what a daemon sends: the documented example
-of each payload, a score a second and a machine, a health each 10 s. A subscriber hears everything. Then
-`plant list` and the page of the plant (`web --broker`, looked at by chromium) are measured. Then the broker, which keeps nothing on disk, is killed; each tenth machine's alarm changes meanwhile, then it returns:
-printed is how long until all that it keeps is right again, and how many events of all never came to the
-subscriber. It has no session, so those sent before it is back are missing too. Two processes carry the nodes,
-and their own cost is on the same PC; what is printed of the broker is its own.
+of each payload, a score a second and a machine, a health each 10 s. A subscriber hears everything.
+`plant list` and the page of the plant (`web --broker`, looked at by chromium) are measured. Then the broker,
+which keeps nothing on disk, is killed; each tenth machine's alarm changes meanwhile, then it returns: printed
+is how long until all that it keeps is right again, and how many events of all never came to the subscriber.
+It has no session, so those sent before it is back are missing too. Two processes carry the nodes, and their
+own cost is on the same PC; what is printed of the broker is its own.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ AT_ONCE = 10
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 _ENDS = ("done", "refused", "rolled_back")
 _SILENT = (
-    f"no answer within {ANSWER_S:.0f} s: does it run (echo-stream plant list), has its configuration "
+    f"within {ANSWER_S:.0f} s; does it run (echo-stream plant list), has its configuration "
     "plant: {trust: [KEY]}, and may its user read its topic transfer?"
 )
 

@@ -270,7 +270,7 @@ class Publisher:
         self._inbox.reply(command, ok=ok, outcome=outcome)
 
     def take_transfers(self, on_transfer: Callable[[bytes], None]) -> None:
-        """From the next connection on, give what comes on `transfer` to `on_transfer`; publisher's thread."""
+        """Give what comes on `transfer` from now on to `on_transfer`, on the publisher's thread."""
         self._inbox.on_transfer = on_transfer
 
     def transferred(self, payload: Payload) -> None:

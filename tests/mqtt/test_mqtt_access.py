@@ -189,7 +189,7 @@ def test_the_access_rules_of_contrib_let_each_do_its_work_and_no_more(
     rules = Path(__file__).parents[2] / "contrib" / "mosquitto.acl"
     own = tmp_path / "rules.acl"  # mosquitto reads it as another user
     own.write_text(rules.read_text(encoding="utf-8"))
-    names = ("echo-stream", "operator", "viewer", "homeassistant")
+    names = ("echo-stream", "operator", "viewer", "homeassistant", "rollout")
     with mosquitto(tmp_path, users=dict.fromkeys(names, "s3cret"), extra=f"acl_file {own}") as broker:
         clients: dict[str, mqtt.Client] = {}
         heard: dict[str, list[str]] = {name: [] for name in names}
@@ -211,6 +211,8 @@ def test_the_access_rules_of_contrib_let_each_do_its_work_and_no_more(
                 password_file=secret(tmp_path, "s3cret"),
                 discovery_prefix="homeassistant",
             )
+            transfers: list[bytes] = []
+            publisher.take_transfers(transfers.append)
             wait_until(
                 lambda: "homeassistant/device/echo-stream_pc7_pump3/config" in heard["homeassistant"], "HA"
             )
@@ -231,19 +233,21 @@ def test_the_access_rules_of_contrib_let_each_do_its_work_and_no_more(
             assert found == ["operator", "homeassistant"]
             for name in ("viewer", "operator"):  # each as a client of its own: a refusal may end a connection
                 login = {"username": name, "password": "s3cret"}
-                single(
-                    "echo-stream/pc7/status",
-                    "offline",
-                    1,
-                    hostname=broker.host,
-                    port=broker.port,
-                    auth=login,  # type: ignore[arg-type]
-                )
+                where = {"hostname": broker.host, "port": broker.port, "auth": login}
+                for topic in ("status", "transfer"):
+                    single(f"echo-stream/pc7/{topic}", "offline", 1, **where)  # type: ignore[arg-type]
+            sent = clients["rollout"].publish("echo-stream/pc7/transfer", "rollout", qos=1)
+            sent.wait_for_publish(10)
+            wait_until(lambda: transfers, "what is rolled out")
+            assert transfers == [b"rollout"]
+            assert publisher.offer(b"sound of a room")
+            wait_until(lambda: "echo-stream/pc7/transferred" in heard["rollout"], "what is collected")
             publisher.set_available("pump3", True)
             available = "echo-stream/pc7/pump3/availability"
             wait_until(lambda: heard["viewer"].count(available) >= 2, "what the daemon says")
             assert "echo-stream/pc7/status b'online'" in heard["viewer"]
             assert "echo-stream/pc7/status b'offline'" not in heard["viewer"]
+            assert [name for name in names if "echo-stream/pc7/transferred" in heard[name]] == ["rollout"]
         finally:
             for client in clients.values():
                 client.disconnect()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ import pytest
 
 from echo_stream.core.errors import CommandRefused, ConfigError
 from echo_stream.core.text import utc_text
+from echo_stream.mqtt.publisher import Publisher
 from echo_stream.mqtt.signed import load_key, make_key, sign, verify
 from echo_stream.mqtt.transfer import CHUNK_BYTES, SEEN, Incoming, Seen, from_chunk, to_chunk
 from echo_stream.mqtt.transfer_models import Manifest
+from tests.mqtt.conftest import Subscriber, an_event, wait_until
+from tests.support.broker import MosquittoBroker
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 DATA = bytes(range(256)) * 600  # three chunks, the last one shorter
@@ -133,6 +137,25 @@ def test_chunks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     for payload in (b"", b"\0", b"{}" * 30):
         assert from_chunk(payload) is None
+
+
+def test_parts_of_files_wait_for_events(
+    broker: MosquittoBroker, listen: Callable[..., Subscriber], publish: Callable[..., Publisher]
+) -> None:
+    heard = listen(broker, "echo-stream/pc7/#")
+    publisher = publish(broker, start=False)
+    part = to_chunk("ab" * 16, 0, DATA[:CHUNK_BYTES])
+    assert publisher.offer(part)
+    assert not publisher.offer(b"another")
+    for seq in range(1, 101):
+        publisher.event("event", an_event(seq=seq))
+    publisher.start()
+    wait_until(lambda: "echo-stream/pc7/transferred" in heard.topics(), "the part comes")
+    topics = heard.topics()
+    before = topics[: topics.index("echo-stream/pc7/transferred")]
+    assert before.count("echo-stream/pc7/pump3/event") == 100
+    assert heard.heard[topics.index("echo-stream/pc7/transferred")].payload == part
+    assert publisher.offer(b"another")
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:

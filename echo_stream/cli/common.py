@@ -49,13 +49,16 @@ def read_config(path: Path | None) -> Config:
 
 
 def read_config_or_defaults(path: Path | None) -> Config:
-    """The same; where none is named and none lies in a usual place, the defaults, without any machine."""
-    from echo_stream.config.load import DEFAULT_PATHS
+    """The same; where none is named and none lies in a usual place, the defaults, without any machine.
+
+    `machines: []` is allowed: it is of a PC from which a plant is looked at.
+    """
+    from echo_stream.config.load import DEFAULT_PATHS, load
     from echo_stream.config.schema import Config
 
     if path is None and not any(usual.is_file() for usual in DEFAULT_PATHS):
         return Config.model_construct(node="pc", machines=())
-    return read_config(path)
+    return load(path, without_machines=True)
 
 
 def pick(config: Config, machine_id: str) -> Machine:

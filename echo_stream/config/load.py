@@ -38,16 +38,20 @@ def find() -> Path:
     raise ConfigError(f"no configuration: there is no {looked}", "name one with --config PATH")
 
 
-def load(path: Path | None = None) -> Config:
+def load(path: Path | None = None, *, without_machines: bool = False) -> Config:
     """The configuration in a YAML file; relative paths in it count from the file's folder.
+
+    Args:
+        path: of the file; None takes one of the usual places.
+        without_machines: none need stand there: it is of a PC that listens to none.
 
     Raises:
         ConfigError: the file cannot be read or has mistakes; the message lists all of them.
     """
-    return load_with_lines(path)[0]
+    return load_with_lines(path, without_machines=without_machines)[0]
 
 
-def load_with_lines(path: Path | None = None) -> tuple[Config, Document]:
+def load_with_lines(path: Path | None = None, *, without_machines: bool = False) -> tuple[Config, Document]:
     """The configuration, and the document that tells where in the file each key stands.
 
     Raises:
@@ -60,8 +64,9 @@ def load_with_lines(path: Path | None = None) -> tuple[Config, Document]:
     problems += _wrong_references(document)
     problems += _own_topics(document)
     config = None
+    context = {"folder": path.parent, "without_machines": without_machines}
     try:
-        config = Config.model_validate(document.data, context={"folder": path.parent})
+        config = Config.model_validate(document.data, context=context)
     except ValidationError as error:
         problems += [_explain(detail, document) for detail in error.errors(include_url=False)]
     if problems or config is None:

@@ -14,6 +14,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -569,8 +570,8 @@ class Config(Model):
 
     @field_validator("machines")
     @classmethod
-    def _some_and_one_stdin(cls, machines: tuple[Machine, ...]) -> tuple[Machine, ...]:
-        if not machines:
+    def _some_and_one_stdin(cls, machines: tuple[Machine, ...], info: ValidationInfo) -> tuple[Machine, ...]:
+        if not machines and not (info.context or {}).get("without_machines"):
             raise ValueError("expected at least one machine, found none")
         if sum(machine.source.kind == "stdin" for machine in machines) > 1:
             raise ValueError("only one machine can read standard input")

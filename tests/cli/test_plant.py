@@ -17,6 +17,7 @@ from echo_stream.cli.plant import show_plant
 from echo_stream.cli.plant_broker import Plant, _address, ask, collect, listed
 from echo_stream.cli.plant_compare import show_comparison
 from echo_stream.cli.watch import Fleet
+from echo_stream.config.load import load
 from echo_stream.core.errors import ConfigError, DeliveryError
 from echo_stream.core.text import utc_text
 from echo_stream.mqtt import schema
@@ -168,6 +169,15 @@ def test_the_odd_one_of_a_kind_is_named(
     assert "pump5 (hall2) is unlike the others: level -50 dBFS" in said
     assert said.count("unlike") == 3
     assert "fan" not in said
+
+
+def test_a_pc_that_listens_to_nothing_may_look_at_a_plant(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("node: office\nmachines: []\nmqtt: {host: broker.plant, username: anna}\n")
+    plant = Plant.of("broker.plant:8883", config)
+    assert (plant.broker.port, plant.broker.username) == (8883, "anna")
+    with pytest.raises(ConfigError, match="expected at least one machine"):
+        load(config)
 
 
 def test_two_machines_are_not_compared(broker: MosquittoBroker) -> None:

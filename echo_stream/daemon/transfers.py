@@ -423,6 +423,8 @@ def _run(config: Path, command: Sequence[str], options: Sequence[str], shown: Pa
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CommandRefused(f"{' '.join(command)} cannot be run: {error}") from None
     if ran.returncode != 0:
-        said = ran.stderr.strip().removeprefix("echo-stream: ") or f"it ended with code {ran.returncode}"
+        # The service may not change priorities, and `nice` says so before it runs the command.
+        lines = [line for line in ran.stderr.strip().splitlines() if not line.startswith("nice: ")]
+        said = "\n".join(lines).removeprefix("echo-stream: ") or f"it ended with code {ran.returncode}"
         raise CommandRefused(said.replace(str(config), str(shown or config)))
     return ran.stdout.strip()

@@ -175,7 +175,9 @@ class PlantPage:
     def _take(self, fleet: Fleet) -> None:
         """What the broker has changed: new rows in place of the old."""
         changed, fleet.changed = fleet.changed, set()
-        if time.monotonic() - self._all_at_s >= ALL_EVERY_S:
+        if fleet.trouble:  # what was known stays as it was then, until the broker has said all again
+            self._all_at_s = time.monotonic()
+        elif time.monotonic() - self._all_at_s >= ALL_EVERY_S:
             self._all_at_s = time.monotonic()
             changed |= {*fleet.machines, *((node, "") for node in {*fleet.nodes, *fleet.node_healths})}
         nodes = {node for node, machine in changed if not machine}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from echo_stream.cli.common import ConfigOption
-from echo_stream.cli.plant import AssetOption, BrokerOption
+from echo_stream.cli.plant import AssetOption
 
 web_app = typer.Typer()
 LISTEN = "127.0.0.1:8766"
@@ -18,7 +18,9 @@ LISTEN = "127.0.0.1:8766"
 @web_app.callback(invoke_without_command=True)
 def plant_page(
     context: typer.Context,
-    broker: BrokerOption = None,
+    broker: Annotated[
+        str | None, typer.Option(metavar="HOST[:PORT]", help="the broker that the nodes publish to")
+    ] = None,
     listen: Annotated[
         str, typer.Option(metavar="ADDRESS:PORT", help="another than this PC's own needs --passwords")
     ] = LISTEN,

@@ -99,6 +99,19 @@ def test_only_what_changed_is_sent(fleet: Fleet) -> None:
     assert len(frames(feed.news())["machines"]) == len(URGENT) - 1
 
 
+def test_what_was_known_stays_while_the_broker_is_away(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = page_of(1)
+    page._take(fleet)
+    known = dict(page.machines)
+    monkeypatch.setattr("echo_stream.cli.plant_broker.SILENT_S", -1.0)  # as if ten minutes had passed
+    fleet.trouble, page._all_at_s = "the broker is away", 0.0
+    page._take(fleet)
+    assert (page.machines, page.state.connected) == (known, False)
+    fleet.trouble, page._all_at_s = "", 0.0
+    page._take(fleet)
+    assert page.machines["hall1/fine"].word == "not heard lately"
+
+
 def test_only_machines_that_stand_where_asked(fleet: Fleet) -> None:
     page = page_of(1, line="1")
     page._take(fleet)

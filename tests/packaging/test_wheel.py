@@ -24,6 +24,7 @@ for module in pkgutil.walk_packages(echo_stream.__path__, "echo_stream."):
 print(json.dumps(found))
 """
 OF_EXTRAS = {
+    "cli.plant_page": "web",
     "encode.echo_torch": "torch",
     "encode.runtime_torch": "torch",
     "encode.runtime_openvino": "echo",

@@ -39,8 +39,8 @@ function brokerLine() {
     line.hidden = !found || found.connected;
     note.hidden = !found?.too_many;
     if (!line.hidden) {
-      line.textContent = `No connection to the broker ${found.broker} since ${when(found.since)} (${ago(found.since)}). ` +
-        `What you see is what was known then; it is tried again. ${found.reason}`;
+      line.replaceChildren(`No connection to the broker since ${when(found.since)} (${ago(found.since)}). ` +
+        "What you see is what was known then. It is tried again.", h("div", { class: "small faint" }, found.reason));
     }
   }];
 }

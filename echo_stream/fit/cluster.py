@@ -16,9 +16,9 @@ import platform
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -38,6 +38,12 @@ with of_extra("--cluster", "cluster"):
 AHEAD = 4
 """Parts in flight for each worker. Their features stay on the workers until they are wanted, so a slow worker
 holds nobody up at once, and the caller's memory does not grow with the cluster."""
+LATE_TIMES, LATE_LEAST_S, LATE_OF, LATE_SHARE = 2.5, 10.0, 100, 0.9
+"""What is in flight so many times as long as nine in ten of the last hundred parts, and at least so long, is
+late: another worker computes it as well. Over 2, because the second part that a worker gets waits for the
+first, and so is in flight twice as long."""
+FETCH_S = 10.0
+"""So long a worker may take to hand over features before others compute them; each time doubles it."""
 WITHOUT_WORKERS_S = 60.0
 """So long the scheduler may have no worker at all: what restarts them needs a while."""
 CONNECT_S = 10.0
@@ -135,7 +141,99 @@ def _open(address: str) -> ConfigError:
     )
 
 
-_Sent = tuple[Part, Future[Tensors | SourceError]]
+@dataclass(slots=True)
+class _Sent:
+    """A part in flight."""
+
+    part: Part
+    sent_s: float
+    """On the monotonic clock."""
+    futures: list[Future[Tensors | SourceError]]
+    """The first worker's, and where that one is late, another's: whichever is done first counts."""
+    noted: bool = False
+    """It is done, and how long it took is known."""
+
+    @property
+    def done(self) -> Future[Tensors | SourceError] | None:
+        """The one with the result."""
+        return next((future for future in self.futures if future.done()), None)
+
+
+class _Flight:
+    """The parts in flight, in order; those of a slow worker are sent to another one as well.
+
+    Args:
+        client: sends them.
+        name: of the plugin with the encoder.
+        sizes: bytes of each recording.
+    """
+
+    def __init__(self, client: Client, name: str, sizes: Mapping[Path, int]) -> None:
+        self._client, self._name, self._sizes = client, name, sizes
+        self._slow: dict[str, Future[Tensors | SourceError]] = {}
+        self._took_s: deque[float] = deque(maxlen=LATE_OF)
+        self._fetch_s = FETCH_S
+        self.waiting: deque[_Sent] = deque()
+
+    def send(self, part: Part) -> None:
+        """To any worker but those that have not finished yet what they are late with."""
+        self.waiting.append(_Sent(part, time.monotonic(), [self._submit(part)]))
+
+    def _submit(self, part: Part, others: list[str] | None = None) -> Future[Tensors | SourceError]:
+        size, others = self._sizes[part.path], others or self._others
+        return self._client.submit(
+            _work, self._name, part, size, pure=False, workers=others, allow_other_workers=others is not None
+        )
+
+    @property
+    def _others(self) -> list[str] | None:
+        """The workers that are not slow; None where none is, or all are."""
+        self._slow = {at: future for at, future in self._slow.items() if not future.done()}
+        if not self._slow:
+            return None
+        return [at for at in self._client.nthreads() if at not in self._slow] or None
+
+    def fetch(self, future: Future[Tensors | SourceError]) -> Tensors | SourceError | None:
+        """What a part gave; None where its worker does not hand it over: others compute all it has, again."""
+        try:
+            return future.result(timeout=self._fetch_s)
+        except TimeoutError:
+            self._fetch_s *= 2
+        done = [(sent, own) for sent in self.waiting if (own := sent.done) is not None]
+        has = self._client.who_has([own for _, own in done])
+        holders = set(has.get(future.key, ()))
+        others = [at for at in self._client.nthreads() if at not in holders | self._slow.keys()]
+        for sent, own in done if others else ():
+            if holders.issuperset(has.get(own.key) or others):  # one that failed is held by nobody
+                sent.futures = [self._submit(sent.part, others)]
+        return None
+
+    def look(self) -> None:
+        """Note how long parts took, and send those that are late to another worker, too."""
+        now_s = time.monotonic()
+        done = [sent for sent in self.waiting if sent.done is not None]
+        self._took_s.extend(now_s - sent.sent_s for sent in done if not sent.noted)
+        for sent in done:
+            sent.noted = True
+        if not self._took_s:
+            return
+        usual_s = sorted(self._took_s)[int(LATE_SHARE * len(self._took_s))]
+        limit_s = max(LATE_LEAST_S, LATE_TIMES * usual_s)
+        late = [
+            sent
+            for sent in self.waiting
+            if sent.done is None and len(sent.futures) == 1 and now_s - sent.sent_s > limit_s
+        ]
+        if not late:
+            return
+        where = {key: at for at, keys in self._client.processing().items() for key in keys}
+        for sent in late:
+            if (at := where.get(sent.futures[0].key)) is not None:
+                self._slow.setdefault(at, sent.futures[0])
+        if self._slow and self._others is not None:
+            for sent in late:
+                if where.get(sent.futures[0].key) in self._slow:
+                    sent.futures.append(self._submit(sent.part))
 
 
 class Cluster:
@@ -207,43 +305,43 @@ class Cluster:
                 "Is the same extra (echo, torch) installed there, and has its CPU the same precisions?",
             ) from error
         most = AHEAD * max(1, len(self._client.nthreads()))
-        todo, waiting, yielded_s = iter(parts), deque[_Sent](), 0.0
+        todo, flight, yielded_s = iter(parts), _Flight(self._client, name, sizes), 0.0
 
         def say() -> None:
-            tell(yielded_s + sum(part.seconds for part, future in waiting if future.done()))
+            tell(yielded_s + sum(sent.part.seconds for sent in flight.waiting if sent.done is not None))
 
         try:
             while True:
-                for part in islice(todo, most - len(waiting)):
-                    future = self._client.submit(_work, name, part, sizes[part.path], pure=False)
-                    waiting.append((part, future))
-                if not waiting:
+                for part in islice(todo, most - len(flight.waiting)):
+                    flight.send(part)
+                if not flight.waiting:
                     return
-                found = self._result(waiting[0][1], say)
+                found = self._result(flight, say)
                 say()
-                part, _ = waiting.popleft()  # which lets the worker forget it
-                yielded_s += part.seconds
+                yielded_s += flight.waiting.popleft().part.seconds  # which lets the worker forget it
                 yield found
         finally:  # an error, Ctrl-C, or a caller who wants no more
             if self._client.status == "running":
-                self._client.cancel([each for _, each in waiting])
-                self._client.unregister_worker_plugin(name)
+                self._client.cancel([future for sent in flight.waiting for future in sent.futures])
+                with contextlib.suppress(TimeoutError):  # a worker that is stopped does not answer
+                    self._client.sync(
+                        self._client._unregister_worker_plugin, name=name, callback_timeout=CONNECT_S
+                    )
 
-    def _result(
-        self, future: Future[Tensors | SourceError], tell: Callable[[], None]
-    ) -> Tensors | SourceError:
-        """What a part gave; waited for as long as there are workers."""
-        with_workers_s = time.monotonic()
+    def _result(self, flight: _Flight, tell: Callable[[], None]) -> Tensors | SourceError:
+        """What the first part in flight gave; waited for as long as there are workers."""
+        with_workers_s, first = time.monotonic(), flight.waiting[0]
         try:
-            while not future.done():
-                with contextlib.suppress(TimeoutError):  # not for its result: a slow line may take longer
-                    wait([future], timeout=_POLL_S)
+            while (future := first.done) is None or (found := flight.fetch(future)) is None:
+                with contextlib.suppress(TimeoutError):
+                    wait(first.futures, timeout=_POLL_S, return_when="FIRST_COMPLETED")
                 tell()
+                flight.look()
                 if self._client.nthreads():
                     with_workers_s = time.monotonic()
                 elif time.monotonic() - with_workers_s > WITHOUT_WORKERS_S:
                     raise self._no_workers()
-            return future.result()
+            return found
         except (CancelledError, OSError) as error:
             raise ClusterError(f"--cluster {self._address}: the scheduler is gone", _GO_ON) from error
         except KilledWorker as error:

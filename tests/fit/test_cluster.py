@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import soundfile
 
 from echo_stream.cli.evaluate import run_evaluate
 from echo_stream.core.errors import ClusterError, ConfigError
+from echo_stream.core.types import Features, Window
 from echo_stream.encode.spectral import SpectralEncoder
 from echo_stream.fit.archive import Part, parts_of
 from echo_stream.fit.archive_jobs import Encoded, encode_parts
@@ -30,6 +31,7 @@ from tests.support.object_store import ObjectStore, object_store
 
 dask = pytest.importorskip("dask", reason="distributed is not installed: pip install 'echo-stream[cluster]'")
 cluster = pytest.importorskip("echo_stream.fit.cluster")
+cloudpickle = pytest.importorskip("cloudpickle")
 Client = pytest.importorskip("distributed").Client
 
 RATE = 4_000
@@ -174,6 +176,42 @@ def test_versions_and_authority_agree_or_nothing_is_sent(
         cluster.connected(str(plant.file)),
     ):
         pass
+
+
+class HeldUp(SpectralEncoder):
+    """One that gets nowhere in one process until a file is there."""
+
+    def __init__(self, pid: int, until: Path) -> None:
+        super().__init__(2.0)
+        self.pid, self.until = pid, until
+
+    def encode(self, windows: Sequence[Window]) -> list[Features]:
+        while os.getpid() == self.pid and not self.until.exists():
+            time.sleep(0.01)
+        return super().encode(windows)
+
+
+def test_what_a_slow_worker_is_late_with_another_one_computes(
+    plant: Dask,
+    parts: list[Part],
+    alone: list[Encoded],
+    tls: dict[str, str | bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "LATE_LEAST_S", 0.2)
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not have it
+    until = tmp_path / "go on"
+    try:
+        with dask.config.set(tls), cluster.connected(str(plant.file)) as engine:
+            encoder = HeldUp(plant.workers[0].pid, until)
+            found = list(encode_parts(parts, encoder, engine=engine))
+            assert not until.exists(), "it waited for the slow one"
+            until.touch()
+    finally:
+        until.touch()
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    assert bits(found) == bits(alone)
 
 
 def test_the_work_of_a_worker_that_is_killed_is_done_again(

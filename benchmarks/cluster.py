@@ -140,6 +140,7 @@ def main() -> None:
                         f"{hours:3} h, {count} processes, one killed: {lost['s']:.1f} s, {same}", flush=True
                     )
         year = core_h * YEAR_H * MACHINES
+        print(f"by arithmetic: a day's archive of {MACHINES} machines takes {year / 365:,.0f} core-hours")
         print(f"by arithmetic: a year of {MACHINES} machines takes {year:,.0f} core-hours like the last ones")
 
 

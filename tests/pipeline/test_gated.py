@@ -10,16 +10,20 @@ from threading import Event as Stop
 
 import numpy as np
 import pytest
+import soundfile
 from safetensors.numpy import save_file
 
 from echo_stream.capture.simulator import Simulated
 from echo_stream.config.load import load
+from echo_stream.config.schema import EvidenceSettings
 from echo_stream.core.calibration import BankCalibration, SensorLimits
 from echo_stream.core.errors import BankMismatch
 from echo_stream.core.types import AlarmEvent, Enrolled, Window
+from echo_stream.daemon.answers import Answers
 from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.detect.bank import NormalBank
 from echo_stream.encode.echo import EchoDimensions, EchoWeights
+from echo_stream.evidence.store import Kept
 from echo_stream.fit.learn import calibrated, joined_held_out
 from echo_stream.fit.propose import propose
 from echo_stream.fit.recorded import held_out_places
@@ -37,6 +41,7 @@ from echo_stream.pipeline.factory import (
 from echo_stream.pipeline.looking import Looked, look
 from echo_stream.pipeline.loop import encode_windows, listen, read_windows
 from echo_stream.pipeline.station import Event, Scored, Station
+from tests.support.daemon import wait_for
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RATE_HZ = 8000
@@ -49,7 +54,12 @@ NORMAL, FAULTY = "", ", faults: [{kind: bearing, start_s: 14, end_s: 32}]"
 
 
 def write_config(
-    folder: Path, machines: Sequence[str], faults: str, gate: str = ", gate: auto", duration_s: int = 32
+    folder: Path,
+    machines: Sequence[str],
+    faults: str,
+    gate: str = ", gate: auto",
+    duration_s: int = 32,
+    bank: str = "bank.safetensors",
 ) -> None:
     lines = ["node: pc7\nstate_dir: state\nevidence: {enabled: false}\n" + ENCODER % gate + "machines:"]
     for name in machines:
@@ -57,7 +67,7 @@ def write_config(
             f"{{kind: simulated, seed: 3, sample_rate_hz: {RATE_HZ}, pace: fast, "
             f"duration_s: {duration_s}{faults}}}"
         )
-        lines.append(f"  - {{id: {name}, bank: bank.safetensors, source: {source}}}")
+        lines.append(f"  - {{id: {name}, bank: {bank}, source: {source}}}")
     (folder / "config.yaml").write_text("\n".join(lines) + "\n")
 
 
@@ -178,6 +188,46 @@ def test_what_is_kept_for_a_proposal_is_encoded_and_proposed(
     windows = np.array([item.features.window for item in learnt.enrolled])
     assert np.abs(np.diff(windows, axis=0)).max(axis=(1, 2)).min() > 0
     assert NormalBank.load(found.path).gate is not None
+
+
+def test_an_alarm_that_was_normal_is_learnt_with_its_gate(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `bank extend`, as a state of its own: no alarm any more, and its sound may be left out."""
+    monkeypatch.chdir(folder)  # where the child finds the weights
+    write_config(folder, ["a"], NORMAL, bank="versioned.safetensors")
+    rattling = Simulated(3, RATE_HZ, [(0.0, 99.0, "bearing")], pace="fast", duration_s=24.0)
+    sound = np.concatenate([block.samples for block in iter(rattling.read, None)])
+    document = folder / "evidence/a/20260101T000000Z_a_E.json"
+    document.parent.mkdir(parents=True)
+    document.write_text("{}")
+    soundfile.write(document.with_suffix(".flac"), sound, RATE_HZ)
+    kept = Kept(document, {"event_id": "E", "machine": "a", "ts": "2026-01-01T00:00:00Z"}, complete=True)
+    answers = Answers(
+        folder / "config.yaml",
+        folder / "state",
+        "pc7",
+        lambda *_: None,
+        limits=EvidenceSettings(min_free_mb=0),
+        sampler=FeatureSampler(folder / "state"),
+    )
+    answers.normal(kept, "anna", "", None)
+    wait_for(lambda: (found := answers.proposal("a")) and found.state != "running", 300, "no answer")
+    proposal = answers.proposal("a")
+    assert proposal is not None
+    assert proposal.state == "ready", proposal.said
+    assert proposal.bank_id is not None
+    versions = BankVersions(folder / "versioned.safetensors")
+    learnt = Enrolment.load(versions.enrolled_of(proposal.bank_id), proposal.bank_id).enrolled
+    assert all(item.features.gate is not None for item in learnt)
+    bank = versions.path_of(proposal.bank_id)
+    write_config(folder, ["a"], FAULTY, bank=str(bank), duration_s=50)
+    _, events, stations = walk(folder)
+    assert not [event for event in events if isinstance(event, AlarmEvent) and event.active]
+    watch = stations["a"].encoder_gate
+    assert watch is not None
+    assert len(watch.gate.references) == 2
+    assert watch.left_out > 10
 
 
 def test_a_bank_of_another_gate_is_refused(folder: Path) -> None:

@@ -251,8 +251,8 @@ class RollOut:
                 self._end(talk, said["state"], outcome + (f"; in {talk.into}" if talk.target.files else ""))
 
     def _send(self, connection: Connection, talk: _Talk, number: object) -> None:
-        if isinstance(number, int) and 0 <= number * CHUNK_BYTES < len(talk.data):
-            data = talk.data[number * CHUNK_BYTES :][:CHUNK_BYTES]
+        if isinstance(number, int) and 0 <= (begin := number * CHUNK_BYTES) < len(talk.data):
+            data = talk.data[begin : begin + CHUNK_BYTES]
             connection.publish(self._topic(talk.target), to_chunk(talk.id, number, data), qos=1, expiry_s=60)
 
     def _guard(self, talk: _Talk, work: Callable[[], None]) -> None:

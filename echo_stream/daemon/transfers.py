@@ -177,7 +177,7 @@ class Transfers:
                     self._try(job, job.incoming.keep())
                 else:
                     self._ask(job)
-        except CommandRefused as refusal:
+        except EchoStreamError as refusal:
             self._end("refused", str(refusal))
         except Exception:
             self._end("refused", "an unforeseen error, see the journal of the node")
@@ -189,10 +189,10 @@ class Transfers:
         try:
             manifest = verify(payload, self._config.plant.trust, self._config.node)
             self._begin(manifest)
-        except CommandRefused as refusal:
+        except EchoStreamError as refusal:  # also: the configuration on the disk is broken by now
             if (self._may_answer if manifest else self._may_answer_strangers)():
                 transfer = manifest.id if manifest else claimed_id(payload)
-                self._count_and_say("refused", transfer, refusal.message, manifest)
+                self._count_and_say("refused", transfer, str(refusal), manifest)
             else:
                 self._counts["refused"] += 1
 
@@ -420,7 +420,7 @@ def _run(config: Path, command: Sequence[str], options: Sequence[str], shown: Pa
     words = command_line(config, command, options, niced=True)
     try:
         ran = subprocess.run(words, capture_output=True, text=True, timeout=CHECK_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise CommandRefused(f"{' '.join(command)} cannot be run: {error}") from None
     if ran.returncode != 0:
         # The service may not change priorities, and `nice` says so before it runs the command.

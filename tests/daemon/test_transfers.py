@@ -165,6 +165,14 @@ def test_another_file_than_announced_is_refused(node: Node) -> None:
     assert "announced was 0000" in said[-1][1]
 
 
+def test_a_node_whose_own_file_is_broken_by_now_says_so(node: Node) -> None:
+    node.path.write_text("node: [")
+    node.ask(kind="banks", size=10)
+    state, outcome = node.last()
+    assert state == "refused"
+    assert "config.yaml" in outcome
+
+
 def test_a_broken_configuration_is_refused_as_check_config_says(node: Node) -> None:
     before = node.path.read_bytes()
     text = before.decode().replace("seed: 3", "sed: 3")

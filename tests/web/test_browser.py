@@ -79,7 +79,7 @@ def test_a_fault_is_seen_heard_and_answered(opened: tuple[Page, list[str]], page
     expect(window.locator("main")).to_contain_text("by anna heard it")
 
     window.get_by_role("link", name="Hear and see the last alarm").click()
-    expect(window.get_by_role("img")).to_be_visible(timeout=100_000)
+    expect(window.get_by_role("img")).to_be_visible(timeout=240_000)
     window.get_by_role("button", name="Play from the change").click()
     played = "document.querySelector('audio').currentTime"
     wait_for(lambda: window.evaluate(played) > 3.5, 15, "the clip plays")
@@ -126,10 +126,16 @@ def test_a_fault_is_seen_heard_and_answered(opened: tuple[Page, list[str]], page
     assert not wrong
 
 
+def unheard_s(page: RunningPage, machine: str) -> float:
+    health = page.json(f"/api/machines/{machine}")["health"]
+    return float(health["lost_s"] + health["unheard_s"])
+
+
 def test_a_new_machine_is_learnt(opened: tuple[Page, list[str]], page: RunningPage) -> None:
     from playwright.sync_api import expect
 
     window, wrong = opened
+    before_s = {machine: unheard_s(page, machine) for machine in ("pump3", "fan1")}
     window.set_viewport_size({"width": 1200, "height": 1000})
     window.goto(page.url)
     card = window.locator("[data-machine=new1]")
@@ -146,8 +152,9 @@ def test_a_new_machine_is_learnt(opened: tuple[Page, list[str]], page: RunningPa
     expect(window.get_by_role("cell", name="in use")).to_be_visible()
     expect(window.locator("main .pill")).not_to_have_text("not learnt yet", timeout=60_000)
     expect(window.locator("main")).to_contain_text("learning begins: normal; by anna", timeout=60_000)
-    lost = [page.machine(machine)["coverage_10m"] for machine in ("pump3", "fan1")]
-    assert min(lost) > 0.999, "while one machine is learnt, the others are heard without a gap"
+    # While one machine is learnt, the others are heard without a gap; a busy PC may skip a hop of theirs.
+    gaps_s = [unheard_s(page, machine) - before_s[machine] for machine in before_s]
+    assert max(gaps_s) < 1
     window.set_viewport_size({"width": 360, "height": 740})
     wide, screen = window.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert wide <= screen

@@ -8,7 +8,6 @@ the same way. Then a trial decides whether machines are heard as before; where t
 from __future__ import annotations
 
 import queue
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,11 +22,11 @@ import structlog
 from echo_stream.config.load import load
 from echo_stream.config.schema import Config
 from echo_stream.core.errors import CommandRefused, EchoStreamError
-from echo_stream.core.files import require_writable, write_whole
+from echo_stream.core.files import require_writable
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.log_limit import LogLimit
-from echo_stream.daemon.child import command_line
 from echo_stream.daemon.collected import collected
+from echo_stream.daemon.push_checks import checked_config, require_reachable, run_command
 from echo_stream.daemon.trial import Trial, Undo, heard, replace_file, undo_path
 from echo_stream.detect.bank_file import accepted_version
 from echo_stream.mqtt.publisher import Publisher
@@ -36,22 +35,12 @@ from echo_stream.mqtt.state_payloads import transferred
 from echo_stream.mqtt.transfer import LONGEST_MESSAGE, MOST_BYTES, Incoming, Seen, from_chunk
 from echo_stream.mqtt.transfer_models import Manifest
 
-CUTS_OFF: Final = ("node", "state_dir", "mqtt", "encoder")
-"""A change takes effect at the next restart only, and then cuts the node off, or needs other banks."""
-CHECK_S: Final = 120.0
 ASK_AGAIN_S: Final = 5.0
 GIVE_UP_S: Final = 60.0
 PART_EVERY_S: Final = 0.065
 """One chunk in this time: 1 MB/s."""
 MOST_TEXT: Final = 4000
 _WAITING: Final = 8
-_SERVICE: Final = """\
-a push needs a configuration that the service may write, in a folder of its own:
-sudo install -o echo-stream -g echo-stream -m 0640 {path} /var/lib/echo-stream/{path.name}
-sudo systemctl edit echo-stream, with the three lines: [Service], ExecStart=, \
-ExecStart=/opt/echo-stream/bin/echo-stream run --config /var/lib/echo-stream/{path.name}
-sudo systemctl restart echo-stream; relative paths in it count from that folder then"""
-
 _INTERRUPTED: Final = "the trial was interrupted, as the daemon or its transfers began anew"
 
 log = structlog.get_logger()
@@ -247,9 +236,9 @@ class Transfers:
         self._say("checking", job.manifest.id, "all has arrived")
         before = heard(self._machines(), self._config.encoder.hop_s)
         try:
-            if job.manifest.machine is None:
+            if job.manifest.kind == "config":
                 self._try_config(job, file, before)
-            else:
+            elif job.manifest.machine is not None:
                 self._try_bank(job, file, job.manifest.machine, before)
         finally:
             file.unlink(missing_ok=True)
@@ -258,23 +247,8 @@ class Transfers:
 
     def _try_config(self, job: _Job, file: Path, before: set[str]) -> None:
         path, data = self._path, file.read_bytes()
-        if path.is_symlink():
-            raise CommandRefused(f"{path} is a link, which a push would replace: start with the file itself")
-        candidate = path.with_name(f".{path.name}.candidate")
-        try:
-            write_whole(candidate, data)
-        except OSError as error:
-            raise CommandRefused(
-                f"the daemon cannot write {path.parent}: {error.strerror}; {_SERVICE.format(path=path)}"
-            ) from None
-        try:
-            _run(candidate, ("check-config",), [], shown=path)
-            new = load(candidate)
-        except EchoStreamError as error:
-            raise CommandRefused(str(error)) from None
-        finally:
-            candidate.unlink(missing_ok=True)
-        job.note = self._require_reachable(new, before)
+        new = checked_config(path, data)
+        job.note = require_reachable(new, self._config, before)
         old = path.read_bytes().decode("utf-8", "surrogateescape")
         job.undo = Undo(job.manifest.id, job.manifest.sha256 or "", old)
         job.undo.save(undo_path(path))
@@ -288,31 +262,6 @@ class Transfers:
         expected = before & {machine.id for machine in new.machines}
         job.incoming, job.trial = None, Trial(expected, self._config.encoder.hop_s, monotonic())
 
-    def _require_reachable(self, new: Config, before: set[str]) -> str:
-        """Refuses what would cut this node off at its next restart; else what the operator must know."""
-        old = self._config
-        changed = [key for key in Config.model_fields if getattr(new, key) != getattr(old, key)]
-        if cut := [key for key in CUTS_OFF if key in changed]:
-            raise CommandRefused(
-                f"{', '.join(cut)}: a push does not change these, as only a restart shows whether the node "
-                "can still be reached and listens; change them on the PC"
-            )
-        if not set(new.plant.trust) & set(old.plant.trust):
-            raise CommandRefused("plant.trust: no key of those that are trusted now is in it")
-        for machine in new.machines:
-            if machine.id in before and not machine.bank.exists():
-                raise CommandRefused(
-                    f"{machine.bank} does not exist: {machine.id} is heard now and would not be any more"
-                )
-        gone = sorted(before - {machine.id for machine in new.machines})
-        later = sorted(set(changed) - {"machines"})
-        return "".join(
-            [
-                f"; not listened to any more: {', '.join(gone)}" if gone else "",
-                f"; takes effect at the next restart: {', '.join(later)}" if later else "",
-            ]
-        )
-
     def _try_bank(self, job: _Job, file: Path, machine_id: str, before: set[str]) -> None:
         machine = load(self._path).machine(machine_id)
         if machine is None:
@@ -325,7 +274,7 @@ class Transfers:
         job.undo.save(self._bank_undo)
         options = ["--machine", machine_id, "--accept", "--by", job.manifest.by, "--", str(file)]
         try:
-            job.note = f"; {_run(self._path, ('bank', 'add'), options)}"
+            job.note = f"; {run_command(self._path, ('bank', 'add'), options)}"
         except CommandRefused as error:
             self._bank_undo.unlink(missing_ok=True)
             raise CommandRefused(error.message.replace(str(file), "the file that was sent")) from None
@@ -367,7 +316,9 @@ class Transfers:
         if undo.before is None:
             machine.bank.unlink()
             return f"{undo.machine} has no bank again"
-        return _run(self._path, ("bank", "rollback"), ["--machine", undo.machine, "--by", "plant push"])
+        return run_command(
+            self._path, ("bank", "rollback"), ["--machine", undo.machine, "--by", "plant push"]
+        )
 
     def _send(self, job: _Job) -> None:
         """The next part of what is collected, unless one waits still."""
@@ -409,22 +360,3 @@ class Transfers:
         node, ts = self._config.node, datetime.now(UTC)
         said = transferred(node=node, ts=ts, transfer=transfer, state=state, outcome=outcome, **more)
         self._publisher.transferred(said)
-
-
-def _run(config: Path, command: Sequence[str], options: Sequence[str], shown: Path | None = None) -> str:
-    """What a command of ours printed.
-
-    Raises:
-        CommandRefused: it failed; with what it said, of `shown` instead of the configuration that it read.
-    """
-    words = command_line(config, command, options, niced=True)
-    try:
-        ran = subprocess.run(words, capture_output=True, text=True, timeout=CHECK_S, check=False)
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise CommandRefused(f"{' '.join(command)} cannot be run: {error}") from None
-    if ran.returncode != 0:
-        # The service may not change priorities, and `nice` says so before it runs the command.
-        lines = [line for line in ran.stderr.strip().splitlines() if not line.startswith("nice: ")]
-        said = "\n".join(lines).removeprefix("echo-stream: ") or f"it ended with code {ran.returncode}"
-        raise CommandRefused(said.replace(str(config), str(shown or config)))
-    return ran.stdout.strip()

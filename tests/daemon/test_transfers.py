@@ -16,6 +16,7 @@ import pytest
 from echo_stream.config.load import load
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.text import utc_text
+from echo_stream.daemon.push_checks import require_reachable
 from echo_stream.daemon.transfers import _WAITING, Transfers
 from echo_stream.daemon.trial import undo_path
 from echo_stream.mqtt.signed import load_key, make_key, sign
@@ -196,9 +197,9 @@ def test_what_would_cut_the_node_off_is_refused(node: Node) -> None:
         ({}, "bank.safetensors does not exist: pump1 is heard now"),
     ):
         with pytest.raises(CommandRefused, match=reason):
-            node.transfers._require_reachable(here.model_copy(update=change), {"pump1"})
+            require_reachable(here.model_copy(update=change), here, {"pump1"})
     later = here.model_copy(update={"metrics_port": 9, "machines": ()})
-    assert node.transfers._require_reachable(later, {"pump1"}) == (
+    assert require_reachable(later, here, {"pump1"}) == (
         "; not listened to any more: pump1; takes effect at the next restart: metrics_port"
     )
 

@@ -95,7 +95,7 @@ export function plant(main) {
     const nodesHere = new Set(all.map((machine) => machine.node));
     const only = Object.entries(known.plant?.asset ?? {}).map(([key, value]) => `${key} ${value}`).join(", ");
     summary.textContent = (all.length === 0 ? "nothing received yet"
-      : `${found.length === all.length ? "" : `${found.length} of `}${all.length} machines on ${nodesHere.size} PCs`) + (only ? `; only ${only}` : "");
+      : `${found.length === all.length ? "" : `${found.length} of `}${counted(all.length, "machine")} on ${counted(nodesHere.size, "PC")}`) + (only ? `; only ${only}` : "");
     showWords(all);
     showPlaces(all);
     const calling = all.filter((machine) => machine.word === "alarm").length;
@@ -158,6 +158,8 @@ function fillRow(row, machine) {
   row.actions.replaceChildren(buttons(machine));
 }
 
+const counted = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
+
 // All PCs, those that need a look first.
 export function nodes(main) {
   const [broker, showBroker] = brokerLine();
@@ -172,7 +174,7 @@ export function nodes(main) {
     showBroker();
     const rank = (node) => (!node.online ? 0 : node.reasons.length ? 1 : node.outbox || old(node.heard) ? 2 : 3);
     const all = [...known.nodes.values()].sort((a, b) => rank(a) - rank(b) || a.node.localeCompare(b.node, undefined, { numeric: true }));
-    summary.textContent = `${all.length} PCs, ${all.filter((node) => !node.online).length} offline`;
+    summary.textContent = `${counted(all.length, "PC")}, ${all.filter((node) => !node.online).length} offline`;
     const now = JSON.stringify(all) + Math.round(Date.now() / 10_000);
     if (now === before) return;
     before = now;

@@ -129,7 +129,7 @@ class Daemon:
         config = self._config
         self._catch_signals()
         with ExitStack() as stack:
-            self._require_page()
+            self._require_extras()
             self._state_dir = StateDirectory(config.state_dir)
             self._state_dir.take(monotonic())
             stack.callback(self._state_dir.release)
@@ -211,7 +211,10 @@ class Daemon:
             transfers=self._transfers,
         )
 
-    def _require_page(self) -> None:
+    def _require_extras(self) -> None:
+        """Refuses, before anything is opened, what needs a library that is not installed."""
+        if self._config.plant.trust:
+            import echo_stream.daemon.transfers  # noqa: PLC0415, F401 - only who wants it pays
         if self._config.web.enabled:
             from echo_stream.daemon.page import require_page  # noqa: PLC0415 - only who wants it pays
 

@@ -37,6 +37,7 @@ from echo_stream.mqtt.transfer_models import Manifest
 
 ASK_AGAIN_S: Final = 5.0
 GIVE_UP_S: Final = 60.0
+LOOK_EVERY_S: Final = 1.0
 PART_EVERY_S: Final = 0.065
 """One chunk in this time: 1 MB/s."""
 MOST_TEXT: Final = 4000
@@ -129,6 +130,7 @@ class Transfers:
     # What follows runs on the thread of the transfers.
 
     def _work(self) -> None:
+        self._end("refused", "an unforeseen error, see the journal of the node")  # where this begins anew
         self._undo_interrupted()
         while not self._stop.is_set():
             sending = self._job is not None and self._job.parts is not None
@@ -168,9 +170,6 @@ class Transfers:
                     self._ask(job)
         except EchoStreamError as refusal:
             self._end("refused", str(refusal))
-        except Exception:
-            self._end("refused", "an unforeseen error, see the journal of the node")
-            raise
 
     def _take_manifest(self, payload: bytes) -> None:
         """Answers are limited: strangers may send as many as they like, and what an operator signed again."""
@@ -193,7 +192,9 @@ class Transfers:
         if job.parts is not None:
             self._send(job)
         elif job.trial is not None:
-            self._look(job, job.trial, now_s)
+            if now_s - job.asked_s >= LOOK_EVERY_S:
+                job.asked_s = now_s
+                self._look(job, job.trial, now_s)
         elif job.incoming is not None and now_s - job.heard_s > GIVE_UP_S:
             self._end("refused", f"chunk {job.incoming.wanted} did not come within {GIVE_UP_S:.0f} s")
         elif now_s - job.asked_s > ASK_AGAIN_S:
@@ -286,11 +287,21 @@ class Transfers:
         missing = trial.look(self._machines(), now_s)
         if missing is None or job.undo is None:
             return
-        if missing:
+        if missing or not self._in_place(job.undo):
+            missing = missing or "somebody on the PC changed it meanwhile"
             self._end("rolled_back", f"{missing}; {self._undone(job.undo)}{job.note}")
             return
         (self._bank_undo if job.undo.machine else undo_path(self._path)).unlink(missing_ok=True)
         self._end("done", f"{trial.said}{job.note}")
+
+    def _in_place(self, undo: Undo) -> bool:
+        """Whether what is tried is still what the next start would find."""
+        if not undo.machine:
+            return undo.applies_to(self._path)
+        with suppress(EchoStreamError):
+            machine = load(self._path).machine(undo.machine)
+            return machine is not None and undo.applies_to(machine.bank)
+        return True
 
     def _undone(self, undo: Undo) -> str:
         """Puts back what was in use before; what came of it, in words."""

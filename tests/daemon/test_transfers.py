@@ -215,6 +215,19 @@ def test_a_configuration_that_the_daemon_refuses_is_put_back(node: Node, simulat
     assert not undo_path(node.path).exists()
 
 
+def test_what_a_person_changes_during_a_trial_stays_and_is_said(node: Node, simulated_bank: bytes) -> None:
+    (node.path.parent / "bank.safetensors").write_bytes(simulated_bank)
+    node.machines = []
+    before = node.path.read_bytes()
+    assert node.push(before + b"# new\n")[-1][0] == "trial"
+    node.path.write_bytes(before + b"# by hand\n")
+    node.transfers.tick(monotonic() + 1)
+    state, outcome = node.last()
+    assert state == "rolled_back"
+    assert outcome.startswith("somebody on the PC changed it meanwhile; ")
+    assert node.path.read_bytes() == before + b"# by hand\n"
+
+
 def test_a_bank_is_tried_and_taken_back_where_the_trial_is_interrupted(
     node: Node, simulated_bank: bytes, tmp_path: Path
 ) -> None:

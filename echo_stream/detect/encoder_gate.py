@@ -107,6 +107,7 @@ class GateWatch:
         alarmed: bool,
         lowest: float = inf,
         asked: bool = False,
+        unbroken_from: int | None = None,
     ) -> bool:
         """Whether the next window is to be encoded at once.
 
@@ -116,12 +117,15 @@ class GateWatch:
             alarmed: A warning or an alarm of the machine is active, or a change is waited for.
             lowest: The lowest level of its alarms; a score over it is never repeated.
             asked: It is to be encoded in any case.
+            unbroken_from: Where the sound begins that goes on to this window without a loss; None: with it.
+                Hops that were skipped because the PC was late are no loss: to encode what follows at once
+                would make it later still.
         """
         value, state = self.gate.look(spectral)
         middle = (
             self._last is not None
             and not alarmed
-            and window.start <= self._end
+            and (window.start if unbroken_from is None else unbroken_from) <= self._end
             and state == self._state
             and value <= self._limit()
             and self._last[1].value <= lowest

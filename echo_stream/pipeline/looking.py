@@ -37,7 +37,7 @@ Failed = tuple[Window, Exception]
 
 
 def look(encoder: Encoder, windows: Sequence[Window], needs: Needs) -> Iterator[list[Looked | Failed]]:
-    """Looks at the windows of a round, in order, a batch at a time.
+    """Looks at the windows of a round, a batch at a time, in order; behind a gate what it leaves out first.
 
     Args:
         encoder: turns windows into features.
@@ -61,15 +61,18 @@ def look(encoder: Encoder, windows: Sequence[Window], needs: Needs) -> Iterator[
                 wanted += [each.window] if needs(each.window, each.features) else []
             except Exception as error:  # noqa: BLE001 - one machine must not silence the others
                 first[i] = (each.window, error)
-    later = (pair for batch in _batches(wanted) for pair in _encoded(encoder.echo, batch))
     chosen = {window.machine for window in wanted}
-    for found in _batches(first):
-        yield [
-            _completed(each, next(later))
-            if isinstance(each, Looked) and each.window.machine in chosen
-            else each
-            for each in found
-        ]
+    spectral: list[Looked] = []
+    left_out: list[Looked | Failed] = []
+    for each in first:
+        if isinstance(each, Looked) and each.window.machine in chosen:
+            spectral.append(each)
+        else:
+            left_out.append(each)
+    yield from map(list, _batches(left_out))  # they wait for nobody's ECHO
+    for found in _batches(spectral):
+        encoded = _encoded(encoder.echo, [each.window for each in found])
+        yield [_completed(*pair) for pair in zip(found, encoded, strict=True)]
 
 
 def _batches(items: Sequence[Item]) -> list[Sequence[Item]]:

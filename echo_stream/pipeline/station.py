@@ -156,7 +156,15 @@ class Station:
         alarmed = any(each.active for each in self.alarms) or self.ways.step_way.changing
         levels = *(each.clear for each in self.alarms), self.ways.levels_now[AlarmPath.STEP]
         lowest = min(level for level in levels if level is not None)
-        return watch.needs(window, gate, alarmed=alarmed, lowest=lowest, asked=asked)
+        stretch = self.reader.slicer.stretch(window.start)
+        return watch.needs(
+            window,
+            gate,
+            alarmed=alarmed,
+            lowest=lowest,
+            asked=asked,
+            unbroken_from=None if stretch is None else stretch[0],
+        )
 
     def score_of(self, features: Features, *, encoded: bool) -> tuple[Features, Score]:
         """Features and score of the next window, which `needs` was asked about where the encoder is gated.

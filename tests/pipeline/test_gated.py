@@ -18,11 +18,13 @@ from echo_stream.config.load import load
 from echo_stream.config.schema import EvidenceSettings
 from echo_stream.core.calibration import BankCalibration, SensorLimits
 from echo_stream.core.errors import BankMismatch
-from echo_stream.core.types import AlarmEvent, Enrolled, Window
+from echo_stream.core.types import AlarmEvent, Enrolled, Features, Window
 from echo_stream.daemon.answers import Answers
 from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.detect.bank import NormalBank
 from echo_stream.encode.echo import EchoDimensions, EchoWeights
+from echo_stream.encode.encoder import Encoder
+from echo_stream.encode.gated import GatedEncoder
 from echo_stream.evidence.store import Kept
 from echo_stream.fit.learn import calibrated, joined_held_out
 from echo_stream.fit.propose import propose
@@ -140,20 +142,82 @@ def test_normal_sound_is_encoded_now_and_then_and_a_fault_at_once(folder: Path) 
         assert after.counts() == watch.counts(), "a new bank counts on"
 
 
-def test_a_round_keeps_its_order(folder: Path) -> None:
-    """Every third of forty windows is wanted; those that are not keep the gate's features."""
+class Counted:
+    """An encoder that counts its calls."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.identity, self.computed_by = encoder.identity, encoder.computed_by
+        self._encoder, self.calls = encoder, 0
+
+    def encode(self, windows: Sequence[Window]) -> list[Features]:
+        self.calls += 1
+        return self._encoder.encode(windows)
+
+
+def test_what_the_gate_leaves_out_waits_for_nobody_and_each_has_its_own_features(folder: Path) -> None:
+    """Every third of sixty windows is wanted; those that are not keep the gate's features."""
     encoder = build_encoder(load(folder / "config.yaml"))
+    assert isinstance(encoder, GatedEncoder)
+    echo = encoder.echo = Counted(encoder.echo)
     rng = np.random.default_rng(0)
     windows = [
         Window(f"m{n}", rng.uniform(-0.1, 0.1, 2 * RATE_HZ).astype(np.float32), 0, 2 * RATE_HZ, RATE_HZ, NOW)
-        for n in range(40)
+        for n in range(60)
     ]
-    batches = look(encoder, windows, lambda window, _: int(window.machine[1:]) % 3 == 0)
-    found = [each for batch in batches for each in batch if isinstance(each, Looked)]
-    for each, window in zip(found, windows, strict=True):
-        assert each.window is window
-        assert each.encoded == (int(window.machine[1:]) % 3 == 0)
+    found, calls = [], []
+    for batch in look(encoder, windows, lambda window, _: int(window.machine[1:]) % 3 == 0):
+        found += [each for each in batch if isinstance(each, Looked)]
+        calls.append(echo.calls)
+    assert calls == [0, 0, 0, 1, 2], "40 left out, then 20 as they are encoded"
+    assert sorted(each.window.machine for each in found) == sorted(window.machine for window in windows)
+    for each in found:
+        assert each.encoded == (int(each.window.machine[1:]) % 3 == 0)
+        (alone,) = (encoder.echo if each.encoded else encoder.spectral).encode([each.window])
         assert each.features.window.shape[1] == (24 if each.encoded else 6)
+        assert each.features.level_dbfs == alone.level_dbfs
+
+
+def test_hops_that_a_late_pc_skips_are_not_encoded_at_once_lost_sound_is(folder: Path) -> None:
+    """Else what makes a round late makes the next one later: a PC would stay overloaded for minutes."""
+    write_config(folder, ["a"], NORMAL)
+    config = load(folder / "config.yaml")
+    encoder, sources = build_encoder(config), open_sources(config.machines)
+    station = build_station(config, config.machines[0], sources["a"], encoder)
+    assert isinstance(encoder, GatedEncoder)
+    assert station.encoder_gate is not None
+    sound = Simulated(3, RATE_HZ, pace="fast", duration_s=60.0, start_s=500.0)
+    samples = np.concatenate([block.samples for block in iter(sound.read, None)])[:, 0]
+    slicer, needed = station.reader.slicer, []
+
+    def take() -> None:
+        cut = slicer.pop()
+        assert cut is not None
+        start, own = cut
+        window = Window("a", own, start, start + len(own), RATE_HZ, NOW)
+        (features,) = encoder.spectral.encode([window])
+        needed.append(station.needs(window, features, asked=False))
+        if needed[-1]:
+            (features,) = encoder.encode([window])
+        station.score_of(features, encoded=needed[-1])
+
+    at = 0
+    for step, lost_s in (
+        (2, 0),
+        *[(1, 0)] * 11,
+        (5, 0),
+        *[(5, 0)] * 4,
+        *[(1, 0)] * 4,
+        (2, 3),
+        (2, 3),
+        (2, 3),
+    ):
+        slicer.push(samples[at : at + step * RATE_HZ], at + lost_s * RATE_HZ, gap=lost_s > 0)
+        at += (step + lost_s) * RATE_HZ
+        slicer.skip_to_newest()
+        take()
+    assert slicer.skipped_hops >= 16
+    assert sum(needed[12:17]) <= 2, "five hops skipped each time: its turn, and no more"
+    assert needed[-3:] == [True] * 3, "sound was lost"
 
 
 def test_what_was_enrolled_keeps_what_the_gate_needs(folder: Path) -> None:

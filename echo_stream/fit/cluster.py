@@ -325,7 +325,7 @@ class Cluster:
                 self._client.cancel([future for sent in flight.waiting for future in sent.futures])
                 with contextlib.suppress(TimeoutError):  # a worker that is stopped does not answer
                     self._client.sync(
-                        self._client._unregister_worker_plugin, name=name, callback_timeout=CONNECT_S
+                        self._client._unregister_worker_plugin, name=name, callback_timeout=FETCH_S
                     )
 
     def _result(self, flight: _Flight, tell: Callable[[], None]) -> Tensors | SourceError:

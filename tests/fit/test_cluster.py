@@ -27,6 +27,7 @@ from echo_stream.encode.spectral import SpectralEncoder
 from echo_stream.fit.archive import Part, parts_of
 from echo_stream.fit.archive_jobs import Encoded, encode_parts
 from tests.support.broker import make_pki
+from tests.support.daemon import wait_for
 from tests.support.object_store import ObjectStore, object_store
 
 dask = pytest.importorskip("dask", reason="distributed is not installed: pip install 'echo-stream[cluster]'")
@@ -211,6 +212,29 @@ def test_what_a_slow_worker_is_late_with_another_one_computes(
     finally:
         until.touch()
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    assert bits(found) == bits(alone)
+
+
+def test_features_that_a_frozen_worker_does_not_hand_over_are_computed_again(
+    plant: Dask,
+    parts: list[Part],
+    alone: list[Encoded],
+    tls: dict[str, str | bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "LATE_LEAST_S", 0.5)
+    monkeypatch.setattr(cluster, "FETCH_S", 0.5)
+    frozen = plant.workers[0]
+    with dask.config.set(tls), cluster.connected(str(plant.file)) as engine:
+        encoded = encode_parts(parts, ENCODER, engine=engine)
+        found = [next(encoded)]
+        with Client(scheduler_file=str(plant.file)) as looking:
+            wait_for(lambda: not any(looking.processing().values()), 60, "all in flight are done")
+        frozen.send_signal(signal.SIGSTOP)
+        try:
+            found += list(encoded)
+        finally:
+            frozen.send_signal(signal.SIGCONT)
     assert bits(found) == bits(alone)
 
 

@@ -25,7 +25,8 @@ from benchmarks.soak_scene import UNIT_SETS
 from echo_stream.config.load import load
 from echo_stream.core.types import Score, Window
 from echo_stream.mqtt import payloads, state_payloads
-from echo_stream.pipeline.factory import build_encoder, build_station, open_sources
+from echo_stream.pipeline.factory import build_encoder, build_station
+from echo_stream.pipeline.sources import open_sources
 from echo_stream.pipeline.station import sensor_figures
 from tests.support.broker import MosquittoBroker
 

@@ -19,8 +19,9 @@ from echo_stream.alarm.condition import margins
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmPath, SensorEvent
 from echo_stream.fit.fit import fit_from_recordings
-from echo_stream.pipeline.factory import build_encoder, build_station, load_bank, open_sources, trip_levels
+from echo_stream.pipeline.factory import build_encoder, build_station, load_bank, trip_levels
 from echo_stream.pipeline.loop import listen
+from echo_stream.pipeline.sources import open_sources
 from echo_stream.pipeline.station import BEGINS, Event, Scored, Station
 
 Float64 = NDArray[np.float64]

@@ -27,8 +27,9 @@ from echo_stream.core.errors import DeliveryError, EchoStreamError
 from echo_stream.core.level import FULL_SCALE
 from echo_stream.core.types import AudioBlock, Float32, Window
 from echo_stream.mqtt.topics import Topics
-from echo_stream.pipeline.factory import broker_settings, build_encoder, open_sources
+from echo_stream.pipeline.factory import broker_settings, build_encoder
 from echo_stream.pipeline.loop import WAIT_S
+from echo_stream.pipeline.sources import open_sources
 
 _RATE_TOLERANCE = 0.01
 """Beyond it capture calls a device lost."""

@@ -1,7 +1,7 @@
 """The schema defines the configuration as a person writes it: every field with its unit, bounds and meaning.
 
-Only pipeline.factory, daemon, fit and cli see these classes; a stage takes plain arguments. `config.load`
-reads them from YAML with the line of every mistake.
+Only pipeline (factory, sources), daemon, fit and cli see these classes; a stage takes plain arguments.
+`config.load` reads them from YAML with the line of every mistake.
 """
 
 from __future__ import annotations

@@ -32,11 +32,10 @@ from echo_stream.pipeline.factory import (
     build_station,
     build_surroundings,
     build_zones,
-    by_device,
     expected_lines_hz,
     load_fitting_bank,
-    open_sources,
 )
+from echo_stream.pipeline.sources import by_device, open_sources
 from echo_stream.pipeline.station import Station, WindowReader
 
 FIRST_RETRY_S = 5.0

@@ -35,8 +35,8 @@ from echo_stream.fit.recorded import (
 )
 from echo_stream.fit.session import MICROPHONE, Session
 from echo_stream.fit.shard import Shard
-from echo_stream.pipeline.factory import open_sources
 from echo_stream.pipeline.loop import encode_windows, read_windows
+from echo_stream.pipeline.sources import open_sources
 from echo_stream.pipeline.station import sensor_figures
 
 LEVEL_OF_UNUSED_BITS_DBFS = -48.0

@@ -19,8 +19,9 @@ from echo_stream.detect.rises import Rises, more_db
 from echo_stream.encode.encoder import Encoder
 from echo_stream.fit.fit import fit_from_recordings
 from echo_stream.pipeline.elsewhere import Surroundings, louder_at
-from echo_stream.pipeline.factory import build_encoder, build_station, open_sources
+from echo_stream.pipeline.factory import build_encoder, build_station
 from echo_stream.pipeline.loop import listen
+from echo_stream.pipeline.sources import open_sources
 from echo_stream.pipeline.station import Event, Station
 from tests.support.passing import RATE_HZ, forklift, machine_sound
 

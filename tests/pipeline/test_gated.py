@@ -33,15 +33,10 @@ from echo_stream.fit.session import Enrolment, Session
 from echo_stream.fit.versions import BankVersions
 from echo_stream.history import sample
 from echo_stream.history.sample import STRETCH
-from echo_stream.pipeline.factory import (
-    build_encoder,
-    build_gate,
-    build_station,
-    load_fitting_bank,
-    open_sources,
-)
+from echo_stream.pipeline.factory import build_encoder, build_gate, build_station, load_fitting_bank
 from echo_stream.pipeline.looking import Looked, look
 from echo_stream.pipeline.loop import encode_windows, listen, read_windows
+from echo_stream.pipeline.sources import open_sources
 from echo_stream.pipeline.station import Event, Scored, Station
 from tests.support.daemon import wait_for
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from echo_stream.config.load import load
 from echo_stream.config.schema import Config
 from echo_stream.encode.encoder import Encoder
-from echo_stream.pipeline.factory import build_encoder, build_station, open_sources
+from echo_stream.pipeline.factory import build_encoder, build_station
+from echo_stream.pipeline.sources import open_sources
 from echo_stream.pipeline.station import Station
 from tests.support.daemon import fitted
 

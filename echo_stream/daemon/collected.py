@@ -5,12 +5,14 @@ Read while it is sent, one chunk in memory. Thread of the transfers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from echo_stream.config.schema import Config
+from echo_stream.core.types import BANK_ID
 from echo_stream.detect.bank_file import accepted_version
 from echo_stream.evidence.store import own_files
 from echo_stream.mqtt.state_payloads import transferred
@@ -66,4 +68,4 @@ def _files(config: Config, kind: str, machines: Sequence[str]) -> Iterator[tuple
 def _version(bank: Path) -> str:
     """Its id, or `bank` for a file that a person put there, whatever its name."""
     found = accepted_version(bank) or ""
-    return found if found[:1] == "b" and found[1:].isdigit() else "bank"
+    return found if re.fullmatch(BANK_ID, found) else "bank"

@@ -93,7 +93,7 @@ class Transfers:
         self._machines = machines
         self._reload = reload
         self._folder = config.state_dir / "plant"
-        self._bank_undo = self._folder / "undo.json"
+        self._bank_undo, self._config_undo = self._folder / "undo.json", undo_path(path)
         self._interrupted = interrupted
         self._seen = Seen(self._folder / "seen.json", datetime.now(UTC))
         self._may_answer = LogLimit("refused transfers of operators", 30).admits
@@ -147,7 +147,7 @@ class Transfers:
             self._count_and_say(
                 "rolled_back", done.transfer, f"{_INTERRUPTED}; the one from before is used again"
             )
-        for kept in (self._bank_undo, undo_path(self._path)):
+        for kept in (self._bank_undo, self._config_undo):
             if (undo := Undo.load(kept)) is not None:
                 self._count_and_say("rolled_back", undo.transfer, f"{_INTERRUPTED}; {self._undone(undo)}")
 
@@ -252,11 +252,11 @@ class Transfers:
         job.note = require_reachable(new, self._config, before)
         old = path.read_bytes().decode("utf-8", "surrogateescape")
         job.undo = Undo(job.manifest.id, job.manifest.sha256 or "", old)
-        job.undo.save(undo_path(path))
+        job.undo.save(self._config_undo)
         try:
             replace_file(path, data)
         except OSError as error:
-            undo_path(path).unlink(missing_ok=True)
+            self._config_undo.unlink(missing_ok=True)
             raise CommandRefused(f"{path} cannot be written: {error.strerror}") from None
         if refusal := self._reload():
             raise CommandRefused(f"the daemon refuses it: {refusal}; {self._undone(job.undo)}")
@@ -291,7 +291,7 @@ class Transfers:
             missing = missing or "somebody on the PC changed it meanwhile"
             self._end("rolled_back", f"{missing}; {self._undone(job.undo)}{job.note}")
             return
-        (self._bank_undo if job.undo.machine else undo_path(self._path)).unlink(missing_ok=True)
+        self._settle(job.undo)
         self._end("done", f"{trial.said}{job.note}")
 
     def _in_place(self, undo: Undo) -> bool:
@@ -305,7 +305,6 @@ class Transfers:
 
     def _undone(self, undo: Undo) -> str:
         """Puts back what was in use before; what came of it, in words."""
-        kept = self._bank_undo if undo.machine else undo_path(self._path)
         try:
             if undo.machine:
                 outcome = self._undo_bank(undo)
@@ -313,12 +312,18 @@ class Transfers:
                 outcome = undo.restore(self._path)
                 if refusal := self._reload():
                     outcome += f", but the daemon refuses it: {refusal}"
-            kept.unlink(missing_ok=True)
+            self._settle(undo)
         except (OSError, EchoStreamError) as error:
             self.trouble = f"what was pushed cannot be taken back: {error}"
             log.error("what was pushed cannot be taken back", reason=str(error))
             return self.trouble
         return outcome
+
+    def _settle(self, undo: Undo) -> None:
+        """What was on trial is in use for good, or undone."""
+        (self._bank_undo if undo.machine else self._config_undo).unlink(missing_ok=True)
+        if not (self._bank_undo.exists() or self._config_undo.exists()):
+            self.trouble = ""
 
     def _undo_bank(self, undo: Undo) -> str:
         machine = load(self._path).machine(undo.machine)

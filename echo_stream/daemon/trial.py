@@ -6,7 +6,6 @@ that starts and finds it does not know whether what was tried is any good, and u
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ import structlog
 
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.files import read_regular, sync_folder, write_whole
+from echo_stream.mqtt.transfer import sha256_of
 
 WITHIN_S = 60.0
 STEADY_S = 10.0
@@ -174,7 +174,7 @@ class Undo:
     def applies_to(self, path: Path) -> bool:
         """Whether what is tried lies there, and nobody has put something else in its place."""
         try:
-            return hashlib.sha256(path.read_bytes()).hexdigest() == self.sha256
+            return sha256_of(path)[0] == self.sha256
         except OSError:
             return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +20,7 @@ from echo_stream.core.text import utc_text
 from echo_stream.daemon.push_checks import require_reachable
 from echo_stream.daemon.transfers import _WAITING, Transfers
 from echo_stream.daemon.trial import undo_path
+from echo_stream.detect.bank import NormalBank
 from echo_stream.mqtt.signed import load_key, make_key, sign
 from echo_stream.mqtt.transfer import CHUNK_BYTES, MOST_BYTES, from_chunk, to_chunk
 from echo_stream.mqtt.transfer_models import Manifest, Transferred
@@ -83,6 +85,12 @@ class Node:
 
     def last(self) -> tuple[str, str]:
         return self.said()[-1]
+
+    def wait(self, seconds: int) -> None:
+        """Time passes in which pump1 is listened to and scored."""
+        for second in range(1, seconds + 1):
+            self.machines = [{**HEARD[0], "windows_scored": 9 + second}]
+            self.transfers.tick(monotonic() + second)
 
 
 @pytest.fixture
@@ -250,6 +258,48 @@ def test_a_bank_is_tried_and_taken_back_where_the_trial_is_interrupted(
     said = again.push(simulated_bank, kind="bank", machine="pump1")
     assert said[-1] == ("done", "pump1: that bank, bank, is in use already")
     again.publisher.stop(0.1)
+
+
+def test_a_relative_state_dir_is_no_change_of_it(node: Node, simulated_bank: bytes) -> None:
+    (node.path.parent / "bank.safetensors").write_bytes(simulated_bank)
+    before = node.path.read_bytes()
+    assert b"state_dir: state\n" in before
+    node.push(before + b"# new\n")
+    node.wait(12)
+    assert node.last() == ("done", "in use; 1 machine is heard as before")
+
+
+def test_a_bank_that_fails_its_trial_is_put_back(node: Node, simulated_bank: bytes, tmp_path: Path) -> None:
+    place = tmp_path / "bank.safetensors"
+    place.write_bytes(simulated_bank)
+    bank = NormalBank.load(place)
+    replace(bank, provenance={**bank.provenance, "note": "another"}).save(tmp_path / "other")
+    other = (tmp_path / "other").read_bytes()
+    assert node.push(other, kind="bank", machine="pump1")[-1][0] == "trial"
+    assert place.read_bytes() == other
+    node.wait(62)  # and its bank stays the one from before
+    state, outcome = node.last()
+    assert state == "rolled_back"
+    assert "not heard as before within 60 s: pump1: expected bank b1, found bank" in outcome
+    assert place.read_bytes() == simulated_bank
+    assert not (tmp_path / "state" / "plant" / "undo.json").exists()
+
+
+def test_a_trouble_ends_with_the_next_push_that_goes_well(node: Node, simulated_bank: bytes) -> None:
+    (node.path.parent / "bank.safetensors").write_bytes(simulated_bank)
+    before = node.path.read_bytes()
+    node.push(before + b"# new\n")
+    blocked = node.path.with_name(".config.yaml.pushed")
+    blocked.mkdir()
+    node.machines = []
+    node.transfers.tick(monotonic() + 61)
+    assert "cannot be taken back" in node.transfers.trouble
+    blocked.rmdir()
+    node.machines = HEARD
+    node.push(before + b"# newer\n")
+    node.wait(12)
+    assert node.last()[0] == "done"
+    assert node.transfers.trouble == ""
 
 
 def test_banks_and_evidence_are_sent_within_the_size(node: Node, simulated_bank: bytes) -> None:

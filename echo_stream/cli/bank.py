@@ -124,7 +124,8 @@ def accept(
 
     It is refused where a confirmed fault that is found now would no longer be found.
     """
-    from echo_stream.fit.learn import now, person
+    from echo_stream.core.text import person
+    from echo_stream.fit.learn import now
     from echo_stream.fit.versions import BankVersions
 
     quiet()
@@ -146,7 +147,8 @@ def add(
     config: ConfigOption = None,
 ) -> None:
     """Add a bank from another PC as a version; one that does not fit the configuration is refused."""
-    from echo_stream.fit.learn import now, person
+    from echo_stream.core.text import person
+    from echo_stream.fit.learn import now
     from echo_stream.fit.versions import BankVersions
 
     quiet()
@@ -170,7 +172,8 @@ def _in_use(machine: str, bank_id: str, before: str | None) -> str:
 @app.command()
 def rollback(machine: MachineOption, by: ByOption = None, config: ConfigOption = None) -> None:
     """Use again what was in use before the present version."""
-    from echo_stream.fit.learn import now, person
+    from echo_stream.core.text import person
+    from echo_stream.fit.learn import now
     from echo_stream.fit.versions import BankVersions
 
     quiet()

@@ -217,7 +217,7 @@ def by_daemon(
 ) -> bool:
     """Has the daemon enrol machines, and waits for what comes of it; False where none runs."""
     from echo_stream.cli.enrol import follow, request, running_daemon
-    from echo_stream.fit.learn import person
+    from echo_stream.core.text import person
 
     socket = running_daemon(settings)
     if socket is None:

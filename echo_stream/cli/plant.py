@@ -1,11 +1,10 @@
-"""plant lists and compares the machines of all nodes, by what the broker has of them, and sends commands."""
+"""plant lists and compares the machines of all nodes, sends commands, and brings files to nodes."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from getpass import getuser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,26 +12,29 @@ import typer
 
 from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet
 from echo_stream.core.errors import CommandRefused, ConfigError
+from echo_stream.core.text import person
 
 if TYPE_CHECKING:
     from echo_stream.cli.plant_transfer import RollOut, Target
 
 BrokerOption = Annotated[
     str | None,
-    typer.Option("--broker", metavar="HOST[:PORT]", help="another than the configuration's"),
+    typer.Option("--broker", metavar="HOST[:PORT]", help="instead of the configuration's broker"),
 ]
 AssetOption = Annotated[
     list[str] | None,
-    typer.Option("--asset", metavar="KEY=VALUE", help="only machines that stand there: line=3"),
+    typer.Option("--asset", metavar="KEY=VALUE", help="only machines at this place, as line=3"),
 ]
 WhichArgument = Annotated[str, typer.Argument(metavar="NODE/MACHINE", help="as pc7/pump3")]
-ByOption = Annotated[str | None, typer.Option("--by", help="who asks; default: who runs this")]
+ByOption = Annotated[
+    str | None, typer.Option("--by", help="your name, for log and event; default: the user who runs this")
+]
 WhyOption = Annotated[str, typer.Option("--reason", help="why, for log and event")]
 
 app = typer.Typer(
     name="plant",
-    help="All machines of all nodes, from what the broker has of them. User, password and TLS are the "
-    "configuration's.",
+    help="All machines of all nodes, by what the broker keeps of them. User, password and TLS for the broker "
+    "come from the configuration.",
     no_args_is_help=True,
 )
 
@@ -45,7 +47,15 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """All machines by what the broker keeps of them, the most urgent first."""
-    show_plant(broker, asset or [], config, as_json)
+    from echo_stream.cli.plant_broker import Plant, collect, listed
+
+    quiet()
+    plant, wanted = Plant.of(broker, config), assets_of(asset or [])
+    found = listed(collect(plant), wanted)
+    if as_json:
+        print_json({"broker": f"{plant.broker.host}:{plant.broker.port}", **found})
+    else:
+        _print(found)
 
 
 @app.command()
@@ -70,7 +80,7 @@ def _ask(
     from echo_stream.cli.plant_broker import Plant, ask
 
     quiet()
-    said = {"by": by or getuser(), **({"reason": why} if why else {})}
+    said = {"by": by or person(), **({"reason": why} if why else {})}
     print(f"{which}: {ask(Plant.of(broker, config), which, {**command, **said})}")
 
 
@@ -111,13 +121,13 @@ def unshelve(
     _ask(which, {"command": "unshelve"}, by, reason, broker, config)
 
 
-KeyOption = Annotated[Path, typer.Option("--key", help="your private key, as `plant key` makes it")]
+KeyOption = Annotated[Path, typer.Option("--key", help="your private key, made by `plant key`")]
 OWN_KEY = Path("~/.config/echo-stream/plant.key")
 
 
 @app.command()
-def key(file: Annotated[Path, typer.Argument(help="where the private key is to be")] = OWN_KEY) -> None:
-    """Make a key to sign with: the private one into a file, the public one, for the nodes, on the screen."""
+def key(file: Annotated[Path, typer.Argument(help="file for the private key")] = OWN_KEY) -> None:
+    """Make the keys for push and collect: the private one in a file; the public one is printed."""
     from echo_stream.mqtt.signed import make_key
 
     path = file.expanduser()
@@ -148,9 +158,14 @@ class Collected(StrEnum):
 def push(
     what: Pushed,
     to: Annotated[
-        list[str], typer.Argument(help="of a config NODE, of a bank NODE/MACHINE", metavar="TO...")
+        list[str], typer.Argument(help="NODE for a config, NODE/MACHINE for a bank", metavar="TO...")
     ],
-    file: Annotated[str, typer.Argument(help="may have {node} and {machine} in it: configs/{node}.yaml")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="what to send; its name may contain {node} and {machine}, as configs/{node}.yaml"
+        ),
+    ],
     by: ByOption = None,
     key: KeyOption = OWN_KEY,
     broker: BrokerOption = None,
@@ -159,8 +174,9 @@ def push(
 ) -> None:
     """Bring a configuration or a bank to nodes: to the first one, then to a tenth, then to all others.
 
-    Each node checks it, takes it into use, and takes it back where its machines are not heard as before
-    within a minute. Where one refuses or takes it back, the others do not get it.
+    Each node checks it and uses it. It goes back to the one before where its
+    machines are not heard as before within a minute. If one node refuses it or
+    goes back, the others do not get it.
     """
     from echo_stream.cli.plant_transfer import Target
 
@@ -179,14 +195,16 @@ def collect(
     what: Collected,
     of: Annotated[list[str], typer.Argument(help="NODE, or NODE/MACHINE", metavar="OF...")],
     into: Annotated[Path, typer.Option(help="folder for NODE/MACHINE/FILE")] = Path("collected"),
-    most_mb: Annotated[float, typer.Option(min=0.001, max=10_000, help="of each of them at most")] = 200.0,
+    most_mb: Annotated[
+        float, typer.Option(min=0.001, max=10_000, help="most megabytes from each OF")
+    ] = 200.0,
     by: ByOption = None,
     key: KeyOption = OWN_KEY,
     broker: BrokerOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch the banks in use, or sound and pictures of alarms, the newest first; at most 1 MB/s."""
+    """Fetch the banks in use, or sound and pictures of alarms (the newest first), at most 1 MB/s."""
     from echo_stream.cli.plant_transfer import Target
 
     quiet()
@@ -199,10 +217,13 @@ def _roll_out(broker: str | None, config: Path | None, key: Path, by: str | None
     from echo_stream.cli.plant_broker import Plant
     from echo_stream.cli.plant_transfer import RollOut
     from echo_stream.mqtt.signed import load_key
+    from echo_stream.mqtt.transfer_models import LONGEST_BY
 
-    own = load_key(key.expanduser())
+    by = by or person()
+    if len(by) > LONGEST_BY:
+        raise ConfigError(f"--by: has {len(by)} characters, expected at most {LONGEST_BY}")
     tell: Callable[[str], None] = (lambda _: None) if as_json else lambda line: print(line, flush=True)
-    return RollOut(Plant.of(broker, config), own, by or getuser(), tell)
+    return RollOut(Plant.of(broker, config), load_key(key.expanduser()), by, tell)
 
 
 def _told(what: str, targets: Sequence[Target], as_json: bool, work: Callable[[], None]) -> None:
@@ -219,24 +240,6 @@ def _told(what: str, targets: Sequence[Target], as_json: bool, work: Callable[[]
         by_state.setdefault(target.state.replace("_", " "), []).append(target.title)
     said = "; ".join(f"{state}: {', '.join(those)}" for state, those in by_state.items())
     raise CommandRefused(f"{what}: not all is done. {said}")
-
-
-def show_plant(broker: str | None, assets: Sequence[str], config: Path | None, as_json: bool) -> None:
-    """Ask the broker, and print what it keeps.
-
-    Raises:
-        ConfigError: an option says something else than expected.
-        DeliveryError: the broker is away, or does not let us in.
-    """
-    from echo_stream.cli.plant_broker import Plant, collect, listed
-
-    quiet()
-    plant, wanted = Plant.of(broker, config), assets_of(assets)
-    found = listed(collect(plant), wanted)
-    if as_json:
-        print_json({"broker": f"{plant.broker.host}:{plant.broker.port}", **found})
-    else:
-        _print(found)
 
 
 def assets_of(texts: Sequence[str]) -> dict[str, str]:
@@ -260,21 +263,10 @@ def _print(found: Mapping[str, Any]) -> None:
     for each in found["machines"]:
         where = ", ".join((each["asset"] or {}).values())
         coverage = "-" if each["coverage_10m"] is None else f"{each['coverage_10m']:.2f}"
-        bank = f"{each['bank'] or '-'}" + (
-            f" ({each['bank_proposed']} waits)" if each["bank_proposed"] else ""
-        )
-        version = each["versions"].get("echo-stream", "-")
-        row = [
-            each["urgency"],
-            each["name"],
-            each["node"],
-            where,
-            each["state"] or "-",
-            coverage,
-            bank,
-            version,
-        ]
-        table.add_row(*row, _ago(each["heard"]))
+        proposed = f" ({each['bank_proposed']} waits)" if each["bank_proposed"] else ""
+        bank, version = f"{each['bank'] or '-'}{proposed}", each["versions"].get("echo-stream", "-")
+        who = (each["urgency"], each["name"], each["node"], where, each["state"] or "-")
+        table.add_row(*who, coverage, bank, version, _ago(each["heard"]))
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     for node in found["nodes"]:
         if not node["online"]:

@@ -22,17 +22,18 @@ def plant_page(
         str | None, typer.Option(metavar="HOST[:PORT]", help="the broker that the nodes publish to")
     ] = None,
     listen: Annotated[
-        str, typer.Option(metavar="ADDRESS:PORT", help="another than this PC's own needs --passwords")
+        str, typer.Option(metavar="ADDRESS:PORT", help="open to other PCs, it needs --passwords")
     ] = LISTEN,
     passwords: Annotated[
-        Path | None, typer.Option(help="who may see it and who may answer, as `web password` writes it")
+        Path | None, typer.Option(help="file of who may look and who may answer, made by `web password`")
     ] = None,
     asset: AssetOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """The page for people; with --broker that of all machines of all nodes that publish there, until Ctrl-C.
+    """Serve one page for all machines of all nodes that publish to --broker, until Ctrl-C.
 
-    A daemon serves its own. User, password and TLS of the broker are the configuration's, as its `web.hosts`.
+    A daemon serves its own page. User, password and TLS for the broker, and
+    `web.hosts`, come from the configuration.
     """
     if context.invoked_subcommand is not None:
         return

@@ -1,7 +1,8 @@
-"""Text for people: times and lengths, and the callback that reports progress. Pure; any thread."""
+"""Text for people: times and lengths, names, and the callback that reports progress. Any thread."""
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import unicodedata
@@ -54,6 +55,16 @@ def utc_text(at: datetime) -> str:
     if at.tzinfo is None:
         raise ValueError(f"{at!r} has no time zone")
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def person() -> str:
+    """Who runs this: behind sudo, the one who called it."""
+    if name := os.environ.get("SUDO_USER"):
+        return name
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in containers
+        return str(os.getuid())
 
 
 def clean_text(text: str, most: int = 200) -> str:

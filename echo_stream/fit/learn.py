@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +20,7 @@ from echo_stream.core.calibration import BankCalibration, NormalSpectrum, Sensor
 from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.errors import SourceError
 from echo_stream.core.sensitivity import Sensitivity
-from echo_stream.core.text import duration_text
+from echo_stream.core.text import duration_text, person
 from echo_stream.core.types import OFF, AlarmLevel, Enrolled, Float64
 from echo_stream.detect.bank import SESSIONS, NormalBank
 from echo_stream.detect.scorer import Scorer
@@ -214,16 +212,6 @@ def latest_sensitivity(enrolments: Sequence[Enrolment]) -> Sensitivity | None:
     """Of the first enrolment that has one; it was measured when that was learnt."""
     found = (each.figures.get("sensitivity") for each in enrolments)
     return next((Sensitivity.from_json(each) for each in found if each), None)
-
-
-def person() -> str:
-    """Who runs this: behind sudo, the one who called it."""
-    if name := os.environ.get("SUDO_USER"):
-        return name
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a number without a name, as in containers
-        return str(os.getuid())
 
 
 def now() -> str:

@@ -19,12 +19,12 @@ from echo_stream.config.schema import Config, Machine
 from echo_stream.core.calibration import BankCalibration, SensorLimits
 from echo_stream.core.errors import BankError
 from echo_stream.core.files import read_regular
-from echo_stream.core.text import Progress, duration_text
+from echo_stream.core.text import Progress, duration_text, person
 from echo_stream.core.types import AlarmLevel, Enrolled
 from echo_stream.detect.bank import SESSIONS, NormalBank
 from echo_stream.fit.fit import enrolments_of, require_same_features
 from echo_stream.fit.judge import Judged, judged, known_faults, merged, state_of
-from echo_stream.fit.learn import calibrated, joined_held_out, latest_sensitivity, person
+from echo_stream.fit.learn import calibrated, joined_held_out, latest_sensitivity
 from echo_stream.fit.recorded import held_out_places
 from echo_stream.fit.session import Enrolment, Session, to_provenance
 from echo_stream.fit.versions import BankVersions

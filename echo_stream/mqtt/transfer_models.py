@@ -10,6 +10,8 @@ from pydantic import Field
 
 from echo_stream.mqtt.models import Model, Payload, Timestamp
 
+LONGEST_BY = 100
+
 
 class Transfer(Model):
     """What an operator asks of a node by a signed manifest (`plant push`, `plant collect`). Taken only where `plant.trust` in the node's configuration lists the key. The bytes of a file follow on the same topic, each chunk when the node asks for it: one byte 0, the 16 bytes of the manifest's `id`, its number as 4 bytes (big-endian, from 0), then 65,536 bytes of the file (the last chunk: what is left)."""
@@ -34,7 +36,7 @@ class Manifest(Model):
     )
     id: str = Field(pattern="^[0-9a-f]{32}$", description="Random.")
     created: Timestamp = Field(description="When it was signed (UTC).")
-    by: str = Field(min_length=1, max_length=100, description="Who asks, for the log.")
+    by: str = Field(min_length=1, max_length=LONGEST_BY, description="Who asks, for the log.")
     sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="Of the file; null where none is sent."
     )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from paho.mqtt.client import Client
 
-from echo_stream.cli.plant import show_plant
+from echo_stream.cli.plant import list_
 from echo_stream.cli.plant_broker import Plant, _address, ask, collect, listed
 from echo_stream.cli.plant_compare import show_comparison
 from echo_stream.cli.watch import Fleet
@@ -100,7 +100,7 @@ def test_what_a_broker_keeps_is_listed_by_urgency(
     for topic, payload in retained().items():
         client.publish(topic, payload, qos=1, retain=True).wait_for_publish(30)
     client.publish("echo-stream/hall1/fine/alarm/more", b"x", qos=1, retain=True).wait_for_publish(30)
-    show_plant(f"127.0.0.1:{broker.port}", [], None, True)
+    list_(f"127.0.0.1:{broker.port}", [], None, True)
     found = json.loads(capsys.readouterr().out)
     assert [(m["urgency"], m["node"], m["machine"]) for m in found["machines"]] == URGENT
     first = found["machines"][0]
@@ -120,7 +120,7 @@ def test_what_a_broker_keeps_is_listed_by_urgency(
         "hall4": True,
     }
     assert nodes["hall2"]["reasons"] == ["fine: bank is damaged"]
-    show_plant(f"127.0.0.1:{broker.port}", ["line=1", "site=A"], None, False)
+    list_(f"127.0.0.1:{broker.port}", ["line=1", "site=A"], None, False)
     said = capsys.readouterr().out
     assert "Alarm" in said
     assert "Acked" not in said
@@ -217,4 +217,4 @@ def test_addresses() -> None:
 
 def test_an_asset_that_says_no_place() -> None:
     with pytest.raises(ConfigError, match="says no place"):
-        show_plant("127.0.0.1:1", ["line"], None, True)
+        list_("127.0.0.1:1", ["line"], None, True)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from paho.mqtt.client import Client, MQTTMessage
 
-from echo_stream.cli.plant import _told
+from echo_stream.cli.plant import _roll_out, _told
 from echo_stream.cli.plant_broker import Plant
 from echo_stream.cli.plant_transfer import RollOut, Target, stages
 from echo_stream.core.errors import CommandRefused, ConfigError
@@ -195,3 +195,14 @@ def test_a_file_that_is_not_there_is_said_before_anything_is_sent(
     (tmp_path / "pc7.yaml").touch()
     with pytest.raises(ConfigError, match="is empty"):
         operator[0].push("config", [target])
+
+
+def test_who_asks_is_the_caller_of_sudo_and_has_no_endless_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_key(tmp_path / "key")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SUDO_USER", "anna")
+    assert _roll_out(None, None, tmp_path / "key", None, True)._by == "anna"
+    with pytest.raises(ConfigError, match="--by: has 101 characters, expected at most 100"):
+        _roll_out(None, None, tmp_path / "key", "J" * 101, True)

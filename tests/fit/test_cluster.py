@@ -27,7 +27,7 @@ from echo_stream.encode.spectral import SpectralEncoder
 from echo_stream.fit.archive import Part, parts_of
 from echo_stream.fit.archive_jobs import Encoded, encode_parts
 from tests.support.broker import make_pki
-from tests.support.daemon import wait_for
+from tests.support.daemon import ROOT, wait_for
 from tests.support.object_store import ObjectStore, object_store
 
 dask = pytest.importorskip("dask", reason="distributed is not installed: pip install 'echo-stream[cluster]'")
@@ -76,7 +76,8 @@ def plant(
     """Two workers of one thread each, in a folder of their own."""
     folder = tmp_path_factory.mktemp("dask")
     named = {f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": str(v) for key, v in tls.items()}
-    environment = {**os.environ, **named, "OPENBLAS_NUM_THREADS": "1"}
+    # The workers run an encoder of these tests, too.
+    environment = {**os.environ, **named, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     file, log = folder / "scheduler.json", (folder / "log").open("wb")
 
     def start(what: str, *options: str) -> subprocess.Popen[bytes]:

@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,12 +24,11 @@ from paho.mqtt.client import MQTTMessage
 from echo_stream.cli.plant_broker import Plant
 from echo_stream.config.values import NAME
 from echo_stream.core.errors import CommandRefused, ConfigError, DeliveryError
-from echo_stream.core.files import read_regular
 from echo_stream.core.text import clean_text, utc_text
 from echo_stream.mqtt.connection import Connection
 from echo_stream.mqtt.signed import sign
 from echo_stream.mqtt.topics import Topics
-from echo_stream.mqtt.transfer import CHUNK_BYTES, MOST_BYTES, Incoming, from_chunk, to_chunk
+from echo_stream.mqtt.transfer import MOST_BYTES, Incoming, from_chunk, pieces, sha256_of, to_chunk
 from echo_stream.mqtt.transfer_models import Manifest
 
 if TYPE_CHECKING:
@@ -105,7 +103,6 @@ class _Talk:
 
     target: Target
     id: str
-    data: bytes
     until_s: float
     into: Path | None = None
     most: int = 0
@@ -142,7 +139,7 @@ class RollOut:
             DeliveryError: the broker is away, or does not let us in; targets say how far they are.
         """
         for target in targets:
-            _read(kind, target)
+            _digest(kind, target)
         with self._connected(targets) as connection:
             for number, stage in enumerate(stages(targets), 1):
                 self._tell(f"stage {number}: {', '.join(target.title for target in stage)}")
@@ -195,7 +192,7 @@ class RollOut:
     def _begin(
         self, connection: Connection, kind: Kind, target: Target, most: int, into: Path | None
     ) -> None:
-        data = _read(kind, target) if target.file else b""
+        sha256, size = _digest(kind, target) if target.file else (None, most)
         manifest = Manifest(
             kind=kind,
             node=target.node,
@@ -203,11 +200,11 @@ class RollOut:
             id=secrets.token_hex(16),
             created=utc_text(datetime.now(UTC)),
             by=self._by,
-            sha256=sha256(data).hexdigest() if target.file else None,
-            size=len(data) if target.file else most,
+            sha256=sha256,
+            size=size,
         )
         target.state = "under way"
-        talk = _Talk(target, manifest.id, data, time.monotonic() + ANSWER_S, into, most)
+        talk = _Talk(target, manifest.id, time.monotonic() + ANSWER_S, into, most)
         self._talks[talk.id] = talk
         connection.publish(self._topic(target), sign(manifest, self._key), qos=1, expiry_s=60)
 
@@ -239,7 +236,7 @@ class RollOut:
         outcome = "\n".join(clean_text(line, 1000) for line in str(said.get("outcome")).splitlines()[:60])
         talk.label = f"the node said last: {outcome}, and then nothing for {PATIENCE_S:.0f} s"
         if said.get("state") == "send":
-            self._send(connection, talk, said.get("chunk"))
+            self._guard(talk, partial(self._send, connection, talk, said.get("chunk")))
         elif said.get("state") == "trial":
             self._tell(f"{talk.target.title}: {outcome}")
         elif said.get("state") == "file":
@@ -251,12 +248,18 @@ class RollOut:
                 self._end(talk, said["state"], outcome + (f"; in {talk.into}" if talk.target.files else ""))
 
     def _send(self, connection: Connection, talk: _Talk, number: object) -> None:
-        if isinstance(number, int) and 0 <= (begin := number * CHUNK_BYTES) < len(talk.data):
-            data = talk.data[begin : begin + CHUNK_BYTES]
+        file = talk.target.file
+        if file is None or not isinstance(number, int) or not 0 <= number < 2**32:
+            return
+        try:
+            data = next(pieces(file, number), b"")
+        except OSError as error:
+            raise CommandRefused(f"{file}: {error.strerror}") from None
+        if data:
             connection.publish(self._topic(talk.target), to_chunk(talk.id, number, data), qos=1, expiry_s=60)
 
     def _guard(self, talk: _Talk, work: Callable[[], None]) -> None:
-        """What a node sends that is not as announced ends its transfer."""
+        """What a node sends that is not as announced ends its transfer, as a file that is gone by now."""
         try:
             work()
         except CommandRefused as error:
@@ -305,17 +308,18 @@ def stages(targets: Sequence[Target]) -> list[Sequence[Target]]:
     return [stage for stage in cuts if stage]
 
 
-def _read(kind: Kind, target: Target) -> bytes:
-    """The file for a target.
+def _digest(kind: Kind, target: Target) -> tuple[str, int]:
+    """SHA-256 and size of the file for a target, which is read in pieces.
 
     Raises:
         ConfigError: it cannot be read, is empty or too large.
     """
-    file = target.file or Path()
+    file, most = target.file or Path(), MOST_BYTES[kind]
     try:
-        data = read_regular(file, MOST_BYTES[kind])
+        sha256, size = sha256_of(file)
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}", f"it is for {target.title}") from None
-    if not data:
-        raise ConfigError(f"{file}: is empty", f"it is for {target.title}")
-    return data
+    if not 0 < size <= most:
+        why = f"has {size:,} bytes, expected at most {most:,}" if size else "is empty"
+        raise ConfigError(f"{file}: {why}", f"it is for {target.title}")
+    return sha256, size

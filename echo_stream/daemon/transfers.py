@@ -208,14 +208,15 @@ class Transfers:
         size = manifest.size or 0
         if (most := MOST_BYTES.get(manifest.kind, size)) < size:
             raise CommandRefused(f"{manifest.kind}: has {size} bytes, at most {most} are taken")
-        known = [machine.id for machine in load(self._path).machines]
+        now = load(self._path)
+        known = [machine.id for machine in now.machines]
         if manifest.machine is not None and manifest.machine not in known:
             there = ", ".join(known[:20])
             raise CommandRefused(f"{config.node} has no machine {manifest.machine}; there are {there}")
         self._seen.admit(manifest, datetime.now(UTC))
         job = _Job(manifest, monotonic())
         if manifest.sha256 is None:
-            job.parts = collected(load(self._path), manifest)
+            job.parts = collected(now, manifest)
         else:
             suffix = "safetensors" if manifest.kind == "bank" else "yaml"
             try:
@@ -277,7 +278,7 @@ class Transfers:
         try:
             job.note = f"; {run_command(self._path, ('bank', 'add'), options)}"
         except CommandRefused as error:
-            self._bank_undo.unlink(missing_ok=True)
+            self._undone(job.undo)  # it may have failed after the bank came into use
             raise CommandRefused(error.message.replace(str(file), "the file that was sent")) from None
         bank = (machine_id, accepted_version(machine.bank) or "")
         job.incoming = None

@@ -41,13 +41,14 @@ def from_chunk(payload: bytes) -> tuple[str, int, bytes] | None:
     return payload[1:17].hex(), int.from_bytes(payload[17:21], "big"), payload[HEAD_BYTES:]
 
 
-def pieces(path: Path) -> Iterator[bytes]:
-    """The bytes of a file, in chunks.
+def pieces(path: Path, first: int = 0) -> Iterator[bytes]:
+    """The bytes of a file, in chunks from the one with the number `first` on.
 
     Raises:
         OSError: it cannot be read.
     """
     with os.fdopen(open_regular(path), "rb") as file:
+        file.seek(first * CHUNK_BYTES)
         while data := file.read(CHUNK_BYTES):
             yield data
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -134,6 +135,27 @@ def test_the_first_refusal_ends_a_roll_out(
     assert "pc2/m: refused: because?[31m\nof this" in told
     found = json.loads(capsys.readouterr().out)["targets"]
     assert [each["state"] for each in found[:5]] == ["done", "refused", "done", "done", "not begun"]
+
+
+def test_of_a_large_bank_only_chunks_are_in_memory(
+    operator: tuple[RollOut, str, list[str]], client: Client, tmp_path: Path
+) -> None:
+    with (tmp_path / "bank").open("wb") as file:
+        file.truncate(30_000_000)
+
+    def answer(_node: str, transfer: str) -> list[dict[str, Any] | bytes]:
+        asks = {"id": transfer, "state": "send", "outcome": "", "chunk": 400}
+        return [asks, {"id": transfer, "state": "done", "outcome": "sent"}]
+
+    targets = [Target.parse("pc1/m", True, str(tmp_path / "bank"))]
+    tracemalloc.start()
+    try:
+        with nodes(client, answer):
+            operator[0].push("bank", targets)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    assert targets[0].state == "done"
 
 
 GOOD = {"state": "file", "outcome": "", "machine": "pump3", "name": "b1.safetensors", "size": 1}

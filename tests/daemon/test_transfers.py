@@ -302,6 +302,17 @@ def test_a_trouble_ends_with_the_next_push_that_goes_well(node: Node, simulated_
     assert node.transfers.trouble == ""
 
 
+def test_a_bank_that_is_in_use_although_its_command_failed_is_put_back(
+    node: Node, simulated_bank: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "bank.versions" / "accepted.jsonl").mkdir(parents=True)  # cannot be written any more
+    state, outcome = node.push(simulated_bank, kind="bank", machine="pump1")[-1]
+    assert state == "refused"
+    assert "accepted.jsonl" in outcome
+    assert not (tmp_path / "bank.safetensors").exists()
+    assert not (tmp_path / "state" / "plant" / "undo.json").exists()
+
+
 def test_banks_and_evidence_are_sent_within_the_size(node: Node, simulated_bank: bytes) -> None:
     folder = node.path.parent
     (folder / "bank.safetensors").write_bytes(simulated_bank)

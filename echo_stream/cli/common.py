@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from echo_stream.core.errors import ConfigError
+from echo_stream.core.text import Progress
 
 if TYPE_CHECKING:
     from echo_stream.config.schema import Config, Machine
@@ -28,10 +29,6 @@ ConfigOption = Annotated[
 ]
 MachineOption = Annotated[str, typer.Option("--machine", "-m", help="id of the machine in the configuration")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document for programs")]
-
-
-Progress = Callable[[float, float, str], None]
-"""Says how far a long work is: done and total in any unit, and what is at hand."""
 
 
 def quiet() -> None:

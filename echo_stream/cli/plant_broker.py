@@ -228,7 +228,7 @@ def listed(fleet: Fleet, asset: Mapping[str, str] | None = None) -> dict[str, An
 
     Args:
         fleet: what was received.
-        asset: only machines that stand there, such as {"line": "3"}.
+        asset: only machines at this place, such as {"line": "3"}.
     """
     machines = [machine_now(fleet, now) for now in fleet.machines.values()]
     machines = [m for m in machines if stands_at(m["asset"], asset)]

@@ -90,7 +90,7 @@ class PlantPage:
     Args:
         plant: where the nodes publish to.
         web: where the page is served, and who may see it.
-        asset: only machines that stand there are shown.
+        asset: only machines at this place are shown.
     """
 
     def __init__(self, plant: Plant, web: WebSettings, asset: Mapping[str, str]) -> None:

@@ -38,7 +38,9 @@ def checked_config(path: Path, data: bytes) -> Config:
         CommandRefused: it has mistakes, or the folder cannot be written.
     """
     if path.is_symlink():
-        raise CommandRefused(f"{path} is a link, which a push would replace: start with the file itself")
+        raise CommandRefused(
+            f"{path} is a link, which a push would replace: name the file itself in run --config"
+        )
     candidate = path.with_name(f".{path.name}.candidate")
     try:
         write_whole(candidate, data)
@@ -73,7 +75,7 @@ def require_reachable(new: Config, old: Config, before: set[str]) -> str:
             "can still be reached and listens; change them on the PC"
         )
     if not set(new.plant.trust) & set(old.plant.trust):
-        raise CommandRefused("plant.trust: no key of those that are trusted now is in it")
+        raise CommandRefused("plant.trust: none of the keys that are trusted now is in it")
     for machine in new.machines:
         if machine.id in before and not machine.bank.exists():
             raise CommandRefused(

@@ -22,7 +22,7 @@ import structlog
 from echo_stream.config.load import load
 from echo_stream.config.schema import Config
 from echo_stream.core.errors import CommandRefused, EchoStreamError
-from echo_stream.core.files import require_writable
+from echo_stream.core.files import require_writable, sync_folder
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.log_limit import LogLimit
 from echo_stream.daemon.collected import collected
@@ -321,8 +321,10 @@ class Transfers:
         return outcome
 
     def _settle(self, undo: Undo) -> None:
-        """What was on trial is in use for good, or undone."""
-        (self._bank_undo if undo.machine else self._config_undo).unlink(missing_ok=True)
+        """What was on trial is in use for good, or undone; lasts through a power cut."""
+        kept = self._bank_undo if undo.machine else self._config_undo
+        kept.unlink(missing_ok=True)
+        sync_folder(kept.parent)
         if not (self._bank_undo.exists() or self._config_undo.exists()):
             self.trouble = ""
 
@@ -332,6 +334,7 @@ class Transfers:
             return f"the bank of {undo.machine} is the one from before, or was changed meanwhile"
         if undo.before is None:
             machine.bank.unlink()
+            sync_folder(machine.bank.parent)
             return f"{undo.machine} has no bank again"
         return run_command(
             self._path, ("bank", "rollback"), ["--machine", undo.machine, "--by", "plant push"]

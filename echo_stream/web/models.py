@@ -99,7 +99,7 @@ class PlantState(Model):
     connected: bool
     since: str = Field(description="UTC, ISO 8601: since when it is so")
     reason: str = Field("", description="why there is no connection")
-    asset: dict[str, str] = Field(description="only machines that stand there are shown")
+    asset: dict[str, str] = Field(description="only machines at this place are shown")
     too_many: bool = Field(False, description="more publish than are shown")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import replace
@@ -201,7 +202,7 @@ def test_what_would_cut_the_node_off_is_refused(node: Node) -> None:
     for change, reason in (
         ({"node": "pc8"}, "node: a push does not change these"),
         ({"mqtt": here.mqtt.model_copy(update={"port": 1})}, "mqtt: a push does not change these"),
-        ({"plant": here.plant.model_copy(update={"trust": ()})}, "no key of those that are trusted"),
+        ({"plant": here.plant.model_copy(update={"trust": ()})}, "none of the keys that are trusted"),
         ({}, "bank.safetensors does not exist: pump1 is heard now"),
     ):
         with pytest.raises(CommandRefused, match=reason):
@@ -267,6 +268,26 @@ def test_a_relative_state_dir_is_no_change_of_it(node: Node, simulated_bank: byt
     node.push(before + b"# new\n")
     node.wait(12)
     assert node.last() == ("done", "in use; 1 machine is heard as before")
+
+
+def test_a_power_cut_after_a_good_trial_undoes_nothing(
+    node: Node, simulated_bank: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (node.path.parent / "bank.safetensors").write_bytes(simulated_bank)
+    sync, lasting = os.fsync, dict[Path, set[str]]()
+
+    def recorded(handle: int) -> None:
+        sync(handle)
+        if (synced := Path(f"/proc/self/fd/{handle}").resolve()).is_dir():
+            lasting[synced] = {path.name for path in synced.iterdir()}
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    node.push(node.path.read_bytes() + b"# new\n")
+    undo = undo_path(node.path)
+    assert undo.name in lasting[undo.parent.resolve()]
+    node.wait(12)
+    assert node.last()[0] == "done"
+    assert undo.name not in lasting[undo.parent.resolve()]
 
 
 def test_a_bank_that_fails_its_trial_is_put_back(node: Node, simulated_bank: bytes, tmp_path: Path) -> None:

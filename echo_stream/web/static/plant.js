@@ -60,7 +60,7 @@ export function plant(main) {
   const words = h("p", { class: "row", role: "group", "aria-label": "only machines of this state" });
   const text = h("input", { type: "search", "aria-label": "find", placeholder: "find a machine, PC or place", value: wanted.text,
     oninput: () => { wanted.text = text.value; shown = SHOWN; show(); } });
-  const asset = h("select", { "aria-label": "only machines that stand there", onchange: () => { wanted.asset = asset.value; shown = SHOWN; show(); } });
+  const asset = h("select", { "aria-label": "only machines at this place", onchange: () => { wanted.asset = asset.value; shown = SHOWN; show(); } });
   const body = h("tbody", {});
   const table = h("table", { class: "stack plant" },
     h("thead", {}, h("tr", {}, ["state", "machine", "heard", "coverage", "bank", "version", ""].map((x) => h("th", {}, x)))), body);

@@ -48,6 +48,7 @@ ALL_EVERY_S: Final = 30.0
 """All rows are made anew so often: a machine that says nothing becomes *not heard lately*."""
 COMMANDS: Final = 8
 REPLY_S: Final = 8.0
+NOT_YET: Final = "no connection yet"
 _STATUS: Final = {
     "alarm": "alarm",
     "alarm, seen": "acknowledged",
@@ -101,7 +102,7 @@ class PlantPage:
             broker=f"{plant.broker.host}:{plant.broker.port}",
             connected=False,
             since=utc_text(datetime.now(UTC)),
-            reason="no connection yet",
+            reason=NOT_YET,
             asset=self._asset,
         )
         self._all_at_s = 0.0
@@ -205,28 +206,16 @@ class PlantPage:
             self.machines[name] = found
 
     def _put_state(self, fleet: Fleet) -> None:
-        connected = not fleet.trouble
-        if connected == self.state.connected and self.state.reason == fleet.trouble:
-            if fleet.too_many != self.state.too_many:
-                self.state = self.state.model_copy(update={"too_many": fleet.too_many})
+        before, connected = self.state, not fleet.trouble
+        found = {"connected": connected, "reason": fleet.trouble, "too_many": fleet.too_many}
+        if before.model_dump(include=set(found)) == found:
             return
-        since = self.state.since
-        if connected:
-            log.info("the broker is connected", broker=self.state.broker)
-            since = utc_text(datetime.now(UTC))
-        elif self.state.connected or self.state.reason == "no connection yet":
-            log.warning(
-                "the broker is away, and is tried again", broker=self.state.broker, reason=fleet.trouble
-            )
-            since = utc_text(datetime.now(UTC)) if self.state.connected else since
-        self.state = self.state.model_copy(
-            update={
-                "connected": connected,
-                "since": since,
-                "reason": fleet.trouble,
-                "too_many": fleet.too_many,
-            }
-        )
+        if connected and not before.connected:
+            log.info("the broker is connected", broker=before.broker)
+        elif not connected and (before.connected or before.reason == NOT_YET):
+            log.warning("the broker is away, and is tried again", broker=before.broker, reason=fleet.trouble)
+        since = before.since if connected == before.connected else utc_text(datetime.now(UTC))
+        self.state = before.model_copy(update={**found, "since": since})
         self._feed.touch()
 
 

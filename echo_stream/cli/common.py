@@ -16,6 +16,8 @@ from echo_stream.core.errors import ConfigError
 from echo_stream.core.text import Progress
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from echo_stream.config.schema import Config, Machine
     from echo_stream.fit.archive_jobs import Engine
     from echo_stream.fit.shard import Shard
@@ -71,6 +73,13 @@ def print_json(document: Any) -> None:
     """One line of JSON on standard output; text that is no UTF-8 (names of files) as escapes."""
     text = json.dumps(document, ensure_ascii=False, allow_nan=False)
     print(LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
+
+
+def print_table(table: Table, width: int) -> None:
+    """Print it as wide as the terminal, or `width` letters; brackets in a cell are no markup."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False).print(table)
 
 
 @contextmanager

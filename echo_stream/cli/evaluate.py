@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -15,14 +14,21 @@ from statistics import harmonic_mean
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from echo_stream.alarm.calibration import Calibration
 from echo_stream.capture.recording import Recording, find_recordings
 from echo_stream.capture.stored import objects_in, open_stored, reading
 from echo_stream.capture.table import Columns
-from echo_stream.cli.common import engine_of, print_json, progress, quiet, read_config_or_defaults, shard_of
+from echo_stream.cli.common import (
+    engine_of,
+    print_json,
+    print_table,
+    progress,
+    quiet,
+    read_config_or_defaults,
+    shard_of,
+)
 from echo_stream.config.schema import Machine, StdinSource
 from echo_stream.core.calibration import BankCalibration
 from echo_stream.core.errors import BankError, Failures, SourceError
@@ -432,7 +438,7 @@ def _print(found: dict[str, Any]) -> None:
             name = machine["machine"] if n == 0 else ""
             said = _announced(rates["announced"])
             table.add_row(name, kind, _shown(rates["auc"]), _shown(rates["pauc"]), *map(str, counts), said)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print_table(table, 120)
     means = [_shown(found[key]) for key in ("mean_auc", "mean_pauc", "harmonic_mean")]
     print(f"mean AUC {means[0]}, mean pAUC {means[1]}, harmonic mean of both {means[2]}")
     known = [machine for machine in found["machines"] if machine["announced"]]

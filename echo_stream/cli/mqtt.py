@@ -11,6 +11,7 @@ from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet, 
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from echo_stream.cli.watch import Fleet, MachineNow
 
@@ -68,6 +69,7 @@ def purge_discovery(config: ConfigOption = None) -> None:
 @app.command()
 def watch(config: ConfigOption = None) -> None:
     """Show the live state of all machines of all nodes, as the broker has it; Ctrl-C ends it."""
+    from rich.console import Console
     from rich.live import Live
 
     from echo_stream.cli.plant_broker import Plant, follow
@@ -77,7 +79,9 @@ def watch(config: ConfigOption = None) -> None:
     read_config(config)  # which must be there
     plant = Plant.of(None, config)
     stop = threading.Event()
-    with Live(_table(Fleet(plant.topic_root)), auto_refresh=False) as live:
+    # Names in brackets are no markup.
+    console = Console(markup=False, emoji=False)
+    with Live(_table(Fleet(plant.topic_root)), console=console, auto_refresh=False) as live:
         try:
             topics = ("+/status", "+/+/+")
             follow(plant, topics, lambda fleet: live.update(_table(fleet), refresh=True), stop)
@@ -95,11 +99,13 @@ def _table(fleet: Fleet) -> Table:
     return table
 
 
-def _row(fleet: Fleet, now: MachineNow) -> list[str]:
+def _row(fleet: Fleet, now: MachineNow) -> list[str | Text]:
+    from rich.text import Text
+
     levels = (now.alarm or {}).get("levels", {})
     states = [levels.get(level, {}).get("state", "-") for level in ("alarm", "warning")]
     active = [levels.get(level, {}).get("active") for level in ("alarm", "warning")]
-    marks = [f"[bold red]{s}[/]" if on else s for s, on in zip(states, active, strict=True)]
+    marks = [Text(s, "bold red" if on else "") for s, on in zip(states, active, strict=True)]
     score, health = now.score or {}, now.health or {}
     numbers = [
         score.get("score"),
@@ -107,5 +113,5 @@ def _row(fleet: Fleet, now: MachineNow) -> list[str]:
         score.get("level_dbfs"),
         health.get("coverage_10m"),
     ]
-    sound = "yes" if fleet.listening(now) else "[yellow]no[/]"
+    sound = "yes" if fleet.listening(now) else Text("no", "yellow")
     return [now.node, now.machine, sound, *marks, *(f"{n:.2f}" if n is not None else "-" for n in numbers)]

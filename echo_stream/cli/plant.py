@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet
+from echo_stream.cli.common import ConfigOption, JsonOption, print_json, print_table, quiet
 from echo_stream.core.errors import CommandRefused, ConfigError
 from echo_stream.core.text import person
 
@@ -256,7 +256,6 @@ def assets_of(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _print(found: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("", "machine", "node", "where", "state", "coverage", "bank", "version", "heard")
@@ -267,7 +266,7 @@ def _print(found: Mapping[str, Any]) -> None:
         bank, version = f"{each['bank'] or '-'}{proposed}", each["versions"].get("echo-stream", "-")
         who = (each["urgency"], each["name"], each["node"], where, each["state"] or "-")
         table.add_row(*who, coverage, bank, version, _ago(each["heard"]))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    print_table(table, 140)
     for node in found["nodes"]:
         if not node["online"]:
             print(f"{node['node']}: offline, heard {_ago(node['heard'])}")

@@ -5,7 +5,6 @@ Scores come from what the nodes publish while it listens, all else from what the
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ from statistics import median
 from typing import Any
 
 from paho.mqtt.client import MQTTMessage
-from rich.console import Console
 from rich.table import Table
 
-from echo_stream.cli.common import print_json
+from echo_stream.cli.common import print_json, print_table
 from echo_stream.cli.plant_broker import KEPT, Plant
 from echo_stream.cli.watch import Fleet, MachineNow
 from echo_stream.core.errors import ConfigError
@@ -134,7 +132,7 @@ def show_comparison(plant: Plant, like: str, seconds: float, as_json: bool) -> N
         numbers = ["-" if each[f.key] is None else f"{each[f.key]:.3g}" for f in FIGURES]
         words = [each["condition"] or "-", each["state"] or "-", each["bank"] or "-", str(each["scores"])]
         table.add_row(each["machine"], each["node"], *numbers, *words)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    print_table(table, 140)
     for each in found:
         for why in each["unlike"]:
             print(f"{each['machine']} ({each['node']}) is unlike the others: {why}")

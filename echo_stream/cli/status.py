@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from echo_stream.cli.common import print_json, read_config
+from echo_stream.cli.common import print_json, print_table, read_config
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.core.measures import MEASURES
 from echo_stream.daemon.status import ask, find_socket
@@ -59,7 +57,7 @@ def _print(found: dict[str, Any]) -> None:
         ]
         factor = _shown(machine["real_time_factor"], ".4f")
         table.add_row(machine["machine"], *states, *numbers, machine["capture"], factor)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print_table(table, 120)
     for machine in found["machines"][:MOST_OUTLOOKS]:
         if outlook := machine.get("outlook"):  # none of an older daemon, nor before the first window
             print(f"{machine['machine']}, set to {outlook['false_alarms_per_month']:g} false alarms a month:")

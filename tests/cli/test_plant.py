@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from paho.mqtt.client import Client
 
-from echo_stream.cli.plant import list_
+from echo_stream.cli.common import print_table
+from echo_stream.cli.mqtt import _table
+from echo_stream.cli.plant import _print, list_
 from echo_stream.cli.plant_broker import Plant, _address, ask, collect, listed
 from echo_stream.cli.plant_compare import show_comparison
 from echo_stream.cli.watch import Fleet
@@ -218,3 +220,14 @@ def test_addresses() -> None:
 def test_an_asset_that_says_no_place() -> None:
     with pytest.raises(ConfigError, match="says no place"):
         list_("127.0.0.1:1", ["line"], None, True)
+
+
+def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    fleet = Fleet("echo-stream")
+    name = "Pump [hall 3] :fire: [/x]"
+    fleet.apply("echo-stream/hall1/[red]p/alarm", example("alarm", node="hall1", machine="[red]p", name=name))
+    _print(listed(fleet))
+    print_table(_table(fleet), 140)
+    said = capsys.readouterr().out
+    assert name in said
+    assert said.count("[red]p") == 1

@@ -22,6 +22,7 @@ from paho.mqtt.client import MQTTMessage
 from echo_stream.cli.common import read_config_or_defaults
 from echo_stream.cli.watch import Fleet, MachineNow, seconds_since
 from echo_stream.core.errors import CommandRefused, ConfigError, DeliveryError
+from echo_stream.core.text import clean_lines
 from echo_stream.mqtt.broker import Broker, BrokerRefuses, BrokerTooOld
 from echo_stream.mqtt.connection import Connection, Protocol
 from echo_stream.mqtt.payloads import Payload
@@ -217,7 +218,7 @@ def ask(plant: Plant, machine: str, command: Mapping[str, Any], wait_s: float = 
             f"{machine} did not answer within {wait_s:.0f} s; it may follow later",
             "Is its node online, and may this user publish to its topic cmd? See: echo-stream plant list",
         )
-    outcome = str(answers[0].get("outcome"))
+    outcome = clean_lines(str(answers[0].get("outcome")))
     if not answers[0].get("ok"):
         raise CommandRefused(f"{machine}: {outcome}")
     return outcome

@@ -24,7 +24,7 @@ from paho.mqtt.client import MQTTMessage
 from echo_stream.cli.plant_broker import Plant
 from echo_stream.config.values import NAME
 from echo_stream.core.errors import CommandRefused, ConfigError, DeliveryError
-from echo_stream.core.text import clean_text, utc_text
+from echo_stream.core.text import clean_lines, clean_text, utc_text
 from echo_stream.mqtt.connection import Connection
 from echo_stream.mqtt.signed import sign
 from echo_stream.mqtt.topics import Topics
@@ -233,7 +233,7 @@ class RollOut:
         if talk is None or said.get("node") != talk.target.node:
             return
         talk.until_s = time.monotonic() + PATIENCE_S
-        outcome = "\n".join(clean_text(line, 1000) for line in str(said.get("outcome")).splitlines()[:60])
+        outcome = clean_lines(str(said.get("outcome")))
         talk.label = f"the node said last: {outcome}, and then nothing for {PATIENCE_S:.0f} s"
         if said.get("state") == "send":
             self._guard(talk, partial(self._send, connection, talk, said.get("chunk")))

@@ -77,3 +77,8 @@ def clean_text(text: str, most: int = 200) -> str:
     shown = text if len(text) <= most else f"{text[:most]}..."
     # Cc: escape sequences; Cs: half a character, which UTF-8 cannot write; Cf, Zl, Zp: turn or break lines.
     return "".join("?" if unicodedata.category(c) in ("Cc", "Cs", "Cf", "Zl", "Zp") else c for c in shown)
+
+
+def clean_lines(text: str, most: int = 60) -> str:
+    """The same for a text of several lines, of which so many are kept."""
+    return "\n".join(clean_text(line, 1000) for line in text.splitlines()[:most])

@@ -109,9 +109,8 @@ class BankVersions:
         try:
             data = read_regular(file, MOST_BYTES)
             for bank_id in reversed(self.ids()):
-                if (known := self.path_of(bank_id)).stat().st_size == len(
-                    data
-                ) and known.read_bytes() == data:
+                known = self.path_of(bank_id)
+                if known.stat().st_size == len(data) and known.read_bytes() == data:
                     return bank_id
             self.folder.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=self.folder, prefix=".new-") as aside:

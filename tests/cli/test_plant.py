@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paho.mqtt.client import Client
+from paho.mqtt.client import Client, MQTTMessage
 
 from echo_stream.cli.common import print_table
 from echo_stream.cli.mqtt import _table
@@ -191,6 +191,21 @@ def test_two_machines_are_not_compared(broker: MosquittoBroker) -> None:
 def test_what_is_no_machine(machine: str) -> None:
     with pytest.raises(ConfigError, match="expected NODE/MACHINE"):
         ask(Plant(Broker("127.0.0.1", 1), "echo-stream"), machine, {"command": "ack"})
+
+
+def test_an_answer_is_shown_without_what_a_terminal_obeys(broker: MosquittoBroker, client: Client) -> None:
+    ready = threading.Event()
+
+    def answer(client: Client, _userdata: object, message: MQTTMessage) -> None:
+        said = {"id": json.loads(message.payload)["id"], "ok": True, "outcome": "seen\x1b[2J\nby Anna"}
+        client.publish("echo-stream/pc7/pump3/reply", json.dumps(said), qos=1)
+
+    client.on_message = answer
+    client.on_subscribe = lambda *_: ready.set()
+    client.subscribe("echo-stream/pc7/pump3/cmd", qos=1)
+    assert ready.wait(60)
+    plant = Plant(Broker(broker.host, broker.port), "echo-stream")
+    assert ask(plant, "pc7/pump3", {"command": "ack"}, 60) == "seen?[2J\nby Anna"
 
 
 def test_a_machine_that_does_not_answer(broker: MosquittoBroker) -> None:

@@ -251,7 +251,9 @@ class Transfers:
         path, data = self._path, file.read_bytes()
         new = checked_config(path, data)
         job.note = require_reachable(new, self._config, before)
-        old = path.read_bytes().decode("utf-8", "surrogateescape")
+        old: str | None = path.read_bytes().decode("utf-8", "surrogateescape")
+        if (failed := Undo.load(self._config_undo)) and failed.applies_to(path):
+            old = failed.before  # failed its trial, and could not be taken back
         job.undo = Undo(job.manifest.id, job.manifest.sha256 or "", old)
         job.undo.save(self._config_undo)
         try:

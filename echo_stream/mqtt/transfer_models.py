@@ -51,7 +51,7 @@ class Transferred(Payload):
     ts: Timestamp = Field(description="When it was said (UTC).")
     id: str | None = Field(description="Of the manifest; null where it could not be read.")
     state: Literal["send", "checking", "trial", "file", "done", "refused", "rolled_back"] = Field(
-        description="`send`: the node waits for chunk number `chunk`. `checking`: all is there. `trial`: it is in use, and the node looks whether it listens as before. `file`: what follows. The others are the end: `done`; `refused`: nothing has changed; `rolled_back`: what was in use before is in use again."
+        description="`send`: the node waits for chunk number `chunk`. `checking`: all is there. `trial`: it is in use, and the node looks whether it listens as before. `file`: what follows. The others are the end: `done`; `refused`: nothing has changed; `rolled_back`: what was in use before is in use again. Where it cannot be put back, `outcome` and the health of the node say so."
     )
     outcome: str = Field(description="What was done, or why not.")
     chunk: int | None = Field(None, ge=0, description="Of `send`.")

@@ -306,6 +306,24 @@ def test_a_bank_that_fails_its_trial_is_put_back(node: Node, simulated_bank: byt
     assert not (tmp_path / "state" / "plant" / "undo.json").exists()
 
 
+def test_what_cannot_be_put_back_is_what_the_next_failure_puts_back(
+    node: Node, simulated_bank: bytes
+) -> None:
+    (node.path.parent / "bank.safetensors").write_bytes(simulated_bank)
+    before, blocked = node.path.read_bytes(), node.path.with_name(".config.yaml.pushed")
+    node.push(before + b"# first\n")
+    node.machines = []
+    blocked.mkdir()
+    node.transfers.tick(monotonic() + 61)
+    assert node.path.read_bytes() == before + b"# first\n"
+    blocked.rmdir()
+    node.machines = HEARD
+    node.push(before + b"# second\n")
+    node.machines = []
+    node.transfers.tick(monotonic() + 61)
+    assert node.path.read_bytes() == before
+
+
 def test_a_trouble_ends_with_the_next_push_that_goes_well(node: Node, simulated_bank: bytes) -> None:
     (node.path.parent / "bank.safetensors").write_bytes(simulated_bank)
     before = node.path.read_bytes()

@@ -114,16 +114,17 @@ class Fleet:
 
     def _of_machine(self, node: str, machine: str, what: str, payload: bytes) -> bool:
         known = self.machines.get((node, machine))
+        if known is None and not payload:
+            return False
         if known is None and len(self.machines) >= MOST_MACHINES:
             self.too_many = True
             return False
         now = known or MachineNow(node, machine)
         if not _take(now, what, payload):
             return False
-        if payload or known is not None:
-            self.machines[node, machine] = now
-        if not payload and now == MachineNow(node, machine):
-            self.machines.pop((node, machine), None)
+        self.machines[node, machine] = now
+        if now == MachineNow(node, machine):
+            del self.machines[node, machine]
         return True
 
 

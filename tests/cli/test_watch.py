@@ -142,3 +142,11 @@ def test_following_a_broker_that_comes_and_goes(
     wait_until(lambda: not fleet.trouble, "and its end")
     publisher.set_available("pump3", False)
     wait_until(lambda: not fleet.listening(pump), "and what changed")
+
+
+def test_machines_that_were_never_there_leave_nothing_behind() -> None:
+    fleet = Fleet("echo-stream")
+    for number in range(10):
+        assert not fleet.apply(f"echo-stream/pc7/pump{number}/alarm", b"")
+    assert fleet == Fleet("echo-stream")
+    assert fleet.changed == set()

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -48,8 +50,13 @@ class _AsWritten(GenerateJsonSchema):
 
 def example(name: str) -> dict[str, Any]:
     """The documented example of a payload."""
+    return deepcopy(_examples()[name])
+
+
+@cache
+def _examples() -> dict[str, dict[str, Any]]:
     text = resources.files(__package__).joinpath("examples.json").read_text("utf-8")
-    found: dict[str, Any] = json.loads(text)[name]
+    found: dict[str, dict[str, Any]] = json.loads(text)
     return found
 
 

@@ -54,21 +54,18 @@ def look(encoder: Encoder, windows: Sequence[Window], needs: Needs) -> Iterator[
         for batch in _batches(windows)
         for window, found in _encoded(encoder.spectral, batch)
     ]
-    wanted: list[Window] = []
-    for i, each in enumerate(first):
-        if isinstance(each, Looked):
-            try:
-                wanted += [each.window] if needs(each.window, each.features) else []
-            except Exception as error:  # noqa: BLE001 - one machine must not silence the others
-                first[i] = (each.window, error)
-    chosen = {window.machine for window in wanted}
     spectral: list[Looked] = []
     left_out: list[Looked | Failed] = []
     for each in first:
-        if isinstance(each, Looked) and each.window.machine in chosen:
-            spectral.append(each)
-        else:
+        if not isinstance(each, Looked):
             left_out.append(each)
+            continue
+        try:
+            wanted = needs(each.window, each.features)
+        except Exception as error:  # noqa: BLE001 - one machine must not silence the others
+            left_out.append((each.window, error))
+        else:
+            (spectral if wanted else left_out).append(each)
     yield from map(list, _batches(left_out))  # they wait for nobody's ECHO
     for found in _batches(spectral):
         encoded = _encoded(encoder.echo, [each.window for each in found])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -20,11 +19,7 @@ from tests.support.broker import MosquittoBroker
 ROOT = "site/echo-stream"
 
 
-def example_of(kind: str) -> dict[str, Any]:
-    return dict(schema.example(kind))
-
-
-AN_ALARM = json.dumps(example_of("alarm")).encode()
+AN_ALARM = json.dumps(schema.example("alarm")).encode()
 
 
 def test_messages_add_up() -> None:
@@ -90,7 +85,7 @@ def test_what_others_publish_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
         fleet.apply(f"{ROOT}/pc7/m{n}/availability", b"online")
     assert fleet.too_many
     assert (len(fleet.nodes), len(fleet.machines)) == (2, 2)
-    health = json.dumps(example_of("health")).encode().replace(b"-31.2", b"NaN")
+    health = json.dumps(schema.example("health")).encode().replace(b"-31.2", b"NaN")
     assert fleet.apply(f"{ROOT}/pc7/pump3/health", health)
     assert (fleet.machines["pc7", "pump3"].health or {})["level_dbfs"] is None
 

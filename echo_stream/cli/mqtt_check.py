@@ -95,7 +95,7 @@ def _name(broker: Broker) -> str:
 
 
 def _tcp(broker: Broker) -> str:
-    where = f"{broker.host}:{broker.port}"
+    where = broker.address
     try:
         with socket.create_connection((broker.host, broker.port), broker.connect_timeout_s):
             return f"{where} accepts connections"

@@ -53,7 +53,7 @@ def list_(
     plant, wanted = Plant.of(broker, config), assets_of(asset or [])
     found = listed(collect(plant), wanted)
     if as_json:
-        print_json({"broker": f"{plant.broker.host}:{plant.broker.port}", **found})
+        print_json({"broker": plant.broker.address, **found})
     else:
         _print(found)
 

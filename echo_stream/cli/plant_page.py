@@ -99,7 +99,7 @@ class PlantPage:
         self.machines: dict[str, models.PlantMachine] = {}
         self.nodes: dict[str, models.PlantNode] = {}
         self.state = models.PlantState(
-            broker=f"{plant.broker.host}:{plant.broker.port}",
+            broker=plant.broker.address,
             connected=False,
             since=utc_text(datetime.now(UTC)),
             reason=NOT_YET,

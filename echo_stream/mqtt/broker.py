@@ -119,6 +119,11 @@ class Broker:
     keepalive_s: int = 30
     connect_timeout_s: float = 5.0
 
+    @property
+    def address(self) -> str:
+        """HOST:PORT, for people."""
+        return f"{self.host}:{self.port}"
+
     def password(self) -> str | None:
         """The password, or None where no file is named.
 

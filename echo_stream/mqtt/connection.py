@@ -188,7 +188,7 @@ class Connection:
         except ssl.SSLError as error:
             raise self._tls_trouble(error) from error
         except (OSError, ValueError) as error:
-            raise BrokerAway(f"no connection to {self._where}: {error}") from error
+            raise BrokerAway(f"no connection to {self._broker.address}: {error}") from error
         opened = self._client.socket()
         if isinstance(opened, socket.socket):
             # Without this the second of two small messages waits for the first one's TCP acknowledgement.
@@ -197,12 +197,8 @@ class Connection:
         while self._answer is None:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise BrokerSilent(f"{self._where} did not answer within {timeout_s:.3g} s")
+                raise BrokerSilent(f"{self._broker.address} did not answer within {timeout_s:.3g} s")
             self.step(left_s)
-
-    @property
-    def _where(self) -> str:
-        return f"{self._broker.host}:{self._broker.port}"
 
     def step(self, timeout_s: float, wake: socket.socket | None = None) -> None:
         """Wait for the network, at most `timeout_s` or until `wake` is readable, and handle what came.
@@ -230,7 +226,7 @@ class Connection:
                 self._client.loop_write()
             self._client.loop_misc()
         except _FROM_BROKER as error:
-            raise BrokerAway(f"{self._where} does not speak MQTT: {error!r}") from error
+            raise BrokerAway(f"{self._broker.address} does not speak MQTT: {error!r}") from error
         if self._client.socket() is None:
             raise self._end()
 
@@ -308,18 +304,19 @@ class Connection:
         reason = self._answer
         if reason is None and "ALERT" in self._last_error:
             return BrokerRefuses(
-                f"{self._where} ended TLS: {self._last_error}", "check cert_file and key_file under mqtt.tls"
+                f"{self._broker.address} ended TLS: {self._last_error}",
+                "check cert_file and key_file under mqtt.tls",
             )
         if reason is None or not reason.is_failure:
             away = BrokerSilent if reason is None else BrokerAway
             return away(
-                f"{self._where} closed the connection ({self._last_error or 'no reason given'})",
+                f"{self._broker.address} closed the connection ({self._last_error or 'no reason given'})",
                 self._unsigned_hint(),
             )
         return self._refusal(reason)
 
     def _refusal(self, reason: ReasonCode) -> DeliveryError:
-        message = f"{self._where} refuses: {reason}"
+        message = f"{self._broker.address} refuses: {reason}"
         if reason.value == 132:
             return BrokerTooOld(message, "set mqtt.protocol: 3")
         if reason.value == _NO_RETAIN and self._without.retained:
@@ -339,12 +336,13 @@ class Connection:
     def _tls_trouble(self, error: ssl.SSLError) -> DeliveryError:
         if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return BrokerAway(
-                f"{self._where} closed the connection during the TLS handshake", self._unsigned_hint()
+                f"{self._broker.address} closed the connection during the TLS handshake",
+                self._unsigned_hint(),
             )
         if isinstance(error, ssl.SSLCertVerificationError):
-            return untrusted(self._where, error)
+            return untrusted(self._broker.address, error)
         return BrokerRefuses(
-            f"TLS with {self._where} failed: {error.reason or error}",
+            f"TLS with {self._broker.address} failed: {error.reason or error}",
             "does the broker speak TLS on this port, and does it ask for a client certificate?",
         )
 

@@ -127,7 +127,7 @@ class Publisher:
         )
         self._link = Link(
             self._connect,
-            f"{broker.host}:{broker.port}",
+            broker.address,
             self.outbox,
             self._mailbox,
             self._inbox,

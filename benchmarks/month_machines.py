@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from echo_stream.alarm.calibration import Calibration
 from echo_stream.capture.simulator import FAULT_KINDS, Fault, Scenario, SimulatedMachine
 from echo_stream.core.calibration import BankCalibration
-from echo_stream.core.spread import SPREAD_OF_DEVIATION
+from echo_stream.core.sequences import SPREAD_OF_DEVIATION
 from echo_stream.core.types import OFF, Enrolled, Features, Float32, Score, Window
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.rises import DEVIATIONS, LEAST_DB, Rise, band_levels_db

@@ -14,7 +14,7 @@ from heapq import nlargest
 from statistics import fmean, median, stdev
 from typing import Any, NamedTuple
 
-from echo_stream.core.spread import spread
+from echo_stream.core.sequences import spread
 from echo_stream.core.text import MONTH_H
 
 SHORT_S, LONG_S = 30.0, 120.0

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from echo_stream.alarm.past import numbers
-from echo_stream.core.spread import spread
+from echo_stream.core.sequences import spread
 from echo_stream.core.text import MONTH_H
 
 MINUTE_S = 60.0

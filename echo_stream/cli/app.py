@@ -13,7 +13,6 @@ from echo_stream.cli import bank as banks
 from echo_stream.cli import ignore, plant
 from echo_stream.cli import mqtt as broker
 from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet
-from echo_stream.cli.events import events_app
 from echo_stream.cli.fit import (
     ClusterOption,
     ColumnOption,
@@ -25,7 +24,7 @@ from echo_stream.cli.fit import (
     fit_normal,
     score,
 )
-from echo_stream.cli.history import history
+from echo_stream.cli.history import events_app, history
 from echo_stream.cli.replay import replay
 from echo_stream.cli.web import web_app
 

@@ -216,8 +216,8 @@ def collect(
 def _roll_out(broker: str | None, config: Path | None, key: Path, by: str | None, as_json: bool) -> RollOut:
     from echo_stream.cli.plant_broker import Plant
     from echo_stream.cli.plant_transfer import RollOut
+    from echo_stream.mqtt.command_models import LONGEST_BY
     from echo_stream.mqtt.signed import load_key
-    from echo_stream.mqtt.transfer_models import LONGEST_BY
 
     by = by or person()
     if len(by) > LONGEST_BY:

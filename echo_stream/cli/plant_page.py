@@ -110,14 +110,7 @@ class PlantPage:
         self._free = BoundedSemaphore(COMMANDS)
         self._pool = ThreadPoolExecutor(COMMANDS, thread_name_prefix="command")
         self._feed = PlantFeed(self)
-        self._server = PageServer(
-            self._feed,
-            self._app,
-            host=web.host,
-            port=web.port,
-            password_file=web.password_file,
-            hosts=web.hosts,
-        )
+        self._server = PageServer(self._feed, self._app, web)
         self._reader = GuardedThread("the reading of the broker", self._read, self._stop, name="broker")
 
     def run(self, stop: Event) -> None:

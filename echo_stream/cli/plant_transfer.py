@@ -25,11 +25,11 @@ from echo_stream.cli.plant_broker import Plant
 from echo_stream.config.values import NAME
 from echo_stream.core.errors import CommandRefused, ConfigError, DeliveryError
 from echo_stream.core.text import clean_lines, clean_text, utc_text
+from echo_stream.mqtt.command_models import Manifest
 from echo_stream.mqtt.connection import Connection
 from echo_stream.mqtt.signed import sign
 from echo_stream.mqtt.topics import Topics
 from echo_stream.mqtt.transfer import MOST_BYTES, Incoming, from_chunk, pieces, sha256_of, to_chunk
-from echo_stream.mqtt.transfer_models import Manifest
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

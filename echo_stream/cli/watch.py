@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from echo_stream.mqtt.event_models import Drift, Event
+from echo_stream.mqtt.models import Drift, Event
 from echo_stream.mqtt.models import Payload as PayloadModel
 from echo_stream.mqtt.payloads import ONLINE, Payload
 from echo_stream.mqtt.state_models import Alarm, Bank, Health, NodeHealth, Score

@@ -1,8 +1,9 @@
-"""Sequences are thinned evenly and summed up by their commonest value in one way. Pure."""
+"""Sequences are thinned evenly, and summed up by their commonest value or their robust spread. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from statistics import median
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -25,3 +26,17 @@ def commonest(names: Sequence[str]) -> str:
         names: at least one.
     """
     return max(sorted(set(names)), key=names.count)
+
+
+SPREAD_OF_DEVIATION = 1.4826
+"""Standard deviation of a normal variable over its median absolute deviation."""
+
+
+def spread(values: Collection[float], middle: float) -> float:
+    """As a standard deviation, through the median absolute deviation: a few far values hardly move it.
+
+    Args:
+        values: At least one.
+        middle: Their median.
+    """
+    return SPREAD_OF_DEVIATION * median(abs(value - middle) for value in values)

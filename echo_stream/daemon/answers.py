@@ -25,7 +25,7 @@ from echo_stream.core.files import write_whole
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.text import utc_text
 from echo_stream.daemon.child import command_line, why_it_failed
-from echo_stream.daemon.proposal_models import to_proposal, to_sample_proposal
+from echo_stream.daemon.page_models import to_proposal, to_sample_proposal
 from echo_stream.daemon.proposals import lossless, require_room
 from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.evidence.store import Kept, document_path

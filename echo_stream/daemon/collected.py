@@ -15,9 +15,9 @@ from echo_stream.config.schema import Config
 from echo_stream.core.types import BANK_ID
 from echo_stream.detect.bank_file import accepted_version
 from echo_stream.evidence.store import own_files
+from echo_stream.mqtt.command_models import Manifest
 from echo_stream.mqtt.state_payloads import transferred
 from echo_stream.mqtt.transfer import pieces, sha256_of, to_chunk
-from echo_stream.mqtt.transfer_models import Manifest
 
 
 def collected(config: Config, manifest: Manifest) -> Iterator[dict[str, Any] | bytes]:

@@ -37,7 +37,7 @@ from echo_stream.daemon.enrolments import Enrolments
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.history import HistoryRecorder
 from echo_stream.daemon.logs import configure, keep_recent
-from echo_stream.daemon.monitor import Monitor
+from echo_stream.daemon.monitor import Monitor, Notifier
 from echo_stream.daemon.operator_commands import execute
 from echo_stream.daemon.overview import Parts, degraded, overview
 from echo_stream.daemon.proposals import build_proposals
@@ -45,7 +45,6 @@ from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.daemon.state_directory import StateDirectory
 from echo_stream.daemon.stations import StationRegistry
 from echo_stream.daemon.status import StatusServer, daemon_socket
-from echo_stream.daemon.systemd import Notifier
 from echo_stream.daemon.trial import Undo, undo_interrupted
 from echo_stream.encode.encoder import Encoder
 from echo_stream.mqtt.commands import Command

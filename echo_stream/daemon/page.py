@@ -31,18 +31,20 @@ from echo_stream.daemon.enrolments import Enrolments
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.history import HistoryRecorder
 from echo_stream.daemon.page_models import (
+    URGENCY,
+    WORDS,
+    bank_versions,
     evidence_of,
-    facts_of,
     failed_card,
     joined_minutes,
     journal_items,
     level_of,
     measures_of,
+    status_of,
     versions,
     without_secrets,
 )
 from echo_stream.daemon.page_what_if import WhatIf
-from echo_stream.daemon.proposal_models import bank_versions
 from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.daemon.stations import StationRegistry
 from echo_stream.daemon.status import Snapshot
@@ -56,10 +58,8 @@ from echo_stream.pipeline.station import Scored, Station
 from echo_stream.web import installed as web_installed
 from echo_stream.web import models
 from echo_stream.web.backend import Files, Live
-from echo_stream.web.columns import audible_rate_hz
-from echo_stream.web.feed import Feed
+from echo_stream.web.feed import Feed, audible_rate_hz
 from echo_stream.web.server import PageServer
-from echo_stream.web.status import URGENCY, WORDS, status_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -137,16 +137,8 @@ class Page:
         self._live: deque[Live] = deque(maxlen=MOST_LIVE)
         self._what_if = WhatIf(self._state_dir / HISTORY_FILE)
         self._checked: tuple[tuple[int, int, int], str] = ((0, 0, 0), "")
-        web = config.web
         self._feed = Feed(self)
-        self._server = PageServer(
-            self._feed,
-            self._app,
-            host=web.host,
-            port=web.port,
-            password_file=web.password_file,
-            hosts=web.hosts,
-        )
+        self._server = PageServer(self._feed, self._app, config.web)
         self.thread = self._server.thread
         self._answers = Answers(
             path, self._state_dir, self.node, journal, limits=config.evidence, sampler=sampler
@@ -235,13 +227,16 @@ class Page:
     def _listening(self, station: Station, name: str) -> models.Machine:
         machine, source, score = station.reader.machine, station.reader.source, station.score
         levels = self._events.levels(machine)
-        warning, alarm = (levels.get(level, _NO_STATE) for level in (AlarmLevel.WARNING, AlarmLevel.ALARM))
         trips = {each.level: each.trip for each in station.alarms}
+        warning, alarm = (
+            level_of(levels.get(level, _NO_STATE), trips[level])
+            for level in (AlarmLevel.WARNING, AlarmLevel.ALARM)
+        )
         capture = source.state
         fault = station.sensor.fault and station.sensor.fault.value
         status, since = status_of(
-            facts_of(alarm),
-            facts_of(warning),
+            alarm,
+            warning,
             listening=capture == "running",
             sensor_fault=fault,
             at_rest=station.rest.active,
@@ -264,8 +259,8 @@ class Page:
             zone=station.zone,
             band_hz=score and score.deciding_band_hz,
             coverage_10m=coverage and round(coverage, 4),
-            warning=level_of(warning, trips[AlarmLevel.WARNING]),
-            alarm=level_of(alarm, trips[AlarmLevel.ALARM]),
+            warning=warning,
+            alarm=alarm,
             device=source.description,
             capture=capture,
             bank=station.bank_id,

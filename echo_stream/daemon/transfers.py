@@ -25,15 +25,15 @@ from echo_stream.core.errors import CommandRefused, EchoStreamError
 from echo_stream.core.files import require_writable, sync_folder
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.log_limit import LogLimit
+from echo_stream.daemon.child import checked_config, require_reachable, run_command
 from echo_stream.daemon.collected import collected
-from echo_stream.daemon.push_checks import checked_config, require_reachable, run_command
 from echo_stream.daemon.trial import Trial, Undo, heard, replace_file, undo_path
 from echo_stream.detect.bank_file import accepted_version
+from echo_stream.mqtt.command_models import Manifest
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.mqtt.signed import claimed_id, verify
 from echo_stream.mqtt.state_payloads import transferred
 from echo_stream.mqtt.transfer import LONGEST_MESSAGE, MOST_BYTES, Incoming, Seen, from_chunk
-from echo_stream.mqtt.transfer_models import Manifest
 
 ASK_AGAIN_S: Final = 5.0
 GIVE_UP_S: Final = 60.0

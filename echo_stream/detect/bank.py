@@ -22,7 +22,7 @@ from echo_stream.core.calibration import BankCalibration
 from echo_stream.core.errors import BankError, BankMismatch
 from echo_stream.core.types import GATE_EVERY, EncoderIdentity, Enrolled, Float32, Float64
 from echo_stream.detect import bank_file as bankfile
-from echo_stream.detect.bankcheck import faults_in, faults_in_encoder
+from echo_stream.detect.bank_file import faults_in, faults_in_encoder
 from echo_stream.detect.encoder_gate import EncoderGate, middle_of
 from echo_stream.detect.folds import Fold, folds_of, runs_of
 from echo_stream.detect.reference import Reference, Sound, fit_reference

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from echo_stream.core.spread import SPREAD_OF_DEVIATION
+from echo_stream.core.sequences import SPREAD_OF_DEVIATION
 from echo_stream.core.types import Float32, Float64, Window
 
 LOWEST_HZ = 50.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-from echo_stream.core.spread import spread
+from echo_stream.core.sequences import spread
 from echo_stream.core.types import Score
 
 STEADY_S = 60.0

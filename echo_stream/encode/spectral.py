@@ -1,5 +1,10 @@
 """The spectral encoder computes statistics of the log spectrum, band by band; it needs no weights.
 
+A vibration sensor on a machine of steady speed adds low lines: levels of 2 Hz wide bands from 5 Hz on.
+Imbalance and a bent shaft live at the speed of the shaft, where frames of 64 ms cannot part them from their
+neighbours; the whole window can. Where the speed wanders the lines wander too and ruin the score: so only
+where the configuration says that it does not. Why: docs/adr/0045-low-lines.md.
+
 numpy alone: scipy's FFT would save a sixth of it at 16 kHz and a third at 48 kHz, and take 143 MB on disk
 (docs/measurements.md). Which statistics, and why these: docs/adr/0010-scoring.md.
 """
@@ -10,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from threading import local
 from typing import Any
 
@@ -19,8 +25,15 @@ from numpy.typing import NDArray
 from echo_stream.core.errors import EncoderError
 from echo_stream.core.level import check_window, level_dbfs
 from echo_stream.core.types import EncoderIdentity, Features, Float32, Window
-from echo_stream.encode import low_lines as low_lines_of
-from echo_stream.encode.taper import taper
+
+
+@lru_cache(maxsize=64)
+def taper(length: int) -> Float32:
+    """Periodic Hann of unit power, so that white noise has one level at every rate and frame length."""
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+    scaled: Float32 = (hann / np.sqrt(length * np.sum(hann**2) / 2)).astype(np.float32)
+    return scaled
+
 
 PATCH_S = 0.160
 LONG_HOP_S = 0.032
@@ -39,6 +52,13 @@ FLOOR = np.float32(1e-12)
 """-120 dB, added as power before the logarithm: digital silence has a level, and 16 bits' noise none."""
 DB_OF_LOG = np.float32(10 / math.log(10))
 """numpy computes natural logarithms of several numbers at once, those to base 10 one by one."""
+LOW_LINES_FROM_HZ, LOW_LINES_TO_HZ = 5.0, 101.0
+LOW_LINE_HZ = 2.0
+"""Width of a low line; wider where the window is too short for it."""
+BINS_A_LINE = 2
+"""Bins of the window's spectrum in a low line, at least."""
+HALVES = 3
+"""Half windows, each half over the one before: how steady a low line is."""
 
 
 class SpectralEncoder:
@@ -50,7 +70,7 @@ class SpectralEncoder:
 
     Args:
         window_s: Length of a window.
-        low_lines: Bands of fine low lines follow the others (low_lines.py): the same statistics, of the
+        low_lines: Bands of fine low lines follow the others (`_low_line_powers`): the same statistics, of the
             window and of its half windows; in each segment those of the window.
     """
 
@@ -61,7 +81,7 @@ class SpectralEncoder:
             kind="spectral",
             version=3,
             dimensions={"window_s": window_s, "bands": BANDS, "sub_bands": SUB_BANDS}
-            | ({"low_lines_hz": low_lines_of.LINE_HZ} if low_lines else {}),
+            | ({"low_lines_hz": LOW_LINE_HZ} if low_lines else {}),
         )
 
     def encode(self, windows: Sequence[Window]) -> list[Features]:
@@ -112,11 +132,11 @@ def _in_bands_of(levels: Float32, bands: int) -> Float32:
 
 def _with_low_lines(features: Sequence[Features], samples: Float32, sample_rate_hz: int) -> list[Features]:
     """The same features, and those of the low lines behind them."""
-    lines, halves = low_lines_of.powers(samples, sample_rate_hz, SUB_BANDS)
+    lines, halves = _low_line_powers(samples, sample_rate_hz, SUB_BANDS)
     levels = _levels_db(lines).reshape(len(lines), -1, SUB_BANDS)
     whole = np.concatenate([levels, _impulsiveness(halves)], axis=-1)
     in_segments = np.concatenate([levels, levels], axis=-1)
-    edges_hz = low_lines_of.band_edges_hz(samples.shape[1] / sample_rate_hz, SUB_BANDS)
+    edges_hz = low_band_edges_hz(samples.shape[1] / sample_rate_hz, SUB_BANDS)
     return [
         replace(
             each,
@@ -283,3 +303,57 @@ def _short_bins(sample_rate_hz: int) -> NDArray[np.intp]:
     bins = np.rint(_band_edges_hz(sample_rate_hz) * length / sample_rate_hz).astype(np.intp)
     first = np.clip(bins[:, 0], 1, length // 2)
     return np.stack([first, np.clip(bins[:, 1], first + 1, length // 2 + 1)], axis=1)
+
+
+def low_line_edges_hz(window_s: float, sub_bands: int) -> list[float]:
+    """Edges of the lines, whole bands of `sub_bands` of them."""
+    width_hz = max(LOW_LINE_HZ, BINS_A_LINE / window_s)
+    bands = int((LOW_LINES_TO_HZ - LOW_LINES_FROM_HZ) / width_hz / sub_bands)
+    return [LOW_LINES_FROM_HZ + i * width_hz for i in range(bands * sub_bands + 1)]
+
+
+def low_band_edges_hz(window_s: float, sub_bands: int) -> Float32:
+    """Lower and upper edge of each band, (bands, 2)."""
+    edges = np.array(low_line_edges_hz(window_s, sub_bands)[::sub_bands], np.float32)
+    return np.stack([edges[:-1], edges[1:]], axis=1)
+
+
+def _low_line_powers(samples: Float32, sample_rate_hz: int, sub_bands: int) -> tuple[Float32, Float32]:
+    """Mean power of each line in the window, and of each band in its half windows.
+
+    Args:
+        samples: (n, samples), without their mean.
+        sample_rate_hz: Of them.
+        sub_bands: Lines in a band.
+
+    Returns:
+        (n, lines) and (n, `HALVES`, bands).
+    """
+    length = samples.shape[1]
+    edges = tuple(low_line_edges_hz(length / sample_rate_hz, sub_bands))
+    half = length // 2
+    starts = [i * (length - half) // (HALVES - 1) for i in range(HALVES)]
+    whole = _low_line_means(samples, sample_rate_hz, edges)
+    halves = [
+        _low_line_means(samples[:, at : at + half], sample_rate_hz, edges[::sub_bands]) for at in starts
+    ]
+    return whole, np.stack(halves, axis=1)
+
+
+def _low_line_means(frames: Float32, sample_rate_hz: int, edges_hz: tuple[float, ...]) -> Float32:
+    length = frames.shape[1]
+    matrix = _low_line_averaging(length, sample_rate_hz, edges_hz)
+    spectra = np.fft.rfft(frames * taper(length))[:, : len(matrix)]
+    found: Float32 = (np.square(np.abs(spectra)) @ matrix).astype(np.float32)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _low_line_averaging(length: int, sample_rate_hz: int, edges_hz: tuple[float, ...]) -> Float32:
+    """(bins, bands) what turns powers of bins into means; a band has one bin at least."""
+    bin_hz = sample_rate_hz / length
+    bins = [round(edge / bin_hz) for edge in edges_hz]
+    matrix = np.zeros((bins[-1] + 2, len(edges_hz) - 1), np.float32)
+    for i, (first, end) in enumerate(pairwise(bins)):
+        matrix[first : max(end, first + 1), i] = 1 / max(1, end - first)
+    return matrix

@@ -14,11 +14,9 @@ from typing import Any
 from pydantic import JsonValue
 from pydantic.json_schema import GenerateJsonSchema
 
-from echo_stream.mqtt.command_models import Command, Reply
-from echo_stream.mqtt.event_models import Drift, Enrolled, Event, Evidence, Flood, Sensor
-from echo_stream.mqtt.models import Model
+from echo_stream.mqtt.command_models import Command, Manifest, Reply, Transfer, Transferred
+from echo_stream.mqtt.models import Drift, Enrolled, Event, Evidence, Flood, Model, Sensor
 from echo_stream.mqtt.state_models import Alarm, Bank, Health, NodeHealth, Score
-from echo_stream.mqtt.transfer_models import Manifest, Transfer, Transferred
 
 MODELS: dict[str, type[Model]] = {
     "event": Event,

@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from echo_stream.core.errors import CommandRefused, ConfigError, of_extra
 from echo_stream.core.files import read_regular
 from echo_stream.core.text import clean_text
+from echo_stream.mqtt.command_models import Manifest, Transfer
 from echo_stream.mqtt.models import Model
-from echo_stream.mqtt.transfer_models import Manifest, Transfer
 
 with of_extra("A signed transfer", "plant"):
     from cryptography.exceptions import InvalidSignature

@@ -17,7 +17,7 @@ from pathlib import Path
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.files import open_regular, sync_folder, write_whole
 from echo_stream.core.text import utc_text
-from echo_stream.mqtt.transfer_models import Manifest
+from echo_stream.mqtt.command_models import Manifest
 
 CHUNK_BYTES = 65_536
 HEAD_BYTES = 21

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -17,6 +17,7 @@ from echo_stream.core.types import BANK_ID
 from echo_stream.web import models
 from echo_stream.web.access import User
 from echo_stream.web.asked import (
+    Operation,
     Problem,
     Stream,
     body_of,
@@ -28,9 +29,7 @@ from echo_stream.web.asked import (
     to_json,
 )
 from echo_stream.web.backend import Backend
-from echo_stream.web.enrolment import EnrolmentApi
 from echo_stream.web.feed import MOST_LISTENERS, Feed
-from echo_stream.web.openapi import Operation
 
 with of_extra("the page (web.enabled)", "web"):
     from starlette.concurrency import run_in_threadpool
@@ -44,6 +43,10 @@ DAY_S: Final = 86_400
 MINUTE_S: Final = 60
 MOST_DAYS: Final = 400.0
 SORTS: Final = {"clip": "audio/flac", "picture": "image/png", "normal": "audio/flac"}
+REPORT_POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; sandbox"
+)
+"""The report brings its own style and pictures, and nothing that runs."""
 
 log = structlog.get_logger()
 
@@ -60,6 +63,7 @@ class Api:
         """All of them."""
         m, flac = models, "audio/flac"
         one, event = "/machines/{machine}", "/evidence/{event_id}"
+        learning = f"{one}/enrolment"
         return [
             Operation("GET", "/machines", "All machines, the most urgent first", m.Machine, self.machines),
             Operation("GET", one, "One machine with its last ten minutes", m.MachineDetail, self.machine),
@@ -80,7 +84,20 @@ class Api:
             Operation("GET", f"{one}/bank/{{bank_id}}", "Compare", m.Comparison, self.compare),
             Operation("POST", f"{one}/answer", "Of its past", m.Outcome, self.answer_span, m.SpanAnswer),
             Operation("POST", event + "/answer", "Fault or normal", m.Outcome, self.answer, m.Answer),
-            *EnrolmentApi(self._backend, self._known, self._send).operations(),
+            Operation(
+                "GET", learning, "How far the learning of its normal sound is", m.Enrolment, self.enrolment
+            ),
+            Operation(
+                "POST", learning, "Begin or change it", m.Outcome, self.change_enrolment, m.EnrolmentCommand
+            ),
+            Operation(
+                "GET",
+                f"{learning}/report",
+                "What came of it",
+                "text/html",
+                self.enrolment_report,
+                query=("bank",),
+            ),
             Operation("GET", f"{one}/listen", "Its live sound, without an end", "audio/wav", self.listen),
             Operation("GET", "/trends", "The last day of every machine", m.Trends, self.trends),
             Operation(
@@ -172,9 +189,6 @@ class Api:
         machine = self._known(request)
         asked = (await body_of(request, models.Command)).model_dump(exclude_none=True)
         asked["by"] = by_of(request, asked.get("by"))
-        return await self._send(request, machine, asked)
-
-    async def _send(self, request: Request, machine: str, asked: dict[str, Any]) -> Response:
         return await carry_out(self._backend, request, machine, asked)
 
     async def answer(self, request: Request) -> Response:
@@ -281,6 +295,25 @@ class Api:
         address = request.client.host if request.client else ""
         log.info("somebody listens live", machine=machine, by=user.name, address=address)
         return Stream(self._feed.listen(machine, rate), media_type="audio/wav")
+
+    async def enrolment(self, request: Request) -> Response:
+        """How far the learning of what is normal is."""
+        return to_json(self._backend.enrolment(self._known(request)))
+
+    async def change_enrolment(self, request: Request) -> Response:
+        """Begin, pause, go on, finish, cancel it."""
+        machine = self._known(request)
+        asked = (await body_of(request, models.EnrolmentCommand)).model_dump(exclude_none=True)
+        asked["by"] = by_of(request, asked.get("by"))
+        return await carry_out(self._backend, request, machine, {"command": "enrol", **asked})
+
+    async def enrolment_report(self, request: Request) -> Response:
+        """The report that lies beside a version."""
+        machine, bank = self._known(request), request.query_params.get("bank", "")
+        path = await run_in_threadpool(self._backend.enrolment_report, machine, bank)
+        if path is None:
+            raise Problem(404, "there is no such report")
+        return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
     def _known(self, request: Request) -> str:
         """The machine that a request names.

@@ -13,8 +13,7 @@ from echo_stream import __version__
 from echo_stream.core.errors import of_extra
 from echo_stream.web import models
 from echo_stream.web.access import COOKIE, SESSION_S, Access, Sessions, TooManyTries, User
-from echo_stream.web.asked import Problem, body_of, to_json
-from echo_stream.web.openapi import Operation, describe
+from echo_stream.web.asked import Operation, Problem, body_of, describe, to_json
 
 with of_extra("the page (web.enabled)", "web"):
     from starlette.applications import Starlette

@@ -41,7 +41,7 @@ class Machine(Model):
 
     id: str
     name: str
-    status: str = Field(description="one word of web/status.py, for colour and order")
+    status: str = Field(description="one word, for colour and order")
     word: str = Field(description="the same for people")
     urgency: int = Field(description="0 is the most urgent")
     since: Time = None

@@ -6,9 +6,8 @@ from typing import Protocol
 
 from echo_stream.core.errors import of_extra
 from echo_stream.web import models
-from echo_stream.web.asked import Commands, Problem, body_of, by_of, carry_out, events_of, to_json
+from echo_stream.web.asked import Commands, Operation, Problem, body_of, by_of, carry_out, events_of, to_json
 from echo_stream.web.broadcast import Broadcast, frame
-from echo_stream.web.openapi import Operation
 
 with of_extra("the page of a plant (web --broker)", "web"):
     from starlette.requests import Request

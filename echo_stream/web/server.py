@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
@@ -28,16 +28,33 @@ _RETRY_S: Final = (2.0, 30.0)
 log = structlog.get_logger()
 
 
+class PageSettings(Protocol):
+    """Where a page is served and to whom; `web` of the configuration has these."""
+
+    @property
+    def host(self) -> str:
+        """Address to listen on."""
+
+    @property
+    def port(self) -> int:
+        """0 takes a free one; the server's `port` says which."""
+
+    @property
+    def password_file(self) -> Path | None:
+        """Who may log in; None: everybody who reaches it may do everything."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Further names of this page."""
+
+
 class PageServer:
     """Serves the page until stopped.
 
     Args:
         feed: what it sends.
         build: makes the app, on the page's own thread, of who may log in and its names.
-        host: address to listen on.
-        port: 0 takes a free one; `port` says which.
-        password_file: who may log in; None: everybody who reaches it may do everything.
-        hosts: further names of this page.
+        settings: where it is served, and to whom.
 
     Raises:
         ConfigError: the password file cannot be used.
@@ -47,20 +64,16 @@ class PageServer:
         self,
         feed: Broadcast,
         build: Callable[[Sessions, tuple[str, ...]], ASGIApp],
-        *,
-        host: str = "127.0.0.1",
-        port: int = 8765,
-        password_file: Path | None = None,
-        hosts: tuple[str, ...] = (),
+        settings: PageSettings,
     ) -> None:
-        self._people = read_passwords(password_file) if password_file else None
+        self._people = read_passwords(settings.password_file) if settings.password_file else None
         self._build = build
-        self._address = host, port
-        self._hosts = (host, *hosts)
+        self._address = settings.host, settings.port
+        self._hosts = (settings.host, *settings.hosts)
         self.feed = feed
         self.ready = Event()
         """Set while it answers."""
-        self.port = port
+        self.port = settings.port
         self._stop = Event()
         self.thread = GuardedThread("the page", self._serve, self._stop, name="web")
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import typer
 
-from echo_stream.cli.events import _time
+from echo_stream.cli.history import _time
 
 
 @pytest.fixture

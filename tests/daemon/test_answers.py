@@ -11,7 +11,7 @@ from echo_stream.config.schema import EvidenceSettings
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.types import AlarmLevel
 from echo_stream.daemon.answers import Answers
-from echo_stream.daemon.proposal_models import bank_versions, to_sample_proposal
+from echo_stream.daemon.page_models import bank_versions, to_sample_proposal
 from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.evidence.store import Kept
 from echo_stream.fit.judge import Judged

@@ -11,9 +11,8 @@ import pytest
 import structlog
 
 from echo_stream.daemon.events import EventPublisher
-from echo_stream.daemon.monitor import Monitor
+from echo_stream.daemon.monitor import Monitor, Notifier
 from echo_stream.daemon.stations import FailedMachine
-from echo_stream.daemon.systemd import Notifier
 from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.pipeline.station import Station

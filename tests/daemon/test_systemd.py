@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from echo_stream.daemon.systemd import Notifier
+from echo_stream.daemon.monitor import Notifier
 
 UNIT = Path(__file__).parents[2] / "systemd" / "echo-stream.service"
 

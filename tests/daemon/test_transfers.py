@@ -18,13 +18,13 @@ import pytest
 from echo_stream.config.load import load
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.text import utc_text
-from echo_stream.daemon.push_checks import require_reachable
+from echo_stream.daemon.child import require_reachable
 from echo_stream.daemon.transfers import _WAITING, Transfers
 from echo_stream.daemon.trial import undo_path
 from echo_stream.detect.bank import NormalBank
+from echo_stream.mqtt.command_models import Manifest, Transferred
 from echo_stream.mqtt.signed import load_key, make_key, sign
 from echo_stream.mqtt.transfer import CHUNK_BYTES, MOST_BYTES, from_chunk, to_chunk
-from echo_stream.mqtt.transfer_models import Manifest, Transferred
 from echo_stream.pipeline.factory import build_publisher
 from tests.support.stations import write_config
 

@@ -15,8 +15,7 @@ from echo_stream.core.types import Enrolled, Float32, Window
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.encoder import encoder_of
-from echo_stream.encode.low_lines import band_edges_hz, line_edges_hz
-from echo_stream.encode.spectral import SpectralEncoder
+from echo_stream.encode.spectral import SpectralEncoder, low_band_edges_hz, low_line_edges_hz
 from echo_stream.pipeline.factory import build_encoder
 
 RATE, WINDOW_S, SHAFT_HZ = 4000, 2.0, 25.0
@@ -76,7 +75,7 @@ def test_all_other_features_are_the_same_bit_for_bit(rate: int) -> None:
         assert np.ascontiguousarray(more.segments[:, :bands]).tobytes() == plain.segments.tobytes()
         assert more.bands_hz[:bands].tobytes() == plain.bands_hz.tobytes()
         assert more.level_dbfs == plain.level_dbfs
-        assert more.window.shape == (bands + len(band_edges_hz(WINDOW_S, 3)), 6)
+        assert more.window.shape == (bands + len(low_band_edges_hz(WINDOW_S, 3)), 6)
         assert np.isfinite(more.window).all()
     assert "low_lines_hz" not in PLAIN.identity.dimensions
     assert "low_lines_hz" in WITH.identity.dimensions
@@ -85,8 +84,8 @@ def test_all_other_features_are_the_same_bit_for_bit(rate: int) -> None:
 def test_a_tone_stands_in_its_line_and_in_no_other() -> None:
     sound = (0.1 * np.sin(2 * np.pi * SHAFT_HZ * np.arange(2 * RATE) / RATE)).astype(np.float32)
     (features,) = WITH.encode(windows(sound))
-    levels = features.window[-len(band_edges_hz(WINDOW_S, 3)) :, :3].ravel()
-    edges = line_edges_hz(WINDOW_S, 3)
+    levels = features.window[-len(low_band_edges_hz(WINDOW_S, 3)) :, :3].ravel()
+    edges = low_line_edges_hz(WINDOW_S, 3)
     loudest = int(np.argmax(levels))
     assert edges[loudest] <= SHAFT_HZ + 1e-6 < edges[loudest + 1] + 1e-6
     others = np.delete(levels, [loudest - 1, loudest, loudest + 1])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from echo_stream.daemon.page_what_if import episodes
 from echo_stream.history.minutes import MinuteRow
-from echo_stream.history.what_if import episodes
 
 QUIET = (0.1, 1.5)
 

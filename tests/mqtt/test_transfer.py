@@ -14,10 +14,10 @@ import pytest
 
 from echo_stream.core.errors import CommandRefused, ConfigError
 from echo_stream.core.text import utc_text
+from echo_stream.mqtt.command_models import Manifest
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.mqtt.signed import load_key, make_key, sign, verify
 from echo_stream.mqtt.transfer import CHUNK_BYTES, SEEN, Incoming, Seen, from_chunk, to_chunk
-from echo_stream.mqtt.transfer_models import Manifest
 from tests.mqtt.conftest import Subscriber, an_event, wait_until
 from tests.support.broker import MosquittoBroker
 

@@ -37,8 +37,6 @@ OF_EXTRAS = {
     "web.app": "web",
     "web.asked": "web",
     "web.connections": "web",
-    "web.enrolment": "web",
-    "web.openapi": "web",
     "web.plant": "web",
 }
 """The modules that need an extra, which they name."""

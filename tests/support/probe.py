@@ -16,7 +16,7 @@ import cffi  # type: ignore[import-untyped]
 import torch
 
 from echo_stream.capture.command import Command
-from echo_stream.daemon.systemd import Notifier
+from echo_stream.daemon.monitor import Notifier
 
 
 def refused(action: Callable[[], object]) -> str:

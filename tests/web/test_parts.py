@@ -15,10 +15,20 @@ import pytest
 from echo_stream.config.load import load
 from echo_stream.core.errors import ConfigError
 from echo_stream.core.types import Score, Window
+from echo_stream.daemon.page_models import URGENCY, status_of
+from echo_stream.web import models
 from echo_stream.web.backend import Live
-from echo_stream.web.columns import HIGH_DB, LOW_DB, LOWEST_HZ, ROWS, SHIFT_HZ, audible, live_columns
-from echo_stream.web.feed import newest_pcm, wav_header
-from echo_stream.web.status import URGENCY, LevelFacts, status_of
+from echo_stream.web.feed import (
+    HIGH_DB,
+    LOW_DB,
+    LOWEST_HZ,
+    ROWS,
+    SHIFT_HZ,
+    audible,
+    live_columns,
+    newest_pcm,
+    wav_header,
+)
 from tests.support.daemon import ENVIRONMENT
 
 T1, T2 = "2026-11-20T08:00:00.000Z", "2026-11-20T09:00:00.000Z"
@@ -49,8 +59,8 @@ def test_the_status_is_what_matters_most(
     alarm: str, warning: str, listening: bool, fault: str | None, rest: bool, status: str
 ) -> None:
     found, since = status_of(
-        LevelFacts(alarm, False, T1),
-        LevelFacts(warning, False, T2),
+        models.Level(state=alarm, active=False, since=T1, event_id=None, trip=1.0),
+        models.Level(state=warning, active=False, since=T2, event_id=None, trip=1.0),
         listening=listening,
         sensor_fault=fault,
         at_rest=rest,

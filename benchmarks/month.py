@@ -59,8 +59,9 @@ from benchmarks.month_machines import (
 )
 from echo_stream.alarm.alarm import Alarm
 from echo_stream.alarm.condition import Condition
-from echo_stream.config.schema import AlarmSettings, SimulatedSource
+from echo_stream.config.schema import AlarmSettings
 from echo_stream.config.schema import Machine as MachineSettings
+from echo_stream.config.sources import SimulatedSource
 from echo_stream.core.types import OFF, AlarmState, Score, Window
 from echo_stream.detect.rises import more_db
 from echo_stream.detect.steady import SteadyWatch

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from echo_stream.config.document import Key
 from echo_stream.config.load import dotted, find, load_with_lines, mistakes
-from echo_stream.config.schema import CommandSource, Config, EchoEncoder, Machine, RecordingSource
+from echo_stream.config.schema import Config, EchoEncoder, Machine
+from echo_stream.config.sources import CommandSource, RecordingSource
 from echo_stream.core.errors import BankError, CheckpointError, EchoStreamError, MissingExtra
 from echo_stream.core.files import open_regular, read_regular
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from echo_stream.cli.common import print_json, quiet, read_config_or_defaults
 from echo_stream.cli.mqtt_check import check as check_broker
-from echo_stream.config.schema import Config, Machine, Microphone
+from echo_stream.config.schema import Config, Machine
+from echo_stream.config.sources import Microphone
 from echo_stream.core.checks import Check, Verdict, worst
 from echo_stream.core.errors import DeliveryError, EchoStreamError
 from echo_stream.core.level import FULL_SCALE

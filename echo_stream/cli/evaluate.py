@@ -29,7 +29,8 @@ from echo_stream.cli.common import (
     read_config_or_defaults,
     shard_of,
 )
-from echo_stream.config.schema import Machine, StdinSource
+from echo_stream.config.schema import Machine
+from echo_stream.config.sources import StdinSource
 from echo_stream.core.calibration import BankCalibration
 from echo_stream.core.errors import BankError, Failures, SourceError
 from echo_stream.core.text import Progress, is_object, path_text

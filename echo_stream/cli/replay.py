@@ -111,7 +111,7 @@ def replay_one(
         BankError, BankMismatch: no bank, a damaged one, or one for another encoder, rate or window.
         SourceError: the recording is missing, damaged or shorter than a window.
     """
-    from echo_stream.config.schema import RecordingSource
+    from echo_stream.config.sources import RecordingSource
     from echo_stream.core.errors import SourceError
     from echo_stream.fit.listen import recording_of
     from echo_stream.pipeline.factory import build_station

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from echo_stream.config.document import Document, Key, parse
-from echo_stream.config.schema import Config, Encoder, Mqtt, Source
-from echo_stream.config.vibration import A_NUMBER, A_TOPIC
+from echo_stream.config.schema import Config, Encoder, Mqtt
+from echo_stream.config.sources import A_NUMBER, A_TOPIC, Source
 from echo_stream.core.errors import ConfigError
 from echo_stream.core.files import read_regular
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     ValidationInfo,
@@ -19,29 +18,23 @@ from pydantic import (
     model_validator,
 )
 
+from echo_stream.config.sources import Bearing, Limits, Model, Source, Speed
 from echo_stream.config.values import (
-    Argument,
-    Channel,
     ConfigPath,
-    Device,
     Host,
     Name,
     Number,
     PublicKey,
-    SampleRate,
     Text,
     TextOrEmpty,
     Topic,
     Whole,
-    check_address,
 )
-from echo_stream.config.vibration import Bearing, Limits, Model, SensorCalibration, Speed
 from echo_stream.core.measures import MEASURES, OF_SOUND
 
 # One patch: 16 frames of 25 ms, 10 ms apart (ECHO, section 3.1); longer than 20 s the net cuts it in pieces.
 SHORTEST_WINDOW_S = 0.175
 LONGEST_WINDOW_S = 20.0
-LONGEST_STREAM_S = 1e9  # 30 years
 
 
 class Windowing(Model):
@@ -141,223 +134,6 @@ class Mqtt(Model):
         if self.password_file is not None and self.username is None:
             raise ValueError("password_file without username: the broker asks for both; set mqtt.username")
         return self
-
-
-class SourceSettings(Model):
-    """Base of all sources: what can be asked of each, whatever its kind."""
-
-    channel: Channel = Field(0, description="which channel of the source, counted from 0")
-    sensor: Literal["microphone", "vibration"] = Field(
-        "microphone", description="vibration: an accelerometer on the machine"
-    )
-    steady_speed: bool = Field(
-        False, description="true: the machine's speed is fixed; with sensor vibration lines from 5 Hz on join"
-    )
-
-    calibration: SensorCalibration | None = Field(
-        None, description="what full scale stands for; null: levels are relative to full scale"
-    )
-
-    @model_validator(mode="after")
-    def _steady_speed_needs_vibration(self) -> Self:
-        if self.steady_speed and self.sensor != "vibration":
-            raise ValueError("steady_speed needs sensor: vibration; a microphone does not hear 5 Hz")
-        return self
-
-    @model_validator(mode="after")
-    def _unit_is_the_sensors(self) -> Self:
-        unit = self.calibration and self.calibration.unit
-        if unit is not None and (unit == "Pa") == (self.sensor == "vibration"):
-            needed = "microphone" if unit == "Pa" else "vibration"
-            raise ValueError(f"calibration.unit {unit} needs sensor: {needed}, found {self.sensor}")
-        return self
-
-    @property
-    def low_lines(self) -> bool:
-        """Fine low lines join the features of the spectral encoder."""
-        return self.sensor == "vibration" and self.steady_speed
-
-    @property
-    def realtime(self) -> bool:
-        """Sound comes as time goes by, whether it is read or not."""
-        return True
-
-    @property
-    def fixed_rate_hz(self) -> int | None:
-        """The sample rate that the configuration sets; None where the source itself says it."""
-        return None
-
-    @property
-    def device_key(self) -> object:
-        """The same for machines that share a device, each with a channel of it; None: it is one machine's."""
-        return None
-
-
-class Microphone(SourceSettings):
-    """A device that PortAudio knows."""
-
-    kind: Literal["microphone"]
-    device: Device = Field(description="name as `echo-stream devices` prints it, or a part of it")
-    sample_rate_hz: SampleRate = 48_000
-
-    @property
-    def fixed_rate_hz(self) -> int:
-        """The rate with which the device is opened."""
-        return self.sample_rate_hz
-
-    @property
-    def device_key(self) -> object:
-        """A device is opened once at each rate."""
-        return (self.device, self.sample_rate_hz)
-
-
-class RecordingSource(SourceSettings):
-    """A file instead of a microphone."""
-
-    kind: Literal["recording"]
-    path: ConfigPath = Field(description="WAV, FLAC, MP3, OGG, ...")
-    pace: Literal["realtime", "fast"] = Field("realtime", description="as recorded, or as fast as possible")
-    loop: bool = Field(False, description="begin anew at its end, for ever")
-
-    @property
-    def realtime(self) -> bool:
-        """Not at full speed."""
-        return self.pace == "realtime"
-
-
-class PcmSettings(SourceSettings):
-    """Base of sources that are raw PCM, which says nothing about itself."""
-
-    sample_rate_hz: SampleRate
-    format: Literal["s16le", "s24le", "s32le", "f32le"] = "s16le"
-    channels: Whole = Field(1, ge=1, le=256)
-
-    @model_validator(mode="after")
-    def _channel_exists(self) -> Self:
-        if self.channel >= self.channels:
-            raise ValueError(f"channel {self.channel} of {self.channels}; channels are counted from 0")
-        return self
-
-    @property
-    def fixed_rate_hz(self) -> int:
-        """The rate of the samples."""
-        return self.sample_rate_hz
-
-
-class StdinSource(PcmSettings):
-    """Raw PCM on standard input, as `arecord -t raw` writes it."""
-
-    kind: Literal["stdin"]
-
-    @property
-    def realtime(self) -> bool:
-        """A pipe holds its writer up until it is read."""
-        return False
-
-
-class CommandSource(PcmSettings):
-    """A program that prints PCM, raw or as WAV; started again whenever it ends."""
-
-    kind: Literal["command"]
-    argv: tuple[Argument, ...] = Field(
-        min_length=1, max_length=1000, description="the program and its arguments; no shell sees them"
-    )
-
-    @field_validator("argv")
-    @classmethod
-    def _program_can_be_found(cls, argv: tuple[str, ...]) -> tuple[str, ...]:
-        if not argv[0]:
-            raise ValueError("the program's name is empty")
-        if "/" in argv[0] and not argv[0].startswith("/"):
-            raise ValueError(
-                f"{argv[0]!r:.80} is a relative path; write the whole path, or the name alone to look it "
-                "up in PATH"
-            )
-        return argv
-
-    @property
-    def device_key(self) -> object:
-        """Machines with channels of the same command share one process."""
-        return (self.argv, self.sample_rate_hz, self.format, self.channels)
-
-
-class UdpSource(SourceSettings):
-    """A thin sensor, such as an ESP32, that sends numbered packets of sound."""
-
-    kind: Literal["udp"]
-    sender: Annotated[Host, AfterValidator(check_address)] = Field(
-        description="address of the sensor; others are passed over"
-    )
-    host: Annotated[Host, AfterValidator(check_address)] = Field(
-        "0.0.0.0",  # noqa: S104 - the sensor is in the network
-        description="address of this PC to listen on",
-    )
-    port: Whole = Field(ge=1, le=65535, description="UDP port of this PC to listen on; one a sensor")
-    sample_rate_hz: SampleRate
-    channels: Whole = Field(1, ge=1, le=16)
-
-    @model_validator(mode="after")
-    def _channel_exists(self) -> UdpSource:
-        if self.channel >= self.channels:
-            raise ValueError(f"channel {self.channel} of {self.channels}; channels are counted from 0")
-        if (":" in self.host) != (":" in self.sender):
-            raise ValueError(f"host {self.host} and sender {self.sender} are not both IPv4 or both IPv6")
-        return self
-
-    @property
-    def fixed_rate_hz(self) -> int:
-        """The rate that the sensor must send."""
-        return self.sample_rate_hz
-
-    @property
-    def device_key(self) -> object:
-        """Machines with channels of one sensor share its port."""
-        return (self.host, self.port, self.sender, self.sample_rate_hz, self.channels)
-
-
-class SimulatedFault(Model):
-    """A fault of the simulated machine."""
-
-    kind: Literal["bearing", "imbalance", "rattle"]
-    start_s: Number = Field(ge=0, le=LONGEST_STREAM_S, description="seconds after the start of the stream")
-    end_s: Number = Field(gt=0, le=LONGEST_STREAM_S)
-
-    @model_validator(mode="after")
-    def _ends_after_its_start(self) -> SimulatedFault:
-        if self.end_s <= self.start_s:
-            raise ValueError(f"end_s ({self.end_s} s) is not after start_s ({self.start_s} s)")
-        return self
-
-
-class SimulatedSource(SourceSettings):
-    """The built-in simulator: to try everything without a microphone."""
-
-    kind: Literal["simulated"]
-    channel: Literal[0] = 0
-    seed: Whole = Field(1, ge=0, le=2**31 - 1)
-    sample_rate_hz: SampleRate = 16_000
-    pace: Literal["realtime", "fast"] = "realtime"
-    duration_s: Number | None = Field(None, ge=0.01, le=LONGEST_STREAM_S, description="null: for ever")
-    start_s: Number = Field(
-        0.0, ge=0, le=LONGEST_STREAM_S, description="where in the machine's life the stream begins"
-    )
-    faults: tuple[SimulatedFault, ...] = ()
-
-    @property
-    def realtime(self) -> bool:
-        """Not at full speed."""
-        return self.pace == "realtime"
-
-    @property
-    def fixed_rate_hz(self) -> int:
-        """The rate at which the sound is computed."""
-        return self.sample_rate_hz
-
-
-Source = Annotated[
-    Microphone | CommandSource | UdpSource | RecordingSource | StdinSource | SimulatedSource,
-    Field(discriminator="kind"),
-]
 
 
 class AlarmSettings(Model):

@@ -217,7 +217,7 @@ def transferred(
         node: This PC.
         ts: When it is said.
         transfer: The manifest's id; None where it could not be read.
-        state: How far it is; see `transfer_models.Transferred`.
+        state: How far it is; see `command_models.Transferred`.
         outcome: In words.
         more: Which chunk is wanted, or which file follows.
     """

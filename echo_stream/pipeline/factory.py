@@ -21,7 +21,7 @@ from echo_stream.config.schema import (
     EchoEncoder,
     Machine,
 )
-from echo_stream.config.vibration import PublishedSpeed
+from echo_stream.config.sources import PublishedSpeed
 from echo_stream.core.calibration import SensorLimits
 from echo_stream.core.errors import NoBank
 from echo_stream.core.level import FLOOR_DBFS

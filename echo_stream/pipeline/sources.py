@@ -6,14 +6,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from echo_stream.capture.source import AudioSource, SharedSource
-from echo_stream.config.schema import (
-    CommandSource,
-    Machine,
-    Microphone,
-    RecordingSource,
-    SimulatedSource,
-    UdpSource,
-)
+from echo_stream.config.schema import Machine
+from echo_stream.config.sources import CommandSource, Microphone, RecordingSource, SimulatedSource, UdpSource
 from echo_stream.core.log_limit import LogLimit
 
 

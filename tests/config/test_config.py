@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from echo_stream.config.load import load
-from echo_stream.config.schema import EchoEncoder, RecordingSource, SpectralEncoder
+from echo_stream.config.schema import EchoEncoder, SpectralEncoder
+from echo_stream.config.sources import RecordingSource
 from echo_stream.core.errors import ConfigError
 
 GOOD = """\

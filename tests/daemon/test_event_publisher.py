@@ -12,7 +12,7 @@ import pytest
 
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState, DriftEvent, SensorEvent, SensorFault
 from echo_stream.daemon.events import EventPublisher
-from echo_stream.mqtt import event_models as models
+from echo_stream.mqtt import models
 from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.publisher import Publisher
 from echo_stream.pipeline.station import Station

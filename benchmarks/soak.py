@@ -26,9 +26,11 @@ from benchmarks import soak_checks as checks
 from benchmarks.soak_faults import Happened, Lanes, machine_faults
 from benchmarks.soak_scene import PASSWORD, Heard, Scene, scene
 from benchmarks.soak_watch import Listener, Notifications, Record
+from tests.support import daemon as daemons
 from tests.support.daemon import daemon, wait_for
 
-SHORT_S = 300.0  # below it the schedule is a dense one
+SHORT_S = 300.0  # below it the schedule is a dense one, and all machines sound alike
+ENROLLED_S, SHORTLY_ENROLLED_S = 180, 90
 QUIET_S = 20.0  # without faults at the end: everything arrives
 STOP_S = 5.0
 
@@ -66,18 +68,21 @@ class Outcome:
 def machines_of(seed: int, seconds: float) -> list[Heard]:
     """Three simulated machines with faults, two microphones."""
     rng = random.Random(f"{seed} machines")
-    rates = (16_000, 16_000, 8_000)
+    sounds = [(1, 16_000), (2, 16_000), (3, 8_000), (11, 48_000), (12, 16_000)]
+    if seconds < SHORT_S:
+        sounds = [(5, 8_000)] * len(sounds)
     simulated = [
-        Heard(f"sim{n}", n, rate, faults=machine_faults(rng, 12, seconds - QUIET_S))
-        for n, rate in enumerate(rates, 1)
+        Heard(f"sim{n}", *sound, faults=machine_faults(rng, 12, seconds - QUIET_S))
+        for n, sound in enumerate(sounds[:3], 1)
     ]
-    return [*simulated, Heard("mic1", 11, 48_000, True), Heard("mic2", 12, 16_000, True)]
+    return [*simulated, *(Heard(f"mic{n}", *sound, True) for n, sound in enumerate(sounds[3:], 1))]
 
 
 def soak(folder: Path, *, minutes: float, seed: int) -> Outcome:
     """Runs it in an empty folder with a short path (of Unix sockets), and checks what was seen."""
     seconds = minutes * 60
-    with scene(folder, machines_of(seed, seconds)) as set_up:
+    enrolled_s = ENROLLED_S if seconds >= SHORT_S else SHORTLY_ENROLLED_S
+    with scene(folder, machines_of(seed, seconds), enrolled_s) as set_up:
         listener, notifications = Listener(set_up.broker), Notifications(folder / "notify")
         with daemon(folder, **set_up.environment, **notifications.environment) as process:
             wait_for(lambda: notifications.ready_s, 60, f"READY=1; {_tail(folder)}")
@@ -200,6 +205,7 @@ def main() -> None:
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # takes down what it set up
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    daemons.FITTED = folder / "fits"
     try:
         outcome = soak(folder, minutes=given.minutes, seed=given.seed)
     finally:

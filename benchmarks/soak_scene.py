@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +19,10 @@ import numpy as np
 
 from echo_stream.capture.simulator import SimulatedMachine
 from tests.support.broker import MosquittoBroker
-from tests.support.daemon import run
+from tests.support.daemon import SIMULATED, fitted
 from tests.support.pulse import PulseServer, missing
 
 PASSWORD = "a-secret-of-the-soak"  # of a broker that lives as long as the soak
-ENROLLED_S = 180
 LIFE_S = 1000  # the daemon hears the machines from here on; what was enrolled lies before
 STATE_MB = 24
 LOOP_S = 120
@@ -106,7 +104,7 @@ machines:
 """
 
 
-GUEST = Heard("guest", 7, 8000)
+GUEST = Heard("guest", 5, 8000)
 
 
 def _machine(machine: Heard, on_delay_s: float) -> str:
@@ -188,7 +186,7 @@ class Player:
 
 
 @contextlib.contextmanager
-def scene(folder: Path, machines: list[Heard]) -> Iterator[Scene]:
+def scene(folder: Path, machines: list[Heard], enrolled_s: int) -> Iterator[Scene]:
     """Sets everything up, fits the banks, and takes everything down; `machines` may lose its microphones."""
     with contextlib.ExitStack() as stack:
         broker = MosquittoBroker(
@@ -207,7 +205,7 @@ def scene(folder: Path, machines: list[Heard]) -> Iterator[Scene]:
         _small_disk(set_up, stack)
         _clock(set_up)
         _sound(set_up, stack)
-        _fit(set_up)
+        _fit(set_up, enrolled_s)
         set_up.configure()
         yield set_up
 
@@ -258,14 +256,10 @@ def _sound(scene: Scene, stack: contextlib.ExitStack) -> None:
     scene.environment |= {name: scene.sound.env[name] for name in added}
 
 
-def _fit(scene: Scene) -> None:
-    """A bank for each machine, from sound that it made before the soak."""
-    machines = [*scene.machines, GUEST]
-    text = "".join(
-        f"  - id: {machine.name}\n    bank: banks/{machine.name}.safetensors\n    source: {{kind: simulated, "
-        f"seed: {machine.seed}, sample_rate_hz: {machine.rate}, pace: fast, duration_s: {ENROLLED_S}}}\n"
-        for machine in machines
-    )
-    (scene.folder / "config.yaml").write_text(f"node: soak\nstate_dir: fitting\nmachines:\n{text}")
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda machine: run(scene.folder, "fit-normal", "--machine", machine.name), machines))
+def _fit(scene: Scene, enrolled_s: int) -> None:
+    """Banks of sound that the machines made before the soak; machines that sound alike share one."""
+    for machine in [*scene.machines, GUEST]:
+        config = SIMULATED.format(seed=machine.seed, rate_hz=machine.rate, enrolled_s=enrolled_s)
+        folder = scene.folder / "fitted" / machine.name
+        fitted(folder, config)
+        shutil.copy(folder / "banks/pump3.safetensors", scene.folder / f"banks/{machine.name}.safetensors")

@@ -94,14 +94,15 @@ def run(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-PUMP = """\
+SIMULATED = """\
 node: pc7
 state_dir: state
 machines:
   - id: pump3
-    source: {kind: simulated, seed: 5, sample_rate_hz: 8000, pace: fast, duration_s: 90}
+    source: {{kind: simulated, seed: {seed}, sample_rate_hz: {rate_hz}, pace: fast, duration_s: {enrolled_s}}}
     bank: banks/pump3.safetensors
 """
+PUMP = SIMULATED.format(seed=5, rate_hz=8000, enrolled_s=90)
 
 
 def fitted(folder: Path, config: str = PUMP, machine: str = "pump3") -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+import echo_stream  # noqa: F401 - before numpy: one thread for BLAS, as in the program itself
 from tests.support import daemon
 from tests.support.broker import MosquittoBroker, mosquitto
 from tests.support.stations import fit_bank

@@ -13,7 +13,6 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
 from echo_stream.alarm.calibration import GOOD_ENOUGH, Calibration, TripLevel, poisson_upper
 from echo_stream.alarm.step import DEVIATIONS, SMALLEST
@@ -324,6 +323,8 @@ def write_report(fitted: Fitted, learnt: Learnt, alarm: AlarmSettings) -> None:
 
 def page(fitted: Fitted, learnt: Learnt, alarm: AlarmSettings) -> str:
     """The whole page."""
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - only where a report is written
+
     page = files("echo_stream.fit").joinpath("report.html").read_text(encoding="utf-8")
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(page)
     picture = recordings_figure(

@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import monotonic
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from echo_stream.core.sensitivity import Sensitivity, SmallestFault
 from echo_stream.core.sequences import evenly_chosen
@@ -112,9 +114,13 @@ def smallest_faults(
         thirds_hz: Lower and upper edge of each band to look at.
     """
     found = []
+    rate_hz, n = windows[0].sample_rate_hz, len(windows[0].samples)
+    spectra = [np.fft.rfft(window.samples) for window in windows]
+    gate = _gate(n, rate_hz)
     for low_hz, high_hz in thirds_hz:
-        steady = _Change(windows, score, announced, (low_hz, high_hz), impacts=False)
-        impacts = _Change(windows, score, announced, (low_hz, high_hz), impacts=True)
+        parts = [_band(spectrum, n, rate_hz, (low_hz, high_hz)) for spectrum in spectra]
+        steady = _Change(windows, score, announced, parts)
+        impacts = _Change(windows, score, announced, [part * gate for part in parts])
         found.append(SmallestFault(low_hz, high_hz, steady.smallest_gains_db(), impacts.smallest_gains_db()))
     return found
 
@@ -127,16 +133,12 @@ class _Change:
         windows: Sequence[Window],
         score: ScoreWindows,
         announced: Announced,
-        band_hz: tuple[float, float],
-        *,
-        impacts: bool,
+        parts: Sequence[Float32],
     ) -> None:
-        rate_hz = windows[0].sample_rate_hz
-        gate = _gate(len(windows[0].samples), rate_hz) if impacts else np.float32(1)
         self._windows = windows
         self._score = score
         self._announced = announced
-        self._parts = [_band(window.samples, rate_hz, band_hz) * gate for window in windows]
+        self._parts = parts
         self._paths: dict[float, AlarmPath | None] = {}
 
     def smallest_gains_db(self) -> dict[AlarmPath, float | None]:
@@ -176,12 +178,12 @@ def thirds_of_octaves(sample_rate_hz: int) -> list[tuple[float, float]]:
     return found
 
 
-def _band(samples: Float32, rate_hz: int, band_hz: tuple[float, float]) -> Float32:
-    """What of `samples` (n,) lies in a band, as (n,)."""
-    spectrum = np.fft.rfft(samples)
-    frequencies_hz = np.fft.rfftfreq(len(samples), 1 / rate_hz)
-    spectrum[(frequencies_hz < band_hz[0]) | (frequencies_hz >= band_hz[1])] = 0
-    return np.fft.irfft(spectrum, len(samples)).astype(np.float32)
+def _band(spectrum: NDArray[Any], n: int, rate_hz: int, band_hz: tuple[float, float]) -> Float32:
+    """What lies in a band of `n` samples with this spectrum (bins,), as (n,)."""
+    first, last = (math.ceil(edge_hz * n / rate_hz) for edge_hz in band_hz)
+    within = np.zeros_like(spectrum)
+    within[first:last] = spectrum[first:last]
+    return np.fft.irfft(within, n).astype(np.float32)
 
 
 def _gate(n: int, rate_hz: int) -> Float32:

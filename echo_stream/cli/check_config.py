@@ -73,7 +73,7 @@ def _mqtt_problems(config: Config) -> Iterator[Problem]:
 def _web_problems(config: Config) -> Iterator[Problem]:
     if not config.web.enabled:
         return
-    from echo_stream.daemon.page import require_page
+    from echo_stream.web.server import require_page
 
     web = config.web
     if web.password_file is not None and "$" in str(web.password_file):  # as below

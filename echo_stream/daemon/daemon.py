@@ -215,7 +215,7 @@ class Daemon:
         if self._config.plant.trust:
             import echo_stream.daemon.transfers  # noqa: PLC0415, F401 - only who wants it pays
         if self._config.web.enabled:
-            from echo_stream.daemon.page import require_page  # noqa: PLC0415 - only who wants it pays
+            from echo_stream.web.server import require_page  # noqa: PLC0415 - only who wants it pays
 
             require_page(self._config.web)
             keep_recent(PAGE_LOG_LINES)

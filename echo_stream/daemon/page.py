@@ -6,11 +6,7 @@ the page's own threads, and reads what those parts give to any thread.
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
-import sqlite3
-import zipfile
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
@@ -21,41 +17,36 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from echo_stream.config.load import load
-from echo_stream.config.schema import Machine, WebSettings
-from echo_stream.core.errors import CommandRefused, EchoStreamError, MissingExtra
+from echo_stream.config.schema import Machine
+from echo_stream.core.errors import CommandRefused
 from echo_stream.core.types import AlarmLevel
 from echo_stream.daemon import logs
 from echo_stream.daemon.answers import MOST_SPAN, Answers
 from echo_stream.daemon.enrolments import Enrolments
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.history import HistoryRecorder
+from echo_stream.daemon.page_history import PageHistory
 from echo_stream.daemon.page_models import (
     URGENCY,
     WORDS,
+    ConfigCheck,
     bank_versions,
+    bundle_of,
+    disk_of,
     evidence_of,
     failed_card,
-    joined_minutes,
-    journal_items,
     level_of,
     measures_of,
     status_of,
     versions,
-    without_secrets,
 )
-from echo_stream.daemon.page_what_if import WhatIf
 from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.daemon.stations import StationRegistry
 from echo_stream.daemon.status import Snapshot
 from echo_stream.evidence.store import Kept, find_event, newest_events
-from echo_stream.history.minutes import MinuteRow
-from echo_stream.history.read import read_highest, read_history, read_journal
-from echo_stream.history.store import HISTORY_FILE
 from echo_stream.mqtt.commands import Command, ReplyTo, parse
 from echo_stream.mqtt.payloads import LevelState, Payload
 from echo_stream.pipeline.station import Scored, Station
-from echo_stream.web import installed as web_installed
 from echo_stream.web import models
 from echo_stream.web.backend import Files, Live
 from echo_stream.web.feed import Feed, audible_rate_hz
@@ -69,27 +60,11 @@ if TYPE_CHECKING:
 EVIDENCE: Final = "evidence"
 MOST_COMMANDS: Final = 100
 MOST_LIVE: Final = 256
-MOST_JOURNAL: Final = 500
 _NO_STATE: Final = LevelState()
 
 Execute = Callable[[Command, Callable[[bool, str], None]], None]
 
 log = structlog.get_logger()
-
-
-def require_page(web: WebSettings) -> None:
-    """Refuses a page that could not be served, before the daemon begins.
-
-    Raises:
-        MissingExtra: its libraries are not installed.
-        ConfigError: the password file cannot be used.
-    """
-    if not web_installed():
-        raise MissingExtra("the page (web.enabled)", "web")
-    if web.password_file is not None:
-        from echo_stream.web.passwords import read_passwords  # noqa: PLC0415 - only who wants it pays
-
-        read_passwords(web.password_file)
 
 
 class Page:
@@ -121,22 +96,18 @@ class Page:
         self._path = path
         self._registry = registry
         self._events = events
-        self._history = history
+        self.past = PageHistory(registry, history)
         self._enrolments = enrolments
         self._overview = overview
         config = registry.config
         self._state_dir = config.state_dir
         self.node, self.listen = config.node, config.web.listen
-        self._journal: deque[tuple[int, str, Payload]] = deque(maxlen=MOST_JOURNAL)
-        """Where no history is kept."""
-        self._numbers = 0
         self._commands: deque[tuple[Command, Future[models.Outcome]]] = deque()
         self._faults: deque[tuple[str, datetime, datetime]] = deque(maxlen=MOST_COMMANDS)
         """Machine, begin and end of what was a fault, as somebody said."""
         self._watched: frozenset[str] = frozenset()
         self._live: deque[Live] = deque(maxlen=MOST_LIVE)
-        self._what_if = WhatIf(self._state_dir / HISTORY_FILE)
-        self._checked: tuple[tuple[int, int, int], str] = ((0, 0, 0), "")
+        self._config_check = ConfigCheck(path)
         self._feed = Feed(self)
         self._server = PageServer(self._feed, self._app, config.web)
         self.thread = self._server.thread
@@ -162,9 +133,7 @@ class Page:
 
     def on_event(self, kind: str, payload: Payload) -> None:
         """Something happened; any thread, returns at once."""
-        if self._history is None:
-            self._numbers += 1
-            self._journal.append((self._numbers, kind, payload))
+        self.past.put_event(kind, payload)
         self._feed.touch()
 
     # The pipeline thread.
@@ -272,7 +241,6 @@ class Page:
         found = self.machine(machine)
         if found is None:
             return None
-        recent = self._history.recent(machine) if self._history else []
         station = self._registry.stations.get(machine)
         zones = station and station.zones
         health: dict[str, Any] = next(
@@ -288,53 +256,12 @@ class Page:
                     operating_state=each.operating_state,
                     band_hz=each.band_hz,
                 )
-                for each in recent
+                for each in self.past.recent(machine)
             ],
             measured=measures_of(health.get("measured") or {}),
             limits_mm_s=list(zones.limits_mm_s) if zones else [],
             health=health,
         )
-
-    def history(self, machine: str, since_s: float, step_s: float) -> list[models.Minute]:
-        """Minutes of a machine, several as one where `step_s` says so."""
-        if self._history is None:
-            return []
-        try:
-            rows = read_history(self._state_dir / HISTORY_FILE, machine, since_s=since_s)
-        except sqlite3.Error as error:
-            log.warning("history cannot be read for the page", reason=str(error))
-            return []
-        pieces: dict[float, list[MinuteRow]] = {}
-        for row in rows:
-            pieces.setdefault(row.minute_s // step_s * step_s, []).append(row)
-        return [joined_minutes(at_s, step_s, members) for at_s, members in pieces.items()]
-
-    def trends(self, since_s: float, step_s: float) -> dict[str, list[tuple[float, float]]]:
-        """Highest scores of every machine."""
-        if self._history is None:
-            return {}
-        try:
-            found = read_highest(self._state_dir / HISTORY_FILE, since_s=since_s, step_s=step_s)
-        except sqlite3.Error as error:
-            log.warning("history cannot be read for the page", reason=str(error))
-            return {}
-        return {name: [(at_s, highest) for at_s, highest, _ in pieces] for name, pieces in found.items()}
-
-    def journal(self, machine: str | None, before: int | None, limit: int) -> list[models.JournalItem]:
-        """What happened, newest first."""
-        if self._history is None:
-            kept = [
-                models.JournalItem(number=number, kind=kind, event=payload)
-                for number, kind, payload in reversed(list(self._journal))
-                if machine in (None, payload.get("machine")) and (before is None or number < before)
-            ]
-            return kept[:limit]
-        try:
-            found = read_journal(self._state_dir / HISTORY_FILE, machine=machine, before=before, limit=limit)
-        except sqlite3.Error as error:
-            log.warning("the journal cannot be read for the page", reason=str(error))
-            return []
-        return journal_items(found)
 
     def command(
         self, machine: str, asked: Mapping[str, Any], sender: Mapping[str, str]
@@ -425,21 +352,6 @@ class Page:
             raise CommandRefused("accept needs bank_id")
         return self._answers.accept(machine, asked.bank_id, by, anyway=asked.anyway)
 
-    def what_if(
-        self, machine: str, days: float, *, on_delay_s: float, level: float | None, per_month: float | None
-    ) -> models.WhatIf:
-        """Which alarms another level would have raised.
-
-        Raises:
-            CommandRefused: there is no history, or the machine is not listened to.
-        """
-        configured, station = self._registry.config.machine(machine), self._registry.stations.get(machine)
-        if self._history is None or configured is None or station is None:
-            raise CommandRefused("no history is kept, or the machine is not listened to now")
-        return self._what_if.answer(
-            configured, station.bank, days, on_delay_s=on_delay_s, level=level, per_month=per_month
-        )
-
     def compare(self, machine: str, bank_id: str) -> models.Comparison:
         """A version beside the one in use.
 
@@ -464,35 +376,13 @@ class Page:
 
     def health(self) -> models.Health:
         """How the daemon is."""
-        parts: dict[str, Any] = {"viewers": self._feed.viewers}
-        try:
-            disk = shutil.disk_usage(self._state_dir)
-            parts["disk"] = {
-                "folder": str(self._state_dir),
-                "free_mb": round(disk.free / 1e6),
-                "total_mb": round(disk.total / 1e6),
-            }
-        except OSError as error:
-            parts["disk"] = {"folder": str(self._state_dir), "error": error.strerror}
+        parts = {"viewers": self._feed.viewers, "disk": disk_of(self._state_dir)}
         return models.Health(
-            overview=dict(self._overview()), parts=parts, versions=versions(), config=self._checked_config()
+            overview=dict(self._overview()),
+            parts=parts,
+            versions=versions(),
+            config=self._config_check.said(),
         )
-
-    def _checked_config(self) -> str:
-        """What reading the file says; read again only when it has changed."""
-        try:
-            file = self._path.stat()
-        except OSError as error:
-            return f"{self._path}: {error.strerror}"
-        stamp = file.st_mtime_ns, file.st_size, file.st_ino
-        if stamp != self._checked[0]:
-            try:
-                load(self._path)
-            except EchoStreamError as error:
-                self._checked = stamp, str(error)
-            else:
-                self._checked = stamp, "ok"
-        return self._checked[1]
 
     def log_lines(self) -> list[dict[str, Any]]:
         """The last lines of the log."""
@@ -500,18 +390,8 @@ class Page:
 
     def bundle(self) -> bytes:
         """A ZIP for whoever helps: no secret and no sound is in it."""
-        journal = [item.model_dump() for item in self.journal(None, None, 500)]
-        files = {
-            "health.json": json.dumps(self.health().model_dump(), indent=1, default=str),
-            "log.jsonl": "\n".join(json.dumps(line) for line in self.log_lines()),
-            "journal.jsonl": "\n".join(json.dumps(item) for item in journal),
-            "config.json": json.dumps(without_secrets(self._registry.config), indent=1, default=str),
-        }
-        data = io.BytesIO()
-        with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as bundle:
-            for name, text in files.items():
-                bundle.writestr(name, text)
-        return data.getvalue()
+        journal = self.past.journal(None, None, 500)
+        return bundle_of(self.health(), self.log_lines(), journal, self._registry.config)
 
     def watch(self, machines: Collection[str]) -> None:
         """From now on windows of these machines are wanted, and of no others."""

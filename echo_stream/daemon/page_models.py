@@ -6,10 +6,13 @@ One table names a machine's status and how urgent it is, so that the wall, its o
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import platform
 import re
+import shutil
 import time
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +22,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from echo_stream import __version__
+from echo_stream.config.load import load
 from echo_stream.config.schema import Config
-from echo_stream.core.errors import NoBank
+from echo_stream.core.errors import EchoStreamError, NoBank
 from echo_stream.core.measures import MEASURES
 from echo_stream.core.sequences import commonest
 from echo_stream.core.text import utc_text
@@ -328,3 +332,60 @@ def event_lines(events: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _missed(events: Sequence[Mapping[str, Any]]) -> bool:
     return any(each["confirmed"] and each["found_before"] and not each["found_after"] for each in events)
+
+
+def disk_of(folder: Path) -> dict[str, Any]:
+    """How much room the disk of a folder has, or why that is not known."""
+    try:
+        disk = shutil.disk_usage(folder)
+    except OSError as error:
+        return {"folder": str(folder), "error": error.strerror}
+    return {
+        "folder": str(folder),
+        "free_mb": round(disk.free / 1e6),
+        "total_mb": round(disk.total / 1e6),
+    }
+
+
+class ConfigCheck:
+    """Says what is wrong with a configuration file; it is read again only when it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: tuple[tuple[int, int, int], str] = ((0, 0, 0), "")
+
+    def said(self) -> str:
+        """Its mistakes, or `ok`."""
+        try:
+            file = self._path.stat()
+        except OSError as error:
+            return f"{self._path}: {error.strerror}"
+        stamp = file.st_mtime_ns, file.st_size, file.st_ino
+        if stamp != self._known[0]:
+            try:
+                load(self._path)
+            except EchoStreamError as error:
+                self._known = stamp, str(error)
+            else:
+                self._known = stamp, "ok"
+        return self._known[1]
+
+
+def bundle_of(
+    health: models.Health,
+    log: Sequence[Mapping[str, Any]],
+    journal: Sequence[models.JournalItem],
+    config: Config,
+) -> bytes:
+    """A ZIP of all that, without secrets."""
+    files = {
+        "health.json": json.dumps(health.model_dump(), indent=1, default=str),
+        "log.jsonl": "\n".join(json.dumps(line) for line in log),
+        "journal.jsonl": "\n".join(json.dumps(item.model_dump()) for item in journal),
+        "config.json": json.dumps(without_secrets(config), indent=1, default=str),
+    }
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for name, text in files.items():
+            bundle.writestr(name, text)
+    return data.getvalue()

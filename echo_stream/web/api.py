@@ -153,7 +153,7 @@ class Api:
         days = number_of(request, "days", 1.0, least=1 / 1440, most=MOST_DAYS)
         step_s = MINUTE_S * max(1, -(-days * DAY_S // MINUTE_S // MOST_POINTS))
         since_s = time.time() - days * DAY_S
-        minutes = await run_in_threadpool(self._backend.history, machine, since_s, step_s)
+        minutes = await run_in_threadpool(self._backend.past.minutes, machine, since_s, step_s)
         return to_json(models.History(machine=machine, step_s=step_s, minutes=minutes))
 
     async def what_if(self, request: Request) -> Response:
@@ -167,7 +167,7 @@ class Api:
         per_month = number_of(request, rate, 1.0, least=1e-3, most=1e3) if rate in query else None
 
         def asked() -> models.WhatIf:
-            return self._backend.what_if(
+            return self._backend.past.what_if(
                 machine, days, on_delay_s=on_delay_s, level=level, per_month=per_month
             )
 
@@ -180,7 +180,7 @@ class Api:
         """The last day of all; computed once a minute at most, whoever asks."""
         now_s = time.monotonic()
         if self._trends is None or now_s - self._trends[0] > MINUTE_S:
-            found = await run_in_threadpool(self._backend.trends, time.time() - DAY_S, TREND_STEP_S)
+            found = await run_in_threadpool(self._backend.past.trends, time.time() - DAY_S, TREND_STEP_S)
             self._trends = now_s, models.Trends(step_s=TREND_STEP_S, machines=found)
         return to_json(self._trends[1])
 
@@ -234,7 +234,7 @@ class Api:
             raise Problem(404, "no such machine")
         before = number_of(request, "before", 0, least=0, most=2**53)
         limit = int(number_of(request, "limit", 100, least=1, most=500))
-        items = await run_in_threadpool(self._backend.journal, machine, int(before) or None, limit)
+        items = await run_in_threadpool(self._backend.past.journal, machine, int(before) or None, limit)
         return to_json(models.Journal(items=items))
 
     async def evidence_list(self, request: Request) -> Response:

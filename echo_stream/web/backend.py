@@ -36,11 +36,33 @@ class Files:
     """The nearest normal sound; it lies beside the bank."""
 
 
+class Past(Protocol):
+    """What was kept of the past. Any thread; all of it may wait."""
+
+    def minutes(self, machine: str, since_s: float, step_s: float) -> list[models.Minute]:
+        """Minutes of a machine from a Unix time on."""
+
+    def trends(self, since_s: float, step_s: float) -> dict[str, list[tuple[float, float]]]:
+        """Highest scores of every machine."""
+
+    def journal(self, machine: str | None, before: int | None, limit: int) -> list[models.JournalItem]:
+        """What happened, newest first."""
+
+    def what_if(
+        self, machine: str, days: float, *, on_delay_s: float, level: float | None, per_month: float | None
+    ) -> models.WhatIf:
+        """Which alarms another level would have raised. Raises CommandRefused."""
+
+
 class Backend(Protocol):
     """The daemon, as the page sees it. Any thread."""
 
     node: str
     listen: bool
+
+    @property
+    def past(self) -> Past:
+        """What was kept of the past."""
 
     def machines(self) -> list[models.Machine]:
         """All machines, in the order of the configuration."""
@@ -50,15 +72,6 @@ class Backend(Protocol):
 
     def detail(self, machine: str) -> models.MachineDetail | None:
         """One machine; None where there is none of this id."""
-
-    def history(self, machine: str, since_s: float, step_s: float) -> list[models.Minute]:
-        """Minutes of a machine from a Unix time on; may wait."""
-
-    def trends(self, since_s: float, step_s: float) -> dict[str, list[tuple[float, float]]]:
-        """Highest scores of every machine; may wait."""
-
-    def journal(self, machine: str | None, before: int | None, limit: int) -> list[models.JournalItem]:
-        """What happened, newest first; may wait."""
 
     def command(
         self, machine: str, asked: Mapping[str, Any], sender: Mapping[str, str]
@@ -76,11 +89,6 @@ class Backend(Protocol):
 
     def answer_span(self, machine: str, asked: models.SpanAnswer, by: str) -> str:
         """Takes what a person says about a stretch of history. May wait; raises CommandRefused."""
-
-    def what_if(
-        self, machine: str, days: float, *, on_delay_s: float, level: float | None, per_month: float | None
-    ) -> models.WhatIf:
-        """Which alarms another level would have raised. May wait; raises CommandRefused."""
 
     def compare(self, machine: str, bank_id: str) -> models.Comparison:
         """A version of a bank beside the one in use. May wait for seconds; raises CommandRefused."""

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
+from echo_stream.core.errors import MissingExtra
 from echo_stream.core.guard import GuardedThread
+from echo_stream.web import installed
 from echo_stream.web.broadcast import Broadcast
 from echo_stream.web.passwords import read_passwords
 
@@ -46,6 +48,19 @@ class PageSettings(Protocol):
     @property
     def hosts(self) -> tuple[str, ...]:
         """Further names of this page."""
+
+
+def require_page(settings: PageSettings) -> None:
+    """Refuses a page that could not be served, before the daemon begins.
+
+    Raises:
+        MissingExtra: its libraries are not installed.
+        ConfigError: the password file cannot be used.
+    """
+    if not installed():
+        raise MissingExtra("the page (web.enabled)", "web")
+    if settings.password_file is not None:
+        read_passwords(settings.password_file)
 
 
 class PageServer:

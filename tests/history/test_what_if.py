@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from echo_stream.daemon.page_what_if import episodes
+from echo_stream.daemon.page_history import episodes
 from echo_stream.history.minutes import MinuteRow
 
 QUIET = (0.1, 1.5)

@@ -2,18 +2,21 @@
 
 DIR holds fan_sensiml, gearbox_sq and motor_classes_unknown, each with its manifest. Normal takes of 30, 60
 and 120 s are enrolled (gearboxes: 30 and 54), the others are joined to streams normal, fault, normal, which
-go through the product's own fit and corridor. The competitor, in the same run: log bands of each window (and
-level-free), distance to the nearest enrolled window, over the largest held-out distance for 7 s.
+go through the product's own fit and corridor. With --past-minutes and --fault-minutes the takes before the
+fault, and the fault's own, are repeated for so long, for the slow way. The competitor, in the same run: log
+bands of each window (and level-free), distance to the nearest enrolled window, over the largest held-out
+distance for 7 s.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -48,6 +51,16 @@ class Built:
     enrolled: Sequence[Float32]
     parts: Sequence[tuple[bool, Sequence[Float32]]]
     """Whether it is a fault, and its takes."""
+
+    def lengthened(self, past_s: float, fault_s: float) -> Built:
+        """With at least so much normal sound before the fault, and so much of the fault: takes in turn."""
+        (normal, past), (fault, broken), *rest = self.parts
+        parts = (normal, self._repeated(past, past_s)), (fault, self._repeated(broken, fault_s)), *rest
+        return replace(self, parts=parts)
+
+    def _repeated(self, takes: Sequence[Float32], seconds: float) -> Sequence[Float32]:
+        once_s = sum(len(take) / self.rate_hz - CROSSFADE_S for take in takes)
+        return list(takes) * max(1, math.ceil(seconds / once_s))
 
     def sound(self) -> tuple[Float32, list[tuple[float, float]]]:
         """The stream, and where its faults are, in seconds."""
@@ -239,8 +252,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="holds the sets")
     parser.add_argument("--only", default="", help="groups whose name begins so")
+    parser.add_argument("--past-minutes", type=float, default=0.0, help="of normal sound before the fault")
+    parser.add_argument("--fault-minutes", type=float, default=0.0, help="of the fault")
     args = parser.parse_args(arguments)
-    streams = [s for s in built(recordings_folder(args.folder)) if s.group.startswith(args.only)]
+    streams = [
+        each.lengthened(60 * args.past_minutes, 60 * args.fault_minutes)
+        for each in built(recordings_folder(args.folder))
+        if each.group.startswith(args.only)
+    ]
     for _, group in groupby(streams, key=lambda each: each.group):
         with tempfile.TemporaryDirectory() as work:
             for name, ways in compare(list(group), Path(work)).items():

@@ -28,7 +28,6 @@ from echo_stream.core.errors import FIT_AGAIN, BankError
 from echo_stream.core.text import MONTH_H
 from echo_stream.core.types import Float64
 
-WEEKS_PER_MONTH = 30 / 7
 MIN_WINDOWS = 10
 GOOD_ENOUGH = 30.0
 """The bound is good enough at so many times the asked rate: asked for one a month, with 95 % at most one a
@@ -110,22 +109,22 @@ class _Way:
 
     def level_for(self, per_hour: float) -> float:
         """Of a rate that was heard, the score that so many blocks surpass; of a rarer one, over them all."""
-        heard = per_hour * self.hours
-        if heard > 1:
+        expected = per_hour * self.hours
+        if expected > 1:
             ranks = np.arange(len(self.maxima), 0, -1)
-            return float(np.interp(-heard, -ranks, self.maxima))
-        wanted = -math.log(heard)
+            return float(np.interp(-expected, -ranks, self.maxima))
+        wanted = -math.log(expected)
         return self.highest + self.scale * wanted / (1 + wanted / REACH)
 
     def per_hour(self, level: float) -> float:
         """As often as it was heard; over the highest less often than once."""
-        heard = max(1, int((self.maxima > level).sum()))
-        return heard * math.exp(-self._scales_to(level)) / self.hours
+        count = max(1, int((self.maxima > level).sum()))
+        return count * math.exp(-self._scales_to(level)) / self.hours
 
     def bound_per_hour(self, level: float) -> float:
         """With 95 %: what was heard may have been luck, and the scale `HEAVIER`."""
-        heard = max(1, int((self.maxima > level).sum()))
-        return poisson_upper(heard) * math.exp(-self._scales_to(level) / HEAVIER) / self.hours
+        count = max(1, int((self.maxima > level).sum()))
+        return poisson_upper(count) * math.exp(-self._scales_to(level) / HEAVIER) / self.hours
 
     def _scales_to(self, level: float) -> float:
         """Nobody knows a tail further than `REACH` scales."""

@@ -106,10 +106,10 @@ class Outlook:
                 "hours, "
                 "and well after a day"
             )
-        heard = f"in {duration_text(self.quiet_s)} {count} alarm{'' if count == 1 else 's'}"
+        measured = f"in {duration_text(self.quiet_s)} {count} alarm{'' if count == 1 else 's'}"
         if not count:
-            return f"{heard}, so with 95 % at most {_rate(most)} false alarms a month"
-        return f"{heard}; had all been false, with 95 % at most {_rate(most)} a month"
+            return f"{measured}, so with 95 % at most {_rate(most)} false alarms a month"
+        return f"{measured}; had all been false, with 95 % at most {_rate(most)} a month"
 
     def _of_level(self, path: AlarmPath) -> str:
         level = self.levels[path]

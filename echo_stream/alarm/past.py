@@ -193,7 +193,7 @@ class Passed:
         self._hop_s = hop_s
         self._heard_s = 0.0
         self.now_s = 0.0
-        """UTC of what was heard last, as seconds since 1970; whoever knows it says so."""
+        """UTC of what was heard last, as seconds since 1970; set by the one who knows it."""
         self._lengths: deque[_Pass] = deque(maxlen=MOST_PASSED)
         self._fault: tuple[float, float] | None = None
         """When a fault was heard, as somebody said last: it may not have ended yet."""

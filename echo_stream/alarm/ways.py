@@ -397,9 +397,9 @@ class Ways:
                 self._path = AlarmPath.STEP
         else:
             self._fits = bool(saved["fits"])
-            heard, strong, unheard = (bool(each) for each in saved["strong"])
-            self._with_change = heard and active
-            for condition, stood in ((self._strong, strong), (self._without_change, unheard)):
+            with_change, strong, without_change = (bool(each) for each in saved["strong"])
+            self._with_change = with_change and active
+            for condition, stood in ((self._strong, strong), (self._without_change, without_change)):
                 condition.active, condition.onset = stood and active, onset if stood and active else None
             self.step_way.ceiling.restore(saved["ceiling"])
             self.step_way.restore(saved["step"], onset)

@@ -23,7 +23,6 @@ VELOCITY_HZ: Final = (10.0, 1000.0)
 LEVEL_S: Final = 0.5
 ENVELOPE_S: Final = 0.25
 """So much of a window's end is taken: a spectrum of all of it would cost 2 ms."""
-_LEAST_VELOCITY_S: Final = 1.0
 _LEAST_VELOCITY_RATE_HZ: Final = 2.56 * VELOCITY_HZ[1]
 _LOW_RATE_HZ: Final = 4000.0
 _TAPS, _BETA = 10, 7.9

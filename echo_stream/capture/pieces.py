@@ -33,7 +33,7 @@ _NAME = re.compile(r"(\d{6})-(\d{15})-(\d{12})\.(flac|wav)")
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class SoundOrigin:
     """Where the sound in a folder came from, and who asked for it."""
 
     source: str

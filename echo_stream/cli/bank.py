@@ -227,8 +227,8 @@ def extend(
         how: dict[str, Any] = {"condition": condition, "accept": accept, "progress": report, "trimmed": trim}
         how["own_state"] = own_state
         columns = columns_of(column, rate_hz)
-        heard = sound(settings, which, paths, minutes, resume=resume, failures=failures, columns=columns)
-        fitted = extend_bank(settings, which, heard, **how)
+        recorded = sound(settings, which, paths, minutes, resume=resume, failures=failures, columns=columns)
+        fitted = extend_bank(settings, which, recorded, **how)
     tell(fitted, as_json=as_json)
     failures.raise_any()
 

@@ -116,7 +116,7 @@ def fit_normal(
         DaemonAction | None,
         typer.Option("--daemon", help="what the running daemon is to do with the enrolment that it is at"),
     ] = None,
-    heard: Annotated[Path | None, typer.Option("--heard", hidden=True)] = None,
+    pieces: Annotated[Path | None, typer.Option("--heard", hidden=True)] = None,
     base: Annotated[str | None, typer.Option("--base", hidden=True)] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -130,7 +130,7 @@ def fit_normal(
     exit code 1.
     """
     from echo_stream.fit.fit import fit
-    from echo_stream.fit.heard import read_heard
+    from echo_stream.fit.pieces import read_pieces
 
     quiet()
     settings = read_config(config)
@@ -140,7 +140,7 @@ def fit_normal(
     if (cluster or shard) and not paths:
         raise ConfigError("--cluster, --shard: only recordings can be shared out", "give --recordings, too")
     share = shard_of(shard, resume, cluster)
-    if not paths and heard is None:
+    if not paths and pieces is None:
         asked = {"minutes": minutes, "accept": accept, **({"condition": condition} if condition else {})}
         refused = "--fresh" if fresh else "" if trim else "--no-trim"
         if by_daemon(settings, names, daemon, asked, refused=refused, as_json=as_json):
@@ -167,8 +167,8 @@ def fit_normal(
                 failures=failures,
                 columns=columns_of(column, rate_hz),
             )
-            if heard is None
-            else partial(read_heard, settings, which, heard),
+            if pieces is None
+            else partial(read_pieces, settings, which, pieces),
             condition=condition or "normal",
             accept=accept,
             progress=report,
@@ -176,9 +176,9 @@ def fit_normal(
             fresh=fresh,
             base=base,
         )
-    if heard is None:
+    if pieces is None:
         tell(fitted, as_json=as_json)
-    else:  # the daemon asks, and tells whoever asked it
+    else:  # the daemon asks, and tells the one who asked it
         print_json({"fitted": fitted.to_json(), "text": fitted.to_text()})
     failures.raise_any()
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from echo_stream.cli.watch import Fleet, MachineNow
 
-_LARGEST_EVENT_BYTES = 2048
-
 app = typer.Typer()
 mqtt_app = typer.Typer(help="Look into the connection to the broker.", no_args_is_help=True)
 app.add_typer(mqtt_app, name="mqtt")

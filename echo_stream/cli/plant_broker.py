@@ -259,7 +259,7 @@ def stands_at(place: Mapping[str, str] | None, wanted: Mapping[str, str] | None)
 def machine_now(fleet: Fleet, now: MachineNow) -> dict[str, Any]:
     """A machine as plain JSON."""
     alarm, health, bank = now.alarm or {}, now.health or {}, now.bank or {}
-    heard = [each["ts"] for each in (alarm, health, bank) if isinstance(each.get("ts"), str)]
+    times = [each["ts"] for each in (alarm, health, bank) if isinstance(each.get("ts"), str)]
     proposed = bank.get("latest_version")
     return {
         "node": now.node,
@@ -277,7 +277,7 @@ def machine_now(fleet: Fleet, now: MachineNow) -> dict[str, Any]:
         "bank": bank.get("installed_version"),
         "bank_proposed": proposed if proposed != bank.get("installed_version") else None,
         "versions": health.get("versions", {}),
-        "heard": max(heard, default=None),
+        "heard": max(times, default=None),
     }
 
 

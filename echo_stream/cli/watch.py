@@ -71,7 +71,7 @@ class Fleet:
     machines: dict[tuple[str, str], MachineNow] = field(default_factory=dict)
     """(node, machine) to what is known of it."""
     changed: set[tuple[str, str]] = field(default_factory=set, compare=False)
-    """(node, machine) of which something came since whoever reads emptied it; (node, "") of a node."""
+    """(node, machine) of which something came since the reader emptied it; (node, "") of a node."""
     trouble: str = ""
     """Why there is no connection to the broker; empty while there is one."""
     too_many: bool = False
@@ -102,7 +102,7 @@ class Fleet:
         kept: dict[str, Any] = self.nodes if what == "status" else self.node_healths
         if what not in ("status", "health"):
             return False
-        if not payload:  # whoever looks after the broker has taken the node away
+        if not payload:  # the broker's administrator has taken the node away
             return kept.pop(node, None) is not None
         if node not in kept and len(kept) >= MOST_NODES:
             self.too_many = True
@@ -144,7 +144,7 @@ def _take(now: MachineNow, what: str, payload: bytes) -> bool:
 def _document(model: type[PayloadModel], payload: bytes) -> Payload | None:
     """A payload that is what its model says, shortened; None of any other."""
     try:
-        model.model_validate_json(payload)
+        model.model_validate_json(payload)  # as JSON: strict models take no list for a tuple from Python
     except ValidationError as error:
         # A newer version may say more, which nobody here reads.
         if any(each["type"] != "extra_forbidden" for each in error.errors(include_url=False)):

@@ -146,7 +146,7 @@ class Daemon:
             stack.callback(self._proposals.stop)
             self._threads.append(self._proposals.thread)
             self._sampler = self._start_sampler(stack)
-            self._events.heard = self._sampler.recent
+            self._events.recent_features = self._sampler.recent
             self._monitor = Monitor(
                 self.overview,
                 lambda: degraded(self._registry.stations, self._registry.failed, self._parts()),

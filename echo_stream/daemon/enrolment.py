@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 import numpy as np
 import structlog
 
-from echo_stream.capture.pieces import Heard, PieceWriter
+from echo_stream.capture.pieces import PieceWriter, SoundOrigin
 from echo_stream.core.files import read_regular, write_whole
 from echo_stream.core.text import utc_text
 from echo_stream.core.types import Float32, Window
@@ -343,7 +343,9 @@ class Enrolment:
             if self._cut[state]:
                 since = datetime.now(UTC) - datetime.fromisoformat(record.began_at)
                 writer.begin(round(since.total_seconds() * record.sample_rate_hz))
-                note = Heard(record.source, record.device, record.sample_rate_hz, record.began_at, record.by)
+                note = SoundOrigin(
+                    record.source, record.device, record.sample_rate_hz, record.began_at, record.by
+                )
                 note.save(self.sound_of(state))
                 self._cut[state] = False
             elif sound.lost:

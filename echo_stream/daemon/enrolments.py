@@ -235,7 +235,7 @@ class Enrolments:
             asked.done(False, f"it failed: {error!r}")
             raise
         else:
-            self._tell()  # first: whoever is answered looks at once
+            self._tell()  # first: the one who is answered looks at once
             asked.done(True, outcome)
 
     def _execute(self, command: Command, asked: Enrol) -> str:

@@ -52,7 +52,7 @@ class EventPublisher:
         """Gets each event that is sent, for the journal and the page; must return at once."""
         self.notify: Callable[[Kind, Payload], None] = lambda _kind, _payload: None
         """Gets each event before the broker's outbox does: what is in there is no longer told anew."""
-        self.heard: Callable[[str], Sequence[Features]] = lambda _machine: ()
+        self.recent_features: Callable[[str], Sequence[Features]] = lambda _machine: ()
         """Features of a machine's newest windows."""
         self._ids = event_ids.EventIds()
         self._names: dict[str, str] = {}
@@ -158,7 +158,7 @@ class EventPublisher:
             )
         if kept:
             speed = self._publisher.speed(machine)
-            _keep(kept, station, event, payload, heard=self.heard(machine), speed=speed)
+            _keep(kept, station, event, payload, features=self.recent_features(machine), speed=speed)
         say = log.warning if event.active else log.info
         say(
             f"{event.level} {event.before} -> {event.after}",
@@ -332,7 +332,7 @@ def _keep(
     event: AlarmEvent,
     payload: Mapping[str, Any],
     *,
-    heard: Sequence[Features],
+    features: Sequence[Features],
     speed: Speed | None,
 ) -> None:
     reader, bank, path = station.reader, station.bank, station.bank_path
@@ -341,7 +341,7 @@ def _keep(
     condition = station.score.condition if station.score else ""
 
     def nearest() -> dict[str, Any] | None:
-        found = path and nearest_normal(bank, path, heard[-windows:], condition)
+        found = path and nearest_normal(bank, path, features[-windows:], condition)
         return found.to_json() if found else None
 
     def normal_sound() -> list[dict[str, Any]]:

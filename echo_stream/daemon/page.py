@@ -142,7 +142,7 @@ class Page:
         """Has what was asked since the last call carried out."""
         while self._commands:
             command, future = self._commands.popleft()
-            if future.set_running_or_notify_cancel():  # else whoever asked has gone
+            if future.set_running_or_notify_cancel():  # else the one who asked has gone
                 execute(command, _replier(future))
                 self._feed.touch()
         while self._faults:
@@ -389,7 +389,7 @@ class Page:
         return list(logs.recent_lines())
 
     def bundle(self) -> bytes:
-        """A ZIP for whoever helps: no secret and no sound is in it."""
+        """A ZIP for those who help: no secret and no sound is in it."""
         journal = self.past.journal(None, None, 500)
         return bundle_of(self.health(), self.log_lines(), journal, self._registry.config)
 

@@ -175,8 +175,8 @@ def evidence_of(kept: Kept, bank: Path | None) -> tuple[models.Evidence, Files]:
         kept: the document.
         bank: what the configuration names for its machine; None where that is gone.
     """
-    nearest, heard = _nearest(kept, bank)
-    files = Files(clip=kept.clip, picture=kept.picture, normal=heard)
+    nearest, normal = _nearest(kept, bank)
+    files = Files(clip=kept.clip, picture=kept.picture, normal=normal)
     return (
         models.Evidence(
             event_id=kept.event_id,

@@ -75,7 +75,7 @@ class StatusServer:
 
     Args:
         path: of the socket.
-        snapshot: what is said to whoever asks.
+        snapshot: what is answered.
         answer: what else can be asked for; None: nothing.
 
     Raises:

@@ -27,7 +27,7 @@ from echo_stream.core.guard import GuardedThread
 from echo_stream.core.log_limit import LogLimit
 from echo_stream.daemon.child import checked_config, require_reachable, run_command
 from echo_stream.daemon.collected import collected
-from echo_stream.daemon.trial import Trial, Undo, heard, replace_file, undo_path
+from echo_stream.daemon.trial import Trial, Undo, machines_heard, replace_file, undo_path
 from echo_stream.detect.bank_file import accepted_version
 from echo_stream.mqtt.command_models import Manifest
 from echo_stream.mqtt.publisher import Publisher
@@ -236,7 +236,7 @@ class Transfers:
     def _try(self, job: _Job, file: Path) -> None:
         """What has arrived is checked and taken into use, on trial."""
         self._say("checking", job.manifest.id, "all has arrived")
-        before = heard(self._machines(), self._config.encoder.hop_s)
+        before = machines_heard(self._machines(), self._config.encoder.hop_s)
         try:
             if job.manifest.kind == "config":
                 self._try_config(job, file, before)

@@ -32,7 +32,7 @@ Machines = Iterable[Mapping[str, Any]]
 """Of the daemon's overview."""
 
 
-def heard(machines: Machines, hop_s: float) -> set[str]:
+def machines_heard(machines: Machines, hop_s: float) -> set[str]:
     """Ids of the machines whose sound comes and is scored now."""
     return {each["machine"] for each in machines if _in_time(each, hop_s)}
 

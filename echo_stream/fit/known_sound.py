@@ -85,7 +85,7 @@ def known_sound_at(config: Config, machine: Machine, encoder: Encoder, at: datet
             ELSE,
         )
     starts_s = kept.about.hop_s * np.arange(len(nearest.features), dtype=np.float64)
-    heard = _Heard(
+    sound = _EncodedSound(
         f"what was heard until {nearest.at}",
         nearest.features,
         starts_s,
@@ -93,7 +93,7 @@ def known_sound_at(config: Config, machine: Machine, encoder: Encoder, at: datet
         None,
         f"features of {nearest.at}",
     )
-    return _learn(machine, bank, heard, name)
+    return _learn(machine, bank, sound, name)
 
 
 def clip_at(folder: Path, machine: str, at: datetime) -> Clip | None:
@@ -131,7 +131,7 @@ def _away_from(stretch: Stretch, hop_s: float, at: datetime) -> timedelta:
 
 
 @dataclass(frozen=True, slots=True)
-class _Heard:
+class _EncodedSound:
     """Windows in a row, in which the sound is that is meant."""
 
     source: str
@@ -165,23 +165,23 @@ def learn_known_sound(
         ):
             starts_s.append(window.start / rate)
             features.append(found)
-    heard = _Heard(str(clip.file), features, np.array(starts_s), hop_s, clip.onset_s, clip.taught_from)
-    return _learn(machine, bank, heard, name)
+    sound = _EncodedSound(str(clip.file), features, np.array(starts_s), hop_s, clip.onset_s, clip.taught_from)
+    return _learn(machine, bank, sound, name)
 
 
-def _learn(machine: Machine, bank: NormalBank, heard: _Heard, name: str) -> KnownSound:
+def _learn(machine: Machine, bank: NormalBank, sound: _EncodedSound, name: str) -> KnownSound:
     window_s = bank.window_s
-    values = np.array([score.value for score in Scorer(bank).score(heard.features)])
+    values = np.array([score.value for score in Scorer(bank).score(sound.features)])
     clear = trip_levels(machine, Calibration.of(bank.calibration))[AlarmLevel.WARNING].clear
-    first, last = _stretch(values, heard, clear, gap=round(window_s / heard.hop_s))
-    length_s = max(heard.hop_s, heard.starts_s[last] - heard.starts_s[first] - window_s)
+    first, last = _stretch(values, sound, clear, gap=round(window_s / sound.hop_s))
+    length_s = max(sound.hop_s, sound.starts_s[last] - sound.starts_s[first] - window_s)
     if length_s > LONGEST_S:
         raise EchoStreamError(
-            f"{heard.source}: the sound lasts {length_s:.0f} s; a known sound is at most {LONGEST_S:.0f} s "
+            f"{sound.source}: the sound lasts {length_s:.0f} s; a known sound is at most {LONGEST_S:.0f} s "
             "long",
             f"an operating state is learned with: echo-stream bank extend --machine {machine.id}",
         )
-    taught = heard.features[first : last + 1]
+    taught = sound.features[first : last + 1]
     return KnownSound(
         name=name,
         sound=Sound.of(taught),
@@ -191,25 +191,25 @@ def _learn(machine: Machine, bank: NormalBank, heard: _Heard, name: str) -> Know
         sample_rate_hz=bank.sample_rate_hz,
         encoder=bank.encoder,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        taught_from=heard.taught_from,
+        taught_from=sound.taught_from,
     )
 
 
-def _stretch(values: Float64, heard: _Heard, clear: float, gap: int) -> tuple[int, int]:
+def _stretch(values: Float64, sound: _EncodedSound, clear: float, gap: int) -> tuple[int, int]:
     """First and last window of the strange stretch that is meant; shorter breaks than `gap` windows count."""
     strange = np.flatnonzero(values > clear)
     if not len(strange):
         highest = f"its highest score is {values.max():.1f}" if len(values) else "it is shorter than a window"
         raise EchoStreamError(
-            f"{heard.source}: nothing in it is unlike normal sound: {highest}, the clear level is "
+            f"{sound.source}: nothing in it is unlike normal sound: {highest}, the clear level is "
             f"{clear:.1f}",
             "what raises no alarm need not be taught",
         )
     stretches = np.split(strange, np.flatnonzero(np.diff(strange) > gap) + 1)
-    if heard.onset_s is None:
+    if sound.onset_s is None:
         meant = max(stretches, key=lambda own: values[own].max())
     else:
-        onset_s, starts_s = heard.onset_s, heard.starts_s
+        onset_s, starts_s = sound.onset_s, sound.starts_s
         meant = min(stretches, key=lambda own: _outside(onset_s, starts_s[own[0]], starts_s[own[-1]]))
     return int(meant[0]), int(meant[-1])
 

@@ -112,8 +112,8 @@ def read_recordings(
     segments = _gather(taken, encoded, condition, failures)
     if not segments:
         failures.raise_any()
-    heard = {segment.name for segment in segments}
-    probes = _probes([part for part in taken if path_text(part.path) in heard])
+    taken_names = {segment.name for segment in segments}
+    probes = _probes([part for part in taken if path_text(part.path) in taken_names])
     names = f"{len(files)} recordings" if len(files) > 1 else path_text(files[0])
     notes = (
         *_passed_over(parts, taken),
@@ -121,7 +121,7 @@ def read_recordings(
         *_unused_bits(segments, too_quiet),
     )
     clips = clips_of(
-        [part for part in taken if path_text(part.path) in heard], condition, config.evidence.normal_s
+        [part for part in taken if path_text(part.path) in taken_names], condition, config.evidence.normal_s
     )
     return Recordings("recordings", names, rate_hz, datetime.now(UTC), segments, notes, probes, clips)
 

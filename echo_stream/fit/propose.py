@@ -99,7 +99,7 @@ def propose(
     span: tuple[datetime, datetime] | None = None,
     condition: str | None = None,
 ) -> Proposal:
-    """Make a version of the bank in use and what the daemon heard.
+    """Make a version of the bank in use and what the daemon sample.
 
     Args:
         config: The configuration.
@@ -126,18 +126,18 @@ def propose(
         )
     bank, encoder = NormalBank.load(machine.bank), build_encoder(config, machine)
     require_same_features(config, bank, encoder)
-    heard = read_sample(config, machine, bank)
-    unknown = set(faults) - {each.event_id for each in heard.events}
+    sample = read_sample(config, machine, bank)
+    unknown = set(faults) - {each.event_id for each in sample.events}
     if unknown:
-        known = ", ".join(each.event_id for each in heard.events) or "none"
+        known = ", ".join(each.event_id for each in sample.events) or "none"
         raise BankError(f"--fault {sorted(unknown)[0]}: no such event is kept", f"kept are: {known}")
     confirmed = known_faults(config, machine, encoder, bank)
     ids = {*faults, *(each.event_id for each in confirmed)}
-    events = merged(confirmed, heard.events)
+    events = merged(confirmed, sample.events)
     kept = enrolments_of(versions, bank, set(bank.conditions))
     learnt = {item.recording for each in kept for item in each.enrolled}
     if span is not None:
-        new = chosen = _inside(machine, heard, span, [each for each in events if each.event_id in ids])
+        new = chosen = _inside(machine, sample, span, [each for each in events if each.event_id in ids])
         chosen = _with_states(machine, bank, chosen, condition)
     else:
         of_faults = [datetime.fromisoformat(each.at) for each in events if each.event_id in ids]
@@ -147,7 +147,7 @@ def propose(
             near = any(abs(at - fault) < NEAR_A_FAULT for fault in of_faults)
             return not stretch.alarmed or (alarms_were_normal and not near)
 
-        new = [each for each in heard.stretches if _name(each) not in learnt]
+        new = [each for each in sample.stretches if _name(each) not in learnt]
         chosen = [each for each in new if is_normal(each)]
         if len(chosen) < FEWEST:
             raise BankError(
@@ -169,8 +169,8 @@ def propose(
         path=versions.path_of(bank_id),
         windows={each.session.condition: each.session.windows for each in enrolments},
         left_out=sum(len(each.features) for each in new) - sum(len(each.features) for each in chosen),
-        heard_h=heard.probation.hours,
-        heard_days=len(heard.seconds_a_day),
+        heard_h=sample.probation.hours,
+        heard_days=len(sample.seconds_a_day),
         before=before,
         after=after,
         events=found,
@@ -178,7 +178,7 @@ def propose(
 
 
 def _inside(
-    machine: Machine, heard: FeatureSample, span: tuple[datetime, datetime], faults: Sequence[Stretch]
+    machine: Machine, sample: FeatureSample, span: tuple[datetime, datetime], faults: Sequence[Stretch]
 ) -> list[Stretch]:
     """What is kept of a span of time: stretches of the spread sample, and what led to events.
 
@@ -196,9 +196,9 @@ def _inside(
             f"machine {machine.id}: a confirmed fault lies in the time {from_to}: that of {inside[0].at}",
             "name a time without it",
         )
-    found = [each for each in (*heard.stretches, *heard.events) if lies_in(each)]
+    found = [each for each in (*sample.stretches, *sample.events) if lies_in(each)]
     if not found:
-        kept = ", ".join(each.at for each in (*heard.stretches, *heard.events)[-5:]) or "none"
+        kept = ", ".join(each.at for each in (*sample.stretches, *sample.events)[-5:]) or "none"
         raise BankError(
             f"machine {machine.id}: of the time {from_to} no features are kept",
             f"the daemon keeps {STRETCH} windows now and then, and what led to an alarm; the newest: {kept}",
@@ -238,7 +238,7 @@ def read_sample(config: Config, machine: Machine, bank: NormalBank) -> FeatureSa
 
 
 def _enrolments(bank: NormalBank, stretches: Sequence[Stretch]) -> list[Enrolment]:
-    """One for each operating state that was heard."""
+    """One for each operating state that was sample."""
     limits = bank.calibration.sensor if bank.calibration else None
     found = []
     for condition in sorted({each.condition for each in stretches}):

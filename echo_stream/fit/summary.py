@@ -164,10 +164,10 @@ def promise(level: AlarmLevel, trip: TripLevel) -> str:
     days, every = (7.0, "a week") if level == AlarmLevel.WARNING else (DAYS_A_MONTH, "a month")
     asked = number(trip.asked_per_month * days / DAYS_A_MONTH)
     most = number(trip.upper95_per_month * days / DAYS_A_MONTH)
-    heard = duration_text(trip.measured_hours * 3600)
+    measured = duration_text(trip.measured_hours * 3600)
     plural = "" if asked == "1" else "s"
     return (
-        f"at a score of {trip.level:.1f}, set for {asked} false {level.value}{plural} {every}; {heard} of "
+        f"at a score of {trip.level:.1f}, set for {asked} false {level.value}{plural} {every}; {measured} of "
         f"normal sound prove, with 95 % certainty, at most {most}"
     )
 

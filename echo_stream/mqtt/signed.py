@@ -124,7 +124,7 @@ def verify(payload: bytes, trusted: Collection[str], node: str) -> Manifest:
 
 
 def claimed_id(payload: bytes) -> str | None:
-    """The id in a message, for the reply to who sent it, whoever that is; None where it has none."""
+    """The id in a message, for the reply to the sender; None where it has none."""
     with suppress(CommandRefused):
         text = _parsed(Transfer, payload, "").manifest
         return _parsed(Manifest, text.encode(), "").id

@@ -123,7 +123,7 @@ class Api:
             Operation("GET", "/health", "How the daemon is", m.Health, self.health),
             Operation("GET", "/log", "The last lines of the log", m.Log, self.log),
             Operation(
-                "GET", "/bundle", "For whoever helps: no secret, no sound", "application/zip", self.bundle
+                "GET", "/bundle", "For those who help: no secret, no sound", "application/zip", self.bundle
             ),
             Operation(
                 "GET",
@@ -177,7 +177,7 @@ class Api:
             raise Problem(409, error.message) from None
 
     async def trends(self, _request: Request) -> Response:
-        """The last day of all; computed once a minute at most, whoever asks."""
+        """The last day of all; computed once a minute at most, however many ask."""
         now_s = time.monotonic()
         if self._trends is None or now_s - self._trends[0] > MINUTE_S:
             found = await run_in_threadpool(self._backend.past.trends, time.time() - DAY_S, TREND_STEP_S)

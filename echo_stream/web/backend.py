@@ -115,7 +115,7 @@ class Backend(Protocol):
         """The last lines of the log."""
 
     def bundle(self) -> bytes:
-        """A ZIP for whoever helps: no secret and no sound is in it; may wait."""
+        """A ZIP for those who help: no secret and no sound is in it; may wait."""
 
     def watch(self, machines: Collection[str]) -> None:
         """From now on windows of these machines are wanted, and of no others."""

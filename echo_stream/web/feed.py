@@ -85,8 +85,8 @@ def audible(window: Window, hop_s: float) -> tuple[NDArray[np.float32], int]:
     shifted[low : low + count] = spectrum[:count] * turn
     hop = min(n, max(1, round(hop_s * rate)))
     first = (n - hop) // 2
-    heard = np.fft.irfft(shifted, out_n)[first * factor : (first + hop) * factor] * factor
-    return heard.astype(np.float32), rate * factor
+    moved = np.fft.irfft(shifted, out_n)[first * factor : (first + hop) * factor] * factor
+    return moved.astype(np.float32), rate * factor
 
 
 @lru_cache(maxsize=16)

@@ -69,7 +69,7 @@ class PlantFeed(Broadcast):
         self._machines, self._nodes, self._state = {}, {}, None
 
     def watch(self) -> None:
-        """Everything is kept whoever looks."""
+        """Everything is kept, whether or not somebody looks."""
 
 
 class PlantApi:

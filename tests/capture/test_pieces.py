@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from echo_stream.capture.pieces import Heard, PieceSource, PieceWriter, pieces_in, stretches_in
+from echo_stream.capture.pieces import PieceSource, PieceWriter, SoundOrigin, pieces_in, stretches_in
 from echo_stream.core.errors import SourceError
 from echo_stream.core.types import Float32
 
@@ -88,9 +88,9 @@ def test_a_full_disk_is_said_and_loses_the_file_at_hand(tmp_path: Path) -> None:
 
 
 def test_the_note_comes_back_or_says_that_it_is_damaged(tmp_path: Path) -> None:
-    note = Heard("microphone", "Built-in", RATE_HZ, "2026-11-20T00:00:00.000Z", "anna")
+    note = SoundOrigin("microphone", "Built-in", RATE_HZ, "2026-11-20T00:00:00.000Z", "anna")
     note.save(tmp_path)
-    assert Heard.load(tmp_path) == note
+    assert SoundOrigin.load(tmp_path) == note
     (tmp_path / "heard.json").write_text("{}")
     with pytest.raises(SourceError, match=r"heard\.json"):
-        Heard.load(tmp_path)
+        SoundOrigin.load(tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from echo_stream.capture.pieces import Heard, pieces_in, stretches_in
+from echo_stream.capture.pieces import SoundOrigin, pieces_in, stretches_in
 from echo_stream.core.types import Float32
 from echo_stream.daemon.enrolment import Enrolment, Limits, Record, Sound, Stage
 
@@ -64,7 +64,7 @@ def test_it_listens_for_as_long_as_asked_and_then_wants_to_be_fitted(tmp_path: P
     assert enrolment.snapshot()["heard_s"] == 60
     assert enrolment.to_fit() == [0]
     assert sum(piece.samples for piece in pieces_in(enrolment.sound_of(0))) == 60 * RATE_HZ
-    assert Heard.load(enrolment.sound_of(0)).by == "anna"
+    assert SoundOrigin.load(enrolment.sound_of(0)).by == "anna"
     enrolment.done()
     assert not enrolment.sound_of(0).exists()
 

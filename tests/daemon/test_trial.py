@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from echo_stream.core.errors import CommandRefused
-from echo_stream.daemon.trial import Trial, Undo, heard, replace_file, undo_interrupted, undo_path
+from echo_stream.daemon.trial import Trial, Undo, machines_heard, replace_file, undo_interrupted, undo_path
 
 
 def machine(name: str, windows: int, age_s: float | None = 0.2, **said: Any) -> Mapping[str, Any]:
@@ -36,8 +36,8 @@ def test_who_is_heard() -> None:
         machine("c", 5, listening=False),
         machine("d", 0, None),
     ]
-    assert heard(there, hop_s=1.0) == {"a"}
-    assert heard(there, hop_s=3.0) == {"a", "b"}
+    assert machines_heard(there, hop_s=1.0) == {"a"}
+    assert machines_heard(there, hop_s=3.0) == {"a", "b"}
 
 
 def test_it_goes_well_after_ten_seconds_of_sound() -> None:

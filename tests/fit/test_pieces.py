@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from echo_stream.capture.pieces import Heard, PieceWriter
+from echo_stream.capture.pieces import PieceWriter, SoundOrigin
 from echo_stream.config.load import load
 from echo_stream.core.errors import SourceError
 from echo_stream.core.types import Float32
-from echo_stream.fit.heard import read_heard
 from echo_stream.fit.listen import record_source
+from echo_stream.fit.pieces import read_pieces
 from echo_stream.fit.recorded import Recordings
 from echo_stream.fit.session import Session
 from echo_stream.pipeline.factory import build_encoder
@@ -40,7 +40,7 @@ def kept(folder: Path, parts: Sequence[tuple[float, Float32]]) -> Path:
         writer.begin(round(begin_s * RATE_HZ))
         writer.write(samples)
     writer.close()
-    Heard("recording", "a.wav", RATE_HZ, "2026-11-20T00:00:00.000Z", "anna").save(folder)
+    SoundOrigin("recording", "a.wav", RATE_HZ, "2026-11-20T00:00:00.000Z", "anna").save(folder)
     return folder
 
 
@@ -48,7 +48,7 @@ def heard(folder: Path, sounds: Path, others: Sequence[Session] = ()) -> Recordi
     (folder / "config.yaml").write_text(CONFIG)
     config = load(folder / "config.yaml")
     machine, encoder = config.machines[0], build_encoder(config)
-    return read_heard(
+    return read_pieces(
         config,
         machine,
         sounds,
@@ -85,8 +85,8 @@ def test_a_pause_is_passed_over_and_no_loss(tmp_path: Path, sound: Float32) -> N
 def test_of_more_than_is_learnt_parts_are_spread(
     tmp_path: Path, sound: Float32, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("echo_stream.fit.heard.MOST_WINDOWS", 200)
-    monkeypatch.setattr("echo_stream.fit.heard.PART_S", 60.0)
+    monkeypatch.setattr("echo_stream.fit.pieces.MOST_WINDOWS", 200)
+    monkeypatch.setattr("echo_stream.fit.pieces.PART_S", 60.0)
     found = heard(tmp_path, kept(tmp_path / "sound", [(100 * i, sound) for i in range(4)]))
     assert 100 < len(found.enrolled) <= 220
     assert found.enrolled[-1].start_s > 200

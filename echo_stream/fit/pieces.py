@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
-from echo_stream.capture.pieces import Heard, Piece, PieceSource, stretches_in
+from echo_stream.capture.pieces import Piece, PieceSource, SoundOrigin, stretches_in
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.errors import SourceError
@@ -29,7 +29,7 @@ from echo_stream.fit.session import Session
 Stretch = Sequence[Piece]
 
 
-def read_heard(
+def read_pieces(
     config: Config,
     machine: Machine,
     folder: Path,
@@ -53,7 +53,7 @@ def read_heard(
     Raises:
         SourceError: there is too little, it is damaged or silent, or `others` came from another device.
     """
-    about = Heard.load(folder)
+    about = SoundOrigin.load(folder)
     rate, began = about.sample_rate_hz, datetime.fromisoformat(about.began_at)
     window_s = config.encoder.window_s
     found = [each for each in stretches_in(folder) if _seconds(each, rate) >= window_s]

@@ -35,10 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _fitted_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Workers have temporary folders of their own in that of the run."""
+def _made_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Fitted banks and the list of fonts; workers have temporary folders of their own in that of the run."""
     own = tmp_path_factory.getbasetemp()
-    daemon.FITTED = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "fitted"
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    daemon.FITTED = shared / "fitted"
+    os.environ["MPLCONFIGDIR"] = daemon.ENVIRONMENT["MPLCONFIGDIR"] = str(shared / "matplotlib")
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ from echo_stream.mqtt.event_ids import new_event_id
 RATE_HZ = 8000
 START = datetime(2026, 11, 20, 8, 0, 0, tzinfo=UTC)
 BANDS = [BandScore(20.0, 1000.0, 0.2), BandScore(1000.0, 2000.0, 2.4), BandScore(2000.0, 4000.0, 0.9)]
-MACHINE = SimulatedMachine(5, RATE_HZ)
+SOUND = SimulatedMachine(5, RATE_HZ).sound(60)
 
 
 class Stream:
@@ -60,7 +61,7 @@ class Stream:
         self.evidence = evidence
         self.machine = machine
         self.slicer = Slicer(RATE_HZ, RATE_HZ, round(keep_s * RATE_HZ))
-        self.sound = MACHINE.sound(60)
+        self.sound = SOUND
         self.index = 0
 
     def time_of(self, index: int) -> datetime:
@@ -100,11 +101,16 @@ class Stream:
 
 
 @contextmanager
-def working(folder: Path, **settings: Any) -> Iterator[tuple[Evidence, list[Kept]]]:
-    """Evidence that works, without much need of a free disk, and what it said was complete."""
+def working(folder: Path, *, started: bool = True, **settings: Any) -> Iterator[tuple[Evidence, list[Kept]]]:
+    """Evidence that works, without much need of a free disk, and what it said was complete.
+
+    Its end interrupts a picture that is being drawn. Where a test starts it after all was heard, the sound is
+    complete before anything is drawn.
+    """
     complete: list[Kept] = []
     evidence = Evidence(folder, on_complete=complete.append, **{"min_free_mb": 0, **settings})
-    evidence.start()
+    if started:
+        evidence.start()
     try:
         yield evidence, complete
     finally:
@@ -124,6 +130,11 @@ def read(kept: Kept) -> tuple[dict[str, Any], Float32]:
     samples, rate = soundfile.read(kept.clip, dtype="float32")
     assert rate == RATE_HZ
     return json.loads(kept.document.read_text()), samples
+
+
+def whole(folder: Path) -> list[Kept]:
+    """What is on the disk to its end, whether it is drawn or not."""
+    return [kept for kept in list_events(folder) if kept.complete]
 
 
 def test_an_alarm_leaves_sound_document_and_picture(tmp_path: Path) -> None:
@@ -167,33 +178,35 @@ def test_an_alarm_leaves_sound_document_and_picture(tmp_path: Path) -> None:
 
 
 def test_sound_beyond_full_scale_is_scaled_and_said(tmp_path: Path) -> None:
-    with working(tmp_path, post_roll_s=1) as (evidence, complete):
+    with working(tmp_path, started=False, post_roll_s=1) as (evidence, _):
         stream = Stream(evidence)
         stream.sound = stream.sound * np.float32(9.0 / np.abs(stream.sound).max())  # m/s2
         stream.hear(4)
         stream.alarm()
         stream.hear(2)
-        wait_for(lambda: complete)
-    document, samples = read(complete[0])
+        evidence.start()
+        wait_for(lambda: whole(tmp_path))
+    document, samples = read(whole(tmp_path)[0])
     scale = document["clip"]["full_scale"]
     assert scale == 16
     np.testing.assert_allclose(samples * scale, stream.sound[: 5 * RATE_HZ], atol=1e-4)
 
 
 def test_shortly_after_the_start_there_is_less_before(tmp_path: Path) -> None:
-    with working(tmp_path, post_roll_s=1) as (evidence, complete):
+    with working(tmp_path, started=False, post_roll_s=1) as (evidence, _):
         stream = Stream(evidence)
         stream.hear(4)
         stream.alarm()
         stream.hear(1)
-        wait_for(lambda: complete)
-    document, samples = read(complete[0])
+        evidence.start()
+        wait_for(lambda: whole(tmp_path))
+    document, samples = read(whole(tmp_path)[0])
     assert document["clip"]["alarm_s"] == 4
     np.testing.assert_allclose(samples, stream.sound[: 5 * RATE_HZ], atol=1e-6)
 
 
 def test_sound_never_reaches_over_a_gap(tmp_path: Path) -> None:
-    with working(tmp_path) as (evidence, complete):
+    with working(tmp_path, started=False) as (evidence, _):
         stream = Stream(evidence, keep_s=60)
         stream.hear(10)
         stream.hear(6, gap_s=1)
@@ -201,8 +214,9 @@ def test_sound_never_reaches_over_a_gap(tmp_path: Path) -> None:
         stream.alarm()
         stream.hear(3)
         stream.hear(12, gap_s=2)
-        wait_for(lambda: complete)
-    document, samples = read(complete[0])
+        evidence.start()
+        wait_for(lambda: whole(tmp_path))
+    document, samples = read(whole(tmp_path)[0])
     assert document["clip"]["alarm_s"] == pytest.approx(6, abs=0.06)
     assert document["clip"]["duration_s"] == pytest.approx(9, abs=0.11)
     before = round(document["clip"]["alarm_s"] * RATE_HZ)
@@ -225,14 +239,15 @@ def test_stopping_keeps_what_there_is_and_the_next_start_draws_it(tmp_path: Path
 
 
 def test_machines_and_times_are_told_apart(tmp_path: Path) -> None:
-    with working(tmp_path, post_roll_s=0.5) as (evidence, complete):
+    with working(tmp_path, started=False, post_roll_s=0.5) as (evidence, _):
         streams = [Stream(evidence, "pump3"), Stream(evidence, "fan1")]
         for stream in streams:
             stream.hear(3)
             stream.alarm()
         for stream in streams:
             stream.hear(1)
-        wait_for(lambda: len(complete) == 2)
+        evidence.start()
+        wait_for(lambda: len(list_events(tmp_path)) == 2)
     assert [k.machine for k in list_events(tmp_path)] in (["pump3", "fan1"], ["fan1", "pump3"])
     assert [k.machine for k in list_events(tmp_path, machine="fan1")] == ["fan1"]
     assert list_events(tmp_path, since=START + timedelta(seconds=4)) == []
@@ -367,7 +382,7 @@ def test_a_damaged_document_is_left_out(tmp_path: Path, text: str) -> None:
 def test_too_little_free_disk_is_said_once_and_recovers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with working(tmp_path, min_free_mb=1e9, post_roll_s=0.5) as (evidence, complete):
+    with working(tmp_path, min_free_mb=1e9, post_roll_s=0.5) as (evidence, _):
         stream = Stream(evidence)
         for _ in range(3):
             failed = evidence.failed
@@ -380,7 +395,7 @@ def test_too_little_free_disk_is_said_once_and_recovers(
         evidence._min_free_bytes = 0
         stream.alarm()
         stream.hear(1)
-        wait_for(lambda: complete)
+        wait_for(lambda: list_events(tmp_path))
     said = capsys.readouterr().out
     assert said.count("evidence cannot be kept") == 1
     assert "MB free" in said
@@ -409,11 +424,12 @@ def test_a_full_disk_fails_the_evidence_alone(tmp_path: Path) -> None:
 
 
 def test_a_clip_that_cannot_be_drawn_is_evidence_all_the_same(tmp_path: Path) -> None:
-    with working(tmp_path, pre_roll_s=0.01, post_roll_s=0) as (evidence, complete):
+    with working(tmp_path, started=False, pre_roll_s=0.01, post_roll_s=0) as (evidence, complete):
         stream = Stream(evidence)
         stream.hear(1)
         stream.alarm()
         stream.hear(0.5)
+        evidence.start()
         wait_for(lambda: complete)
     assert complete[0].clip is not None
 
@@ -450,25 +466,32 @@ def test_the_longest_piece_that_is_there_is_taken(there: int) -> None:
         assert after[0] == 1000
 
 
-def measured(kind: FaultKind) -> AlarmSpectrum:
-    """What the picture of a simulated fault is made of, in the form of an evidence document."""
-    machine = SimulatedMachine(2)
+@cache
+def normal_spectrum(machine: SimulatedMachine) -> NormalSpectrum:
     rate = machine.sample_rate_hz
-    normal = NormalSpectrum.fit(
+    return NormalSpectrum.fit(
         rate, [band_levels_db(w, rate) for w in machine.sound(60, start_s=600).reshape(30, -1)]
     )
+
+
+DRAWN = SimulatedMachine(2)
+
+
+def measured(kind: FaultKind) -> AlarmSpectrum:
+    """What the picture of a simulated fault is made of, in the form of an evidence document."""
+    rate, normal = DRAWN.sample_rate_hz, normal_spectrum(DRAWN)
     document = {
         "event": {"machine": "m", "ts": utc_text(START), "level": "alarm", "score": 3.0, "threshold": 2.0},
         "clip": {"sample_rate_hz": rate, "alarm_s": 12.0, "onset_s": 9.0},
         "bands_hz": [[b.low_hz, b.high_hz, b.contribution] for b in BANDS],
         "normal": normal.to_json(),
     }
-    return measure_alarm(document, Scenario(machine, [Fault(kind, 8, 99)]).render(0, 16 * rate))
+    return measure_alarm(document, Scenario(DRAWN, [Fault(kind, 8, 99)]).render(0, 16 * rate))
 
 
 @pytest.mark.parametrize("kind", FAULT_KINDS)
 def test_the_words_of_a_picture_say_where_the_fault_is(kind: FaultKind) -> None:
-    machine = SimulatedMachine(2)
+    machine = DRAWN
     where_hz = {"bearing": machine.resonance_hz, "imbalance": machine.shaft_hz, "rattle": machine.rattle_hz}[
         kind
     ]
@@ -491,11 +514,12 @@ def test_bands_that_carry_the_score_are_marked() -> None:
 
 
 def test_a_picture_can_be_drawn_again_from_disk(tmp_path: Path) -> None:
-    with working(tmp_path, post_roll_s=1) as (evidence, complete):
+    with working(tmp_path, started=False, post_roll_s=1) as (evidence, complete):
         stream = Stream(evidence)
         stream.hear(8)
         stream.alarm(NormalSpectrum.fit(RATE_HZ, [band_levels_db(stream.sound[: 4 * RATE_HZ], RATE_HZ)]))
         stream.hear(1)
+        evidence.start()
         wait_for(lambda: complete)
     picture = complete[0].picture
     assert picture is not None

@@ -1,15 +1,12 @@
 """Daemon starts all parts of a running echo-stream and stops them in reverse; `Daemon.run` is the order.
 
 The main thread handles signals, watches the other threads and talks to systemd; the pipeline thread walks the
-corridor; the publisher talks to the broker. A signal handler here takes no lock, because the thread that it
-interrupts may hold that lock: Python writes the signal's number into a pipe, and the main thread reads it.
+corridor; the publisher talks to the broker.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,8 +17,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event
 from time import monotonic
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import structlog
@@ -37,7 +33,7 @@ from echo_stream.daemon.enrolments import Enrolments
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.history import HistoryRecorder
 from echo_stream.daemon.logs import configure, keep_recent
-from echo_stream.daemon.monitor import Monitor, Notifier
+from echo_stream.daemon.monitor import Monitor, Notifier, SignalPipe
 from echo_stream.daemon.operator_commands import execute
 from echo_stream.daemon.overview import Parts, degraded, overview
 from echo_stream.daemon.proposals import build_proposals
@@ -75,6 +71,19 @@ LOSSES_EVERY_S = 1.0  # what thousands of machines lost need not be asked twenty
 STUCK_S = 20.0  # a round that takes longer is no progress; under systemd half of WatchdogSec
 
 
+class Part(Protocol):
+    """What runs on a thread of its own."""
+
+    thread: GuardedThread
+
+    def start(self) -> None:
+        """Begins; returns at once."""
+
+    def stop(self) -> None:
+        """Ends it, and waits for that."""
+
+
+PartT = TypeVar("PartT", bound=Part)
 FIXED = tuple(set(Config.model_fields) - {"machines"})
 
 log = structlog.get_logger()
@@ -102,7 +111,7 @@ class Daemon:
         self._undone = undone
         self._config = config
         self._stop = Event()
-        self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._signals = SignalPipe()
         self._notifier = Notifier()
         self._supervision = Guard("the supervision", self._stop)
         self._threads: list[GuardedThread] = []
@@ -126,7 +135,7 @@ class Daemon:
             EchoStreamError: it cannot begin, or a thread ended that must not.
         """
         config = self._config
-        self._catch_signals()
+        self._signals.catch()
         with ExitStack() as stack:
             self._require_extras()
             self._state_dir = StateDirectory(config.state_dir)
@@ -141,11 +150,8 @@ class Daemon:
             self._start_evidence(stack)
             self._history = self._start_history(stack)
             self._events.on_event = self._on_event
-            self._proposals = build_proposals(config)
-            self._proposals.start()
-            stack.callback(self._proposals.stop)
-            self._threads.append(self._proposals.thread)
-            self._sampler = self._start_sampler(stack)
+            self._proposals = self._begin(stack, build_proposals(config))
+            self._sampler = self._begin(stack, FeatureSampler(config.state_dir))
             self._events.recent_features = self._sampler.recent
             self._monitor = Monitor(
                 self.overview,
@@ -161,8 +167,10 @@ class Daemon:
             self._registry.open()
             stack.callback(self._registry.close)
             _warm_up(encoder, self._registry.readers)
-            self._enrolments = self._start_enrolments(stack)
-            self._banks = self._start_banks(stack)
+            self._enrolments = self._begin(
+                stack, Enrolments(self._path, config, self._registry, self._on_event)
+            )
+            self._banks = self._begin(stack, BankUpdates(self._path, self._events))
             self._serve_status(stack, daemon_socket(config.state_dir))
             stack.callback(self._close_metrics)
             self._serve_metrics(monotonic())
@@ -210,6 +218,13 @@ class Daemon:
             transfers=self._transfers,
         )
 
+    def _begin(self, stack: ExitStack, part: PartT) -> PartT:
+        """Start a part, have it stopped at the end, and supervise its thread."""
+        part.start()
+        stack.callback(part.stop)
+        self._threads.append(part.thread)
+        return part
+
     def _require_extras(self) -> None:
         """Refuses, before anything is opened, what needs a library that is not installed."""
         if self._config.plant.trust:
@@ -235,10 +250,7 @@ class Daemon:
             journal=self._on_event,
             sampler=self._sampler,
         )
-        self._threads.append(page.thread)
-        page.start()
-        stack.callback(page.stop)
-        self._page = page
+        self._page = self._begin(stack, page)
 
     def _on_event(self, kind: str, payload: Payload) -> None:
         self._sampler.on_event(kind, payload, self._registry.stations)
@@ -292,9 +304,7 @@ class Daemon:
 
         receivers = build_receivers(self._config)
         for receiver in receivers:
-            receiver.start()
-            stack.callback(receiver.stop)
-            self._threads.append(receiver.thread)
+            self._begin(stack, receiver)
 
         def tell(kind: str, payload: Payload) -> None:
             for receiver in receivers:
@@ -307,40 +317,11 @@ class Daemon:
         evidence = build_evidence(self._config, self._events.evidence_complete, self._publisher.set_image)
         self._events.evidence = evidence
         if evidence:
-            evidence.start()
-            stack.callback(evidence.stop)
-            self._threads.append(evidence.thread)
+            self._begin(stack, evidence)
 
     def _start_history(self, stack: ExitStack) -> HistoryRecorder | None:
         store = build_history(self._config)
-        if store is None:
-            return None
-        history = HistoryRecorder(store)
-        history.start()
-        stack.callback(history.stop)
-        self._threads.append(store.thread)
-        return history
-
-    def _start_sampler(self, stack: ExitStack) -> FeatureSampler:
-        sampler = FeatureSampler(self._config.state_dir)
-        sampler.start()
-        stack.callback(sampler.stop)
-        self._threads.append(sampler.thread)
-        return sampler
-
-    def _start_enrolments(self, stack: ExitStack) -> Enrolments:
-        enrolments = Enrolments(self._path, self._config, self._registry, self._on_event)
-        enrolments.start()
-        stack.callback(enrolments.stop)
-        self._threads.append(enrolments.thread)
-        return enrolments
-
-    def _start_banks(self, stack: ExitStack) -> BankUpdates:
-        banks = BankUpdates(self._path, self._events)
-        banks.start()
-        stack.callback(banks.stop)
-        self._threads.append(banks.thread)
-        return banks
+        return None if store is None else self._begin(stack, HistoryRecorder(store))
 
     def _start_transfers(self, stack: ExitStack) -> None:
         if not self._config.plant.trust:
@@ -355,16 +336,13 @@ class Daemon:
             reload=self._reload_now,
             interrupted=self._undone,
         )
-        transfers.start()
-        stack.callback(transfers.stop)
-        self._threads.append(transfers.thread)
+        self._begin(stack, transfers)
 
     def _reload_now(self) -> str:
         """Has the main thread read the configuration again; why it is refused, empty where it is taken."""
         refusal: SimpleQueue[str] = SimpleQueue()
         self._reloads_asked.put(refusal)
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_writer, b"\0")
+        self._signals.wake()
         try:
             return refusal.get(timeout=RELOAD_S)
         except Empty:
@@ -374,11 +352,6 @@ class Daemon:
         """Pipeline and publisher make progress, or wait by design for a microphone or a broker."""
         patience_s = self._notifier.watchdog_interval_s or STUCK_S
         return now_s - self._round_at_s < patience_s and self._publisher.alive
-
-    def _catch_signals(self) -> None:
-        signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, _ignore)  # its number arrives in the pipe
 
     # The pipeline thread.
 
@@ -396,8 +369,7 @@ class Daemon:
         )
         self._events.save_states(self._registry.stations.values())
         self._stop.set()
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_writer, b"\0")
+        self._signals.wake()
 
     def _begin_round(self) -> Mapping[str, Station]:
         self._round_at_s = monotonic()
@@ -470,13 +442,8 @@ class Daemon:
     # The main thread.
 
     def _supervise(self) -> None:
-        poll = select.poll()  # not select.select, which fails with more than 1,024 open descriptors
-        poll.register(self._wake_reader, select.POLLIN)
         while not self._stop.is_set():
-            received: set[int] = set()
-            if poll.poll(1000):
-                with contextlib.suppress(BlockingIOError):
-                    received = set(os.read(self._wake_reader, 4096))
+            received = self._signals.wait()
             if received & {signal.SIGTERM, signal.SIGINT}:
                 return
             now_s = monotonic()
@@ -534,10 +501,6 @@ class Daemon:
             self._config = config
         self._notifier.ready()
         return refusal
-
-
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Runs on the main thread between two of its instructions: whatever it did could be half done there."""
 
 
 def _take_losses(stations: Iterable[Station]) -> None:

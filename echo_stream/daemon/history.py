@@ -22,6 +22,7 @@ class HistoryRecorder:
 
     def __init__(self, store: HistoryStore) -> None:
         self._store = store
+        self.thread = store.thread
         self._summaries: dict[str, MinuteSummary] = {}
 
     def start(self) -> None:

@@ -1,15 +1,19 @@
 """Monitor checks sources and pace once a second; it logs a problem when it begins and ends. Main thread.
 
-Notifier reports to systemd: ready, alive, reloading, stopping, by the protocol of sd_notify(3).
+Notifier reports to systemd: ready, alive, reloading, stopping, by the protocol of sd_notify(3). SignalPipe
+hands the main thread its signals.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
+import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import structlog
@@ -70,6 +74,41 @@ CATCHING_UP_S = 30.0  # so long without a skipped hop, and the PC keeps up again
 AWAY = ("waiting", "lost")
 
 log = structlog.get_logger()
+
+
+class SignalPipe:
+    """Signals of the process, for the main thread; any thread may wake it.
+
+    A signal handler takes no lock, because the thread that it interrupts may hold that lock: Python writes
+    the signal's number into a pipe, and the main thread reads it.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poll = select.poll()  # not select.select, which fails with more than 1,024 open descriptors
+        self._poll.register(self._reader, select.POLLIN)
+
+    def catch(self) -> None:
+        """From now on SIGTERM, SIGINT and SIGHUP arrive here."""
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _ignore)  # its number arrives in the pipe
+
+    def wake(self) -> None:
+        """`wait` returns at once."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._writer, b"\0")
+
+    def wait(self, timeout_ms: int = 1000) -> set[int]:
+        """The signals that came; empty where none did within the time."""
+        if self._poll.poll(timeout_ms):
+            with contextlib.suppress(BlockingIOError):
+                return set(os.read(self._reader, 4096))
+        return set()
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Runs on the main thread between two of its instructions: whatever it did could be half done there."""
 
 
 class Monitor:

@@ -138,7 +138,7 @@ def extend(
         progress: Progress.
         trimmed: Leave out short sounds that do not belong.
         own_state: Sound that is far from all that the bank knows becomes an operating state of its own,
-            named `condition`, or after the day; it is read twice.
+            named `condition`; without that it is read twice, and named after the day.
 
     Raises:
         SourceError: no sound, or none that is fit to be learnt.
@@ -158,11 +158,13 @@ def extend(
     require_same_features(config, bank, encoder)
     kept = enrolments_of(versions, bank, set(bank.conditions))
     how: dict[str, Any] = {"encoder": encoder, "others": [e.session for e in kept], "progress": progress}
-    if own_state:
-        looked = acquire(condition=condition or "", **how)
-        state = state_of(machine, bank, [item.features for item in looked.enrolled], condition)
-    else:
+    if not own_state:
         state = _state_to_extend(bank, condition)
+    elif condition:
+        state = condition
+    else:
+        looked = acquire(condition="", **how)
+        state = state_of(machine, bank, [item.features for item in looked.enrolled], None)
     found = acquire(condition=state, **how)
     _refuse_again(found, kept, state)
     learnt = learn(config, machine, encoder, found, kept, condition=state, trimmed=trimmed)

@@ -1,81 +1,23 @@
 """One alarm of one machine: its condition, its state, what operators do to it. Pure; pipeline thread only.
 
-The table of its states stands in alarm_state.py, what makes the condition true in alarm_condition.py; both
-are clocked in samples. Shelved or out of service, the condition is followed all the time; suppressed it is
-not: what a broken sensor or a stopped machine sounds like is no evidence, so the on-delay then begins anew.
+How its states follow each other stands in state.py, what makes the condition true in condition.py and
+ways.py; all are clocked in samples. Shelved or out of service, the condition is followed all the time;
+suppressed it is not: what a broken sensor or a stopped machine sounds like is no evidence, so the on-delay
+then begins anew.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 from echo_stream.alarm.condition import Condition, TripCondition
-from echo_stream.alarm.memory import AlarmMemory
+from echo_stream.alarm.state import ACKNOWLEDGED, AlarmMemory, Standing
 from echo_stream.core.errors import CommandRefused, EchoStreamError
 from echo_stream.core.types import NEW_STEADY_STATE, AlarmEvent, AlarmLevel, AlarmState
 
 S = AlarmState
-ACKNOWLEDGED = {S.UNACK: S.ACKED, S.RTN_UNACK: S.NORMAL, S.LATCHED_UNACK: S.LATCHED_ACKED}
-CLEARED = {S.UNACK: S.RTN_UNACK, S.ACKED: S.NORMAL}
-LATCHED = {S.UNACK: S.LATCHED_UNACK, S.ACKED: S.LATCHED_ACKED}
-
-
-@dataclass(slots=True)
-class Standing:
-    """Where an alarm stands."""
-
-    latching: bool
-    below: AlarmState = S.NORMAL
-    """The state that SHELVED, SUPPRESSED and OUT_OF_SERVICE lie over."""
-    shelved_until: int | None = None
-    """Absolute sample index."""
-    suppressed_by: set[str] = field(default_factory=set)
-    """For which reasons."""
-    out_of_service: bool = False
-
-    @property
-    def state(self) -> AlarmState:
-        """What an operator sees."""
-        if self.out_of_service:
-            return S.OUT_OF_SERVICE
-        if self.suppressed_by:
-            return S.SUPPRESSED
-        return self.below if self.shelved_until is None else S.SHELVED
-
-    @property
-    def raised(self) -> bool:
-        """It has been announced, and has not cleared."""
-        return self.below in (S.UNACK, S.ACKED)
-
-    def follow(self, active: bool) -> str:
-        """Move by the condition alone; returns the cause, should it have moved."""
-        if active and not self.raised:
-            self.below = S.UNACK
-            return "condition"
-        if self.raised and not active:
-            self.below = (LATCHED if self.latching else CLEARED)[self.below]
-        return "clear"
-
-    def decide_anew(self, active: bool) -> None:
-        """One of the three that lie over the others has ended; while another holds, nothing moves."""
-        if self.state is not self.below:
-            return
-        latched = LATCHED.get(self.below, self.below)
-        keeps = self.latching and latched in LATCHED.values()
-        self.below = S.UNACK if active else latched if keeps else S.NORMAL
-
-
-# What an alarm remembers through a restart, as plain JSON. No thread of its own.
-
-
-# One alarm of one machine: its condition, its state, what operators do to it. Pure; pipeline thread only.
-#
-# The table of its states stands in alarm_state.py, what makes the condition true in alarm_condition.py; both
-# are clocked in samples. Shelved or out of service, the condition is followed all the time; suppressed it is
-# not: what a broken sensor or a stopped machine sounds like is no evidence, so the on-delay then begins anew.
 
 
 class Alarm:

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,6 +68,44 @@ def pick(config: Config, machine_id: str) -> Machine:
         known = ", ".join(m.id for m in config.machines)
         raise ConfigError(f"--machine {machine_id}: no such machine", f"the configuration has: {known}")
     return machine
+
+
+_UNITS = {
+    "min": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+
+
+def point_in_time(text: str, option: str, now: datetime | None = None) -> datetime:
+    """A past time as people give it, in UTC; without a zone it is local, without a day the last such time.
+
+    Args:
+        text: 14:03, 2026-11-20, 2026-11-20T14:03, 2026-11-20T13:03Z, or 3d, 12h, 30min, 2w ago.
+        option: which says so, for the error.
+        now: with its zone; None: the clock.
+
+    Raises:
+        typer.BadParameter: it is none of these.
+    """
+    now = now or datetime.now().astimezone()
+    for unit, length in _UNITS.items():
+        number = text.removesuffix(unit)
+        if number != text and number.isdecimal():
+            try:
+                return (now - int(number) * length).astimezone(UTC)
+            except (OverflowError, ValueError):
+                raise typer.BadParameter(f"{option} {text:.40}: too long ago") from None
+    try:
+        if "-" not in text and ":" in text:
+            at = datetime.fromisoformat(f"{now.date()}T{text}").astimezone()
+            return (at if at <= now else at - timedelta(days=1)).astimezone(UTC)
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{option} {text:.40}: expected 14:03, 2026-11-20T14:03 (local time), or 3d, 12h, 30min"
+        ) from None
 
 
 def print_json(document: Any) -> None:

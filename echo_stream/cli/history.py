@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 from echo_stream.cli.common import (
     MachineOption,
     pick,
+    point_in_time,
 )
 from echo_stream.core.sequences import commonest
 
@@ -115,7 +115,7 @@ def events(
 
     quiet()
     folder = read_config(config).state_dir / "evidence"
-    kept = list_events(folder, machine, _time(since) if since else None)
+    kept = list_events(folder, machine, point_in_time(since, "--since") if since else None)
     if as_json:
         print_json([_event(one) for one in kept])
         return
@@ -151,25 +151,3 @@ def _event(kept: Kept, bank: Path | None = None) -> dict[str, Any]:
         files["nearest_normal"] = file_of(bank, str(nearest.get("version")), str(nearest.get("file")))
     paths = {name: str(path) if path else None for name, path in files.items()}
     return {**kept.event, "complete": kept.complete, "files": paths}
-
-
-_UNITS = {
-    "min": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-    "d": timedelta(days=1),
-    "w": timedelta(weeks=1),
-}
-
-
-def _time(since: str) -> datetime:
-    for unit, length in _UNITS.items():
-        number = since.removesuffix(unit)
-        if number != since and number.isdecimal():
-            try:
-                return datetime.now(UTC) - int(number) * length
-            except (OverflowError, ValueError):
-                raise typer.BadParameter(f"--since {since:.40}: too long ago") from None
-    try:
-        return datetime.fromisoformat(since).astimezone(UTC)  # without a zone: this PC's
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(f"--since {since:.40}: expected a date, a time, or 3d, 12h, 30min") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from echo_stream.cli.common import (
     JsonOption,
     MachineOption,
     pick,
+    point_in_time,
     print_json,
     quiet,
     read_config,
@@ -61,7 +61,7 @@ def add(
         clip = Clip(recording, None, f"recording {recording.name}")
         known = learn_known_sound(settings, which, encoder, clip, name)
     else:
-        when = local_time(at or "", datetime.now().astimezone())
+        when = point_in_time(at or "", "--at")
         known = known_sound_at(settings, which, encoder, when, name)
     save(path, known)
     print(
@@ -125,22 +125,3 @@ def remove(machine: MachineOption, name: NameOption, config: ConfigOption = None
     except OSError as error:
         raise BankError(f"{path} cannot be removed: {error.strerror}", "run it as its owner") from error
     print(f"{name}: removed; a running daemon takes it within seconds")
-
-
-def local_time(text: str, now: datetime) -> datetime:
-    """A time as people give it: without a zone it is local; without a day it is the last such time.
-
-    Args:
-        text: 14:03, 14:03:10, 2026-11-20T14:03, 2026-11-20T13:03Z.
-        now: with its zone.
-
-    Raises:
-        typer.BadParameter: it is none of these.
-    """
-    try:
-        if "-" not in text:
-            at = datetime.fromisoformat(f"{now.date()}T{text}").astimezone()
-            return at if at <= now else at - timedelta(days=1)
-        return datetime.fromisoformat(text).astimezone()
-    except ValueError:
-        raise typer.BadParameter(f"--at {text}: expected 14:03 or 2026-11-20T14:03 (local time)") from None

@@ -34,7 +34,7 @@ from echo_stream.core.errors import CommandRefused, ConfigError, EchoStreamError
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.text import utc_text
 from echo_stream.web import models
-from echo_stream.web.plant import PlantApi, PlantFeed
+from echo_stream.web.plant import PlantApi, PlantFeed, PlantMachine, PlantNode, PlantState
 from echo_stream.web.server import PageServer
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ class PlantPage:
 
     def __init__(self, plant: Plant, web: WebSettings, asset: Mapping[str, str]) -> None:
         self._plant, self._asset = plant, dict(asset)
-        self.machines: dict[str, models.PlantMachine] = {}
-        self.nodes: dict[str, models.PlantNode] = {}
-        self.state = models.PlantState(
+        self.machines: dict[str, PlantMachine] = {}
+        self.nodes: dict[str, PlantNode] = {}
+        self.state = PlantState(
             broker=plant.broker.address,
             connected=False,
             since=utc_text(datetime.now(UTC)),
@@ -212,13 +212,13 @@ class PlantPage:
         self._feed.touch()
 
 
-def row_of(fleet: Fleet, now: MachineNow) -> models.PlantMachine:
+def row_of(fleet: Fleet, now: MachineNow) -> PlantMachine:
     """The row of a machine."""
     found = machine_now(fleet, now)
     levels = {name: _level(level) for name, level in ((now.alarm or {}).get("levels") or {}).items()}
     aside = _ASIDE.get(found["state"] or "")
     drift = now.drift or {}
-    return models.PlantMachine(
+    return PlantMachine(
         id=f"{now.node}/{now.machine}",
         node=now.node,
         name=found["name"],
@@ -257,10 +257,10 @@ def _level(level: Mapping[str, Any]) -> models.LevelState:
     )
 
 
-def _node_of(fleet: Fleet, node: str) -> models.PlantNode:
+def _node_of(fleet: Fleet, node: str) -> PlantNode:
     found = node_now(fleet, node)
     counters = found["counters"]
-    return models.PlantNode(
+    return PlantNode(
         node=node,
         online=found["online"],
         reasons=found["reasons"],

@@ -60,57 +60,6 @@ class Machine(Model):
     sample_rate_hz: int | None = None
 
 
-class PlantMachine(Model):
-    """One machine of a plant, by what the broker has of it."""
-
-    id: str = Field(description="NODE/MACHINE")
-    node: str
-    name: str
-    asset: dict[str, str] = Field(description="where it stands")
-    status: str = Field(description="one word for the colour")
-    word: str = Field(description="the same for people")
-    urgency: int = Field(description="0 is the most urgent")
-    reason: str = Field(description="why it is not listened to; empty where it is")
-    warning: LevelState | None = Field(None, description="null where nothing was received of it")
-    alarm: LevelState | None = None
-    coverage_10m: float | None
-    bank: str | None
-    bank_proposed: str | None = Field(description="a version that waits to be accepted")
-    versions: dict[str, str] = Field(description="of the program, the encoder, and so on")
-    drift_since: Time = Field(None, description="told since this page began, and not over")
-    heard: Time = Field(description="of its newest message")
-
-
-class PlantNode(Model):
-    """One PC of a plant."""
-
-    node: str
-    online: bool
-    reasons: list[str] = Field(description="what is not as it should be")
-    outbox: int | None = Field(description="messages that wait for the broker; null where it does not say")
-    dropped: int | None = Field(description="that a full outbox gave up since its start")
-    heard: Time = None
-
-
-class PlantState(Model):
-    """How the plant is listened to."""
-
-    broker: str
-    connected: bool
-    since: str = Field(description="UTC, ISO 8601: since when it is so")
-    reason: str = Field("", description="why there is no connection")
-    asset: dict[str, str] = Field(description="only machines at this place are shown")
-    too_many: bool = Field(False, description="more publish than are shown")
-
-
-class Plant(Model):
-    """All of a plant, the most urgent machine first."""
-
-    state: PlantState
-    machines: list[PlantMachine]
-    nodes: list[PlantNode]
-
-
 class Window(Model):
     """One scored window."""
 

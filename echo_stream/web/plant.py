@@ -4,22 +4,76 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from pydantic import Field
+
 from echo_stream.core.errors import of_extra
 from echo_stream.web import models
 from echo_stream.web.asked import Commands, Operation, Problem, body_of, by_of, carry_out, events_of, to_json
 from echo_stream.web.broadcast import Broadcast, frame
+from echo_stream.web.models import LevelState, Model, Time
 
 with of_extra("the page of a plant (web --broker)", "web"):
     from starlette.requests import Request
     from starlette.responses import Response
 
 
+class PlantMachine(Model):
+    """One machine of a plant, by what the broker has of it."""
+
+    id: str = Field(description="NODE/MACHINE")
+    node: str
+    name: str
+    asset: dict[str, str] = Field(description="where it stands")
+    status: str = Field(description="one word for the colour")
+    word: str = Field(description="the same for people")
+    urgency: int = Field(description="0 is the most urgent")
+    reason: str = Field(description="why it is not listened to; empty where it is")
+    warning: LevelState | None = Field(None, description="null where nothing was received of it")
+    alarm: LevelState | None = None
+    coverage_10m: float | None
+    bank: str | None
+    bank_proposed: str | None = Field(description="a version that waits to be accepted")
+    versions: dict[str, str] = Field(description="of the program, the encoder, and so on")
+    drift_since: Time = Field(None, description="told since this page began, and not over")
+    heard: Time = Field(description="of its newest message")
+
+
+class PlantNode(Model):
+    """One PC of a plant."""
+
+    node: str
+    online: bool
+    reasons: list[str] = Field(description="what is not as it should be")
+    outbox: int | None = Field(description="messages that wait for the broker; null where it does not say")
+    dropped: int | None = Field(description="that a full outbox gave up since its start")
+    heard: Time = None
+
+
+class PlantState(Model):
+    """How the plant is listened to."""
+
+    broker: str
+    connected: bool
+    since: str = Field(description="UTC, ISO 8601: since when it is so")
+    reason: str = Field("", description="why there is no connection")
+    asset: dict[str, str] = Field(description="only machines at this place are shown")
+    too_many: bool = Field(False, description="more publish than are shown")
+
+
+class Plant(Model):
+    """All of a plant, the most urgent machine first."""
+
+    state: PlantState
+    machines: list[PlantMachine]
+    nodes: list[PlantNode]
+
+
 class PlantBackend(Commands, Protocol):
     """What is known of a plant; another thread puts new objects in place of those that changed."""
 
-    state: models.PlantState
-    machines: dict[str, models.PlantMachine]
-    nodes: dict[str, models.PlantNode]
+    state: PlantState
+    machines: dict[str, PlantMachine]
+    nodes: dict[str, PlantNode]
 
 
 class PlantFeed(Broadcast):
@@ -28,9 +82,9 @@ class PlantFeed(Broadcast):
     def __init__(self, backend: PlantBackend) -> None:
         super().__init__()
         self._backend = backend
-        self._state: models.PlantState | None = None
-        self._machines: dict[str, models.PlantMachine] = {}
-        self._nodes: dict[str, models.PlantNode] = {}
+        self._state: PlantState | None = None
+        self._machines: dict[str, PlantMachine] = {}
+        self._nodes: dict[str, PlantNode] = {}
 
     def everything(self) -> bytes:
         """All of it."""
@@ -82,7 +136,7 @@ class PlantApi:
         """All of them."""
         m = models
         return [
-            Operation("GET", "/plant", "All machines and nodes of the plant", m.Plant, self.plant),
+            Operation("GET", "/plant", "All machines and nodes of the plant", Plant, self.plant),
             Operation(
                 "POST",
                 "/machines/{node}/{machine}/command",
@@ -104,7 +158,7 @@ class PlantApi:
         """All that is known, the most urgent machine first."""
         machines = sorted(self._backend.machines.values(), key=lambda each: (each.urgency, each.id))
         nodes = sorted(self._backend.nodes.values(), key=lambda each: each.node)
-        return to_json(models.Plant(state=self._backend.state, machines=machines, nodes=nodes))
+        return to_json(Plant(state=self._backend.state, machines=machines, nodes=nodes))
 
     async def command(self, request: Request) -> Response:
         """The same command as over MQTT, since it goes there."""
@@ -120,6 +174,6 @@ class PlantApi:
         return events_of(self._feed)
 
 
-def _still(machine: models.PlantMachine) -> models.PlantMachine:
+def _still(machine: PlantMachine) -> PlantMachine:
     """Without what changes each ten seconds."""
     return machine.model_copy(update={"coverage_10m": None, "heard": None})

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import typer
 
-from echo_stream.cli.history import _time
+from echo_stream.cli.common import point_in_time
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def melbourne(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ],
 )
 def test_a_time_without_a_zone_is_that_of_this_pc(since: str, utc: datetime) -> None:
-    assert _time(since) == utc
+    assert point_in_time(since, "--since") == utc
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,10 @@ def test_a_time_without_a_zone_is_that_of_this_pc(since: str, utc: datetime) -> 
     [("3d", timedelta(days=3)), ("12h", timedelta(hours=12)), ("30min", timedelta(minutes=30))],
 )
 def test_so_long_ago(since: str, ago: timedelta) -> None:
-    assert abs(datetime.now(UTC) - ago - _time(since)) < timedelta(seconds=10)
+    assert abs(datetime.now(UTC) - ago - point_in_time(since, "--since")) < timedelta(seconds=10)
 
 
 @pytest.mark.parametrize("since", ["yesterday", "", "99999999999d", "²d", "2026-13-01", "d"])
 def test_nonsense_is_wrong_usage(since: str) -> None:
     with pytest.raises(typer.BadParameter):
-        _time(since)
+        point_in_time(since, "--since")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from echo_stream.cli.ignore import local_time
+from echo_stream.cli.common import point_in_time
 from echo_stream.cli.replay import replay_one
 from echo_stream.config.load import load
 from echo_stream.core.errors import BankError, EchoStreamError
@@ -147,10 +147,11 @@ def test_a_damaged_file_is_refused_and_named(taught: Taught, tmp_path: Path) -> 
 
 def test_a_time_without_a_zone_is_local() -> None:
     now = datetime.fromisoformat("2026-11-20T14:00:00").astimezone()
-    assert local_time("13:59", now) == now - timedelta(minutes=1)
-    assert local_time("14:01", now) == now - timedelta(days=1) + timedelta(minutes=1), "the last such time"
-    assert local_time("2026-11-20T14:00", now) == now
-    assert local_time("2026-11-20T13:00Z", now) == datetime.fromisoformat("2026-11-20T13:00:00+00:00")
+    assert point_in_time("13:59", "--at", now) == now - timedelta(minutes=1)
+    yesterday = now - timedelta(days=1)
+    assert point_in_time("14:01", "--at", now) == yesterday + timedelta(minutes=1), "the last such time"
+    assert point_in_time("2026-11-20T14:00", "--at", now) == now
+    assert point_in_time("2026-11-20T13:00Z", "--at", now) == datetime(2026, 11, 20, 13, 0, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(("ago_s", "complete"), [(5, True), (5, False), (600, False)])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import soundfile
 
 from echo_stream.capture.simulator import SimulatedMachine
 from echo_stream.core.errors import EchoStreamError, Failures, SourceError
+from tests.support.command import command
 
 RATE = 16_000
 CONFIG = """\
@@ -24,12 +23,6 @@ machines:
     source: {kind: recording, path: normal.wav}
     bank: pump3.safetensors
 """
-
-
-def echo_stream(folder: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "echo_stream", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +52,18 @@ BAD = ("bad-truncated.wav: ", "bad-text.wav: ", "bad-rate.wav: ", "AAA-bad-insid
 
 
 def test_fit_and_score_leave_bad_recordings_out_and_name_them(project: Path) -> None:
-    fitted = echo_stream(project, "fit-normal", "-m", "pump3", "--recordings", "many")
-    error = fitted.stderr.decode()
+    fitted = command("fit-normal", "-m", "pump3", "--recordings", "many", cwd=project)
+    error = fitted.stderr
     assert fitted.returncode == 1
-    assert "fitted on " in fitted.stdout.decode()
-    assert "4 of 10 were left out" in fitted.stdout.decode()
+    assert "fitted on " in fitted.stdout
+    assert "4 of 10 were left out" in fitted.stdout
     assert [name for name in BAD if error.count(name) != 1] == []
     assert "Traceback" not in error
     assert (project / "pump3.safetensors").exists()
 
-    scored = echo_stream(project, "score", "-m", "pump3", "many")
-    error = scored.stderr.decode()
-    rows = [json.loads(line) for line in scored.stdout.decode().splitlines()]
+    scored = command("score", "-m", "pump3", "many", cwd=project)
+    error = scored.stderr
+    rows = [json.loads(line) for line in scored.stdout.splitlines()]
     names = {Path(row["file"]).name for row in rows}
     assert scored.returncode == 1
     assert {f"good{n}.wav" for n in range(5)} | {"good\\xff.wav"} <= names
@@ -79,10 +72,10 @@ def test_fit_and_score_leave_bad_recordings_out_and_name_them(project: Path) -> 
 
 
 def test_strict_ends_at_the_first(project: Path) -> None:
-    strict = echo_stream(project, "fit-normal", "-m", "pump3", "--strict", "--recordings", "many")
+    strict = command("fit-normal", "-m", "pump3", "--strict", "--recordings", "many", cwd=project)
     assert strict.returncode == 1
-    assert sum(strict.stderr.decode().count(name) for name in BAD) == 1
-    assert strict.stdout == b""
+    assert sum(strict.stderr.count(name) for name in BAD) == 1
+    assert strict.stdout == ""
 
 
 def test_a_single_failure_is_raised_as_it_is() -> None:

@@ -19,7 +19,8 @@ from echo_stream.detect.scorer import Scorer
 from echo_stream.encode.echo import EchoDimensions, EchoWeights
 from echo_stream.encode.encoder import make_encoder
 from echo_stream.pipeline.loop import encode_windows, read_windows
-from tests.cli.test_cli import echo_stream, refused
+from tests.cli.test_cli import refused
+from tests.support.command import command
 
 SMALLEST = {"embed_dim": 12, "depth": 1, "heads": 2}
 
@@ -156,4 +157,4 @@ def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
         "node: pc\nencoder: {kind: echo, weights: nowhere.safetensors}\nmachines:\n"
         "  - {id: m, bank: b, source: {kind: simulated}}\n"
     )
-    refused(echo_stream("bench", cwd=tmp_path), 1, "nowhere.safetensors")
+    refused(command("bench", cwd=tmp_path), 1, "nowhere.safetensors")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import soundfile
 from echo_stream.capture.simulator import SimulatedMachine
 from echo_stream.cli.check_config import check_config
 from echo_stream.core.errors import ConfigError
+from tests.support.daemon import run
 
 CONFIG = """\
 node: pc7
@@ -121,9 +120,7 @@ def test_a_file_that_does_not_fit_is_refused(project: Path, find: str, put: str,
 
 def test_a_bank_of_another_window_is_refused(project: Path) -> None:
     soundfile.write(project / "normal.wav", SimulatedMachine(3, 16_000).sound(40.0), 16_000)
-    command = [sys.executable, "-m", "echo_stream", "fit-normal", "-m", "pump3", "--recordings", "normal.wav"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run(command, cwd=project, check=True, timeout=120, env=environment)
+    run(project, "fit-normal", "-m", "pump3", "--recordings", "normal.wav")
     check_config(project / "config.yaml")
     change(project, "{kind: spectral}", "{kind: spectral, window_s: 3.0}")
     assert "config.yaml:8: machines[0].bank: bank " in refused(project)

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from echo_stream.capture.simulator import SimulatedMachine
+from tests.support.command import command, program
 
 RATE = 16_000
 CONFIG = """\
@@ -24,18 +25,6 @@ machines:
     source: {kind: simulated, seed: 3, sample_rate_hz: 16000, pace: fast, duration_s: 60}
     bank: banks/pump3.safetensors
 """
-
-
-def echo_stream(*words: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "echo_stream", *map(str, words)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def refused(result: subprocess.CompletedProcess[str], code: int, *said: str) -> None:
@@ -61,27 +50,27 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     machine = SimulatedMachine(3, RATE)
     soundfile.write(folder / "normal.wav", machine.sound(60.0), RATE)
     soundfile.write(folder / "faulty.wav", machine.sound(10.0, fault="bearing"), RATE)
-    result = echo_stream("fit-normal", "--machine", "pump3", "--recordings", "normal.wav", cwd=folder)
+    result = command("fit-normal", "--machine", "pump3", "--recordings", "normal.wav", cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:
-    result = echo_stream("--help", cwd=tmp_path)
+    result = program("--help", cwd=tmp_path)
     assert result.returncode == 0
-    for command in ("run", "fit-normal", "score", "devices", "check-config", "fetch-model", "demo"):
-        assert command in result.stdout
-        assert echo_stream(command, "--help", cwd=tmp_path).returncode == 0
+    for name in ("run", "fit-normal", "score", "devices", "check-config", "fetch-model", "demo"):
+        assert name in result.stdout
+        assert command(name, "--help", cwd=tmp_path).returncode == 0
 
 
 def test_version(tmp_path: Path) -> None:
-    result = echo_stream("--version", cwd=tmp_path)
+    result = command("--version", cwd=tmp_path)
     assert result.stdout.startswith("echo-stream 0.")
 
 
 def test_wrong_usage_is_2(tmp_path: Path) -> None:
-    assert echo_stream("listen", cwd=tmp_path).returncode == 2
-    assert echo_stream("score", "--no-such-option", cwd=tmp_path).returncode == 2
+    assert program("listen", cwd=tmp_path).returncode == 2
+    assert command("score", "--no-such-option", cwd=tmp_path).returncode == 2
 
 
 @pytest.mark.parametrize("words", [["--help"], ["check-config"]])
@@ -99,30 +88,30 @@ def test_quick_paths_import_nothing_heavy(project: Path, words: list[str]) -> No
 
 
 def test_check_config(project: Path) -> None:
-    result = echo_stream("check-config", cwd=project)
+    result = program("check-config", cwd=project)
     assert result.returncode == 0
     assert "config.yaml: ok" in result.stdout
-    assert json.loads(echo_stream("check-config", "--json", cwd=project).stdout)["machines"] == ["pump3"]
+    assert json.loads(command("check-config", "--json", cwd=project).stdout)["machines"] == ["pump3"]
 
 
 def test_no_configuration_at_all(tmp_path: Path) -> None:
-    refused(echo_stream("check-config", cwd=tmp_path), 78, "no configuration", "--config PATH")
+    refused(command("check-config", cwd=tmp_path), 78, "no configuration", "--config PATH")
 
 
 def test_a_typo_in_the_configuration(project: Path) -> None:
     (project / "config.yaml").write_text(CONFIG.replace("hop_s", "hops"))
     refused(
-        echo_stream("run", cwd=project), 78, "config.yaml:3", "encoder.hops: unknown key; did you mean hop_s?"
+        program("run", cwd=project), 78, "config.yaml:3", "encoder.hops: unknown key; did you mean hop_s?"
     )
 
 
 def test_no_such_machine(project: Path) -> None:
-    result = echo_stream("fit-normal", "--machine", "pump4", cwd=project)
+    result = command("fit-normal", "--machine", "pump4", cwd=project)
     refused(result, 78, "--machine pump4: no such machine", "pump3")
 
 
 def test_fit_from_the_machines_own_source(project: Path) -> None:
-    result = echo_stream("fit-normal", "--machine", "pump3", "--minutes", "0.75", "--json", cwd=project)
+    result = program("fit-normal", "--machine", "pump3", "--minutes", "0.75", "--json", cwd=project)
     assert result.returncode == 0, result.stderr
     told = json.loads(result.stdout)
     assert told["bank"]["id"] == "b1"
@@ -132,7 +121,7 @@ def test_fit_from_the_machines_own_source(project: Path) -> None:
 
 
 def test_score_prints_one_object_a_window(fitted: Path) -> None:
-    result = echo_stream("score", "--machine", "pump3", "normal.wav", "faulty.wav", cwd=fitted)
+    result = program("score", "--machine", "pump3", "normal.wav", "faulty.wav", cwd=fitted)
     assert result.returncode == 0, result.stderr
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     normal = [line for line in lines if line["file"] == "normal.wav"]
@@ -162,7 +151,7 @@ def test_recordings_that_cannot_be_read(
         (fitted / name).mkdir(exist_ok=True)
     elif isinstance(content, bytes):
         (fitted / name).write_bytes(content)
-    refused(echo_stream("score", "--machine", "pump3", name, cwd=fitted), 1, said)
+    refused(command("score", "--machine", "pump3", name, cwd=fitted), 1, said)
 
 
 @pytest.mark.parametrize(
@@ -177,12 +166,12 @@ def test_recordings_that_do_not_fit(
 ) -> None:
     noise = np.random.default_rng(0).normal(0, 0.01, round(rate * seconds))
     soundfile.write(fitted / f"{name}.wav", noise, rate)
-    refused(echo_stream("score", "--machine", "pump3", f"{name}.wav", cwd=fitted), code, said)
+    refused(command("score", "--machine", "pump3", f"{name}.wav", cwd=fitted), code, said)
 
 
 def test_a_silent_recording_is_no_normal_sound(project: Path) -> None:
     soundfile.write(project / "silent.wav", np.zeros(30 * RATE), RATE)
-    result = echo_stream("fit-normal", "--machine", "pump3", "--recordings", "silent.wav", cwd=project)
+    result = command("fit-normal", "--machine", "pump3", "--recordings", "silent.wav", cwd=project)
     refused(result, 1, "silent.wav", "silent", "check the cable")
 
 
@@ -190,12 +179,12 @@ def test_samples_that_are_not_numbers(fitted: Path) -> None:
     samples = np.random.default_rng(0).normal(0, 0.01, 3 * RATE)
     samples[RATE] = np.nan
     soundfile.write(fitted / "nan.wav", samples, RATE, subtype="FLOAT")
-    refused(echo_stream("score", "--machine", "pump3", "nan.wav", cwd=fitted), 1, "nan at 1.000 s")
+    refused(command("score", "--machine", "pump3", "nan.wav", cwd=fitted), 1, "nan at 1.000 s")
 
 
 def test_a_recording_of_another_rate_is_not_enrolled(project: Path) -> None:
     soundfile.write(project / "a.wav", np.random.default_rng(0).normal(0, 0.01, 44_100 * 20), 44_100)
-    result = echo_stream("fit-normal", "--machine", "pump3", "--recordings", "a.wav", cwd=project)
+    result = command("fit-normal", "--machine", "pump3", "--recordings", "a.wav", cwd=project)
     refused(result, 1, "a.wav: has 44100 Hz, machine pump3 listens at 16000 Hz")
 
 
@@ -213,16 +202,16 @@ def test_a_bank_that_cannot_be_used(fitted: Path, tmp_path: Path, damage: str) -
         text, code, said = text.replace("window_s: 2.0", "window_s: 1.0"), 78, "window_s"
     (tmp_path / "banks/pump3.safetensors").write_bytes(bank)
     (tmp_path / "config.yaml").write_text(text)
-    refused(echo_stream("score", "--machine", "pump3", fitted / "normal.wav", cwd=tmp_path), code, said)
+    refused(command("score", "--machine", "pump3", fitted / "normal.wav", cwd=tmp_path), code, said)
     if code == 78:  # a damaged bank can be replaced while the daemon waits: tests/daemon/test_stations.py
-        refused(echo_stream("run", cwd=tmp_path), code, said)
+        refused(program("run", cwd=tmp_path), code, said)
 
 
 def test_an_unwritable_state_directory(fitted: Path, tmp_path: Path) -> None:
     (tmp_path / "a-file").write_text("")
     text = CONFIG.replace("state_dir: state", f"state_dir: {tmp_path}/a-file/state")
     (tmp_path / "config.yaml").write_text(text.replace("banks/", f"{fitted}/banks/"))
-    refused(echo_stream("run", cwd=tmp_path), 78, "state_dir", "cannot be written")
+    refused(program("run", cwd=tmp_path), 78, "state_dir", "cannot be written")
 
 
 def test_a_missing_device_names_what_there_is(project: Path) -> None:
@@ -231,4 +220,4 @@ def test_a_missing_device_names_what_there_is(project: Path) -> None:
         "{kind: simulated, seed: 3, sample_rate_hz: 16000, pace: fast, duration_s: 60}", source
     )
     (project / "config.yaml").write_text(text)
-    refused(echo_stream("fit-normal", "--machine", "pump3", cwd=project), 1, "No Such Thing")
+    refused(command("fit-normal", "--machine", "pump3", cwd=project), 1, "No Such Thing")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +23,40 @@ from echo_stream.config.load import load
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.checks import Verdict, worst
 from echo_stream.core.errors import BankError, BankMismatch, EchoStreamError, SourceError
-from echo_stream.core.types import AlarmLevel, Enrolled
+from echo_stream.core.types import AlarmLevel, Enrolled, Float32
 from echo_stream.detect.bank import NormalBank
 from echo_stream.encode.spectral import SpectralEncoder
 from echo_stream.evidence.normal_sound import file_of, folder_of, read_clips
 from echo_stream.fit import archive
 from echo_stream.fit.fit import extend, fit, own_source, recordings
+from echo_stream.fit.learn import Learnt, learn
 from echo_stream.fit.listen import record_source
 from echo_stream.fit.recorded import Joined, held_out_places, in_runs, joined_clips, minutes_of, numbered
 from echo_stream.fit.session import MICROPHONE, Enrolment, Session
 from echo_stream.fit.summary import Fitted, bank_summary, facts, number, summaries
 from echo_stream.fit.versions import BankVersions
-from tests.support.sounds import ENCODER, HOP_S, RATE_HZ, WINDOW_S, enrol, features, normal
+from echo_stream.pipeline.factory import build_encoder
+from tests.support.sounds import ENCODER, HOP_S, WINDOW_S, enrol, features, normal
 
+RATE_HZ = 8_000
 CONFIG = """\
 node: pc7
 state_dir: state
 machines:
   - id: pump3
     name: Pump 3
-    source: {kind: simulated, seed: 3, sample_rate_hz: 16000, pace: fast, duration_s: 90}
+    source: {kind: simulated, seed: 3, sample_rate_hz: 8000, pace: fast, duration_s: 90}
     bank: banks/pump3.safetensors
 """
 PUMP = SimulatedMachine(3, RATE_HZ)
+
+
+@cache
+def pump(seconds: float, start_s: float = 0.0) -> Float32:
+    """Its sound, made once; not to be written into."""
+    sound = PUMP.sound(seconds, start_s=start_s)
+    sound.flags.writeable = False
+    return sound
 
 
 def write(folder: Path, name: str, sound: np.ndarray, rate: int = RATE_HZ) -> Path:
@@ -52,11 +65,11 @@ def write(folder: Path, name: str, sound: np.ndarray, rate: int = RATE_HZ) -> Pa
     return path
 
 
-def knock(sound: np.ndarray, at_s: float, times_rms: float = 10.0) -> np.ndarray:
+def knock(sound: Float32, at_s: float, times_rms: float = 10.0, rate: int = RATE_HZ) -> Float32:
     """The same sound with a knock of 50 ms in it."""
-    sound, t_s = sound.copy(), np.arange(round(0.2 * RATE_HZ)) / RATE_HZ
+    sound, t_s = sound.copy(), np.arange(round(0.2 * rate)) / rate
     noise = np.random.default_rng(round(at_s)).standard_normal(len(t_s))
-    start = round(at_s * RATE_HZ)
+    start = round(at_s * rate)
     sound[start : start + len(t_s)] += np.exp(-t_s / 0.02) * noise * times_rms * sound.std()
     return sound
 
@@ -97,6 +110,14 @@ class Project:
             **how,
         )
 
+    def learn(self, *paths: Path, trimmed: bool = True) -> Learnt:
+        """What a fit learns, without version, kept sound and report."""
+        encoder = build_encoder(self.config, self.machine)
+        hear = recordings(self.config, self.machine, paths)
+        heard = hear(encoder=encoder, condition="normal", others=[], progress=lambda *_: None)
+        how = {"condition": "normal", "trimmed": trimmed}
+        return learn(self.config, self.machine, encoder, heard, [], **how)  # type: ignore[arg-type]
+
     def extend(self, *paths: Path, condition: str | None = None, accept: bool = False) -> Fitted:
         hear = recordings(self.config, self.machine, paths)
         return extend(
@@ -110,17 +131,28 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="module")
-def states(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, list[Fitted]]:
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Fitted]:
+    """A bank that learnt load; others go on from a copy of it."""
+    project = Project(tmp_path_factory.mktemp("first"))
+    return project, project.fit(write(project.folder, "load", pump(70.0)), condition="load")
+
+
+def copied(project: Project, folder: Path) -> Project:
+    """Another project that has the same sound and the same versions."""
+    shutil.copytree(project.folder, folder, symlinks=True, dirs_exist_ok=True)
+    return Project(folder)
+
+
+@pytest.fixture(scope="module")
+def states(
+    tmp_path_factory: pytest.TempPathFactory, first: tuple[Project, Fitted]
+) -> tuple[Project, list[Fitted]]:
     """A bank that learnt load, then idle, then off."""
-    project = Project(tmp_path_factory.mktemp("states"))
+    project = copied(first[0], tmp_path_factory.mktemp("states"))
     slower = SimulatedMachine(3, RATE_HZ, shaft_hz=15.0)
-    sounds = {
-        "load": PUMP.sound(70.0),
-        "idle": 0.4 * slower.sound(70.0),
-        "off": np.zeros(30 * RATE_HZ),
-    }
-    fitted = [project.fit(write(project.folder, s, sounds[s]), condition=s) for s in ("load", "idle", "off")]
-    return project, fitted
+    sounds = {"idle": 0.4 * slower.sound(70.0), "off": np.zeros(30 * RATE_HZ)}
+    fitted = [project.fit(write(project.folder, s, sounds[s]), condition=s) for s in ("idle", "off")]
+    return project, [first[1], *fitted]
 
 
 def refused(raised: pytest.ExceptionInfo[EchoStreamError], said: str, to_do: str) -> None:
@@ -129,7 +161,7 @@ def refused(raised: pytest.ExceptionInfo[EchoStreamError], said: str, to_do: str
 
 
 def test_a_knock_is_left_out_and_told(project: Project) -> None:
-    path = write(project.folder, "a", knock(PUMP.sound(90.0), 41.5))
+    path = write(project.folder, "a", knock(pump(90.0), 41.5))
     fitted = project.fit(path)
     (left_out,) = fitted.left_out
     assert left_out.recording == str(path)
@@ -153,44 +185,33 @@ def test_a_knock_is_left_out_and_told(project: Project) -> None:
 
 
 def test_nothing_is_left_out_where_that_is_asked_for(project: Project) -> None:
-    path = write(project.folder, "a", knock(PUMP.sound(60.0), 30.5))
-    assert project.fit(path, trimmed=False).windows == 59
+    path = write(project.folder, "a", knock(pump(60.0), 30.5))
+    assert project.learn(path, trimmed=False).windows == 59
 
 
 def test_a_machine_that_knocks_is_learnt_with_its_knocks(project: Project) -> None:
-    sound = PUMP.sound(90.0)
+    sound = pump(90.0)
     for at_s in np.arange(4.3, 88, 11):
         sound = knock(sound, float(at_s))
-    fitted = project.fit(write(project.folder, "a", sound))
-    assert fitted.left_out == ()
-    assert fitted.windows == 89
+    learnt = project.learn(write(project.folder, "a", sound))
+    assert learnt.enrolment.session.left_out == ()
+    assert learnt.windows == 89
 
 
 def test_of_an_archive_pieces_are_learnt_and_it_is_said(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Passing over sound is no loss of sound, and the picture of what was heard has gaps there."""
-    write(project.folder, "a", np.tile(PUMP.sound(60.0), 15))
+    write(project.folder, "a", np.tile(pump(60.0), 15))
     monkeypatch.setattr(archive, "MOST_WINDOWS", 450)
     monkeypatch.setattr(archive, "PART_S", 50.0)
-    fitted = project.fit(project.folder / "a.wav")
-    assert fitted.windows == 450
-    findings = {check.name: check for check in fitted.checks}
+    learnt = project.learn(project.folder / "a.wav")
+    assert learnt.windows == 450
+    findings = {check.name: check for check in learnt.checks}
     assert findings["Amount"].finding.startswith("450 of 899 windows were taken (0.1 of 0.2 h)")
     assert findings["Gaps"].finding == "no sound was lost"
-    starts_s = [item.start_s for item in project.versions_enrolled(fitted.bank_id)]
-    assert starts_s[:51] == [*range(50), 100]
-    assert fitted.minutes == pytest.approx(450 / 60, rel=0.05)
-
-
-def test_of_several_recordings_it_is_said_which(project: Project) -> None:
-    sound = PUMP.sound(90.0)
-    paths = [
-        write(project.folder, f"part{i}", part) for i, part in enumerate(np.split(knock(sound, 70.5), 6))
-    ]
-    (left_out,) = project.fit(*paths).left_out
-    assert left_out.recording == str(paths[4])
-    assert 8 <= left_out.start_s <= 10.5
+    assert [item.start_s for item in learnt.enrolment.enrolled[:51]] == [*range(50), 100]
+    assert learnt.enrolment.session.minutes == pytest.approx(450 / 60, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +229,7 @@ def test_of_several_recordings_it_is_said_which(project: Project) -> None:
     ids=["short", "silent", "clipped", "jumped"],
 )
 def test_what_is_not_fit_to_be_learnt(project: Project, made, said: str, to_do: str) -> None:  # type: ignore[no-untyped-def]
-    path = write(project.folder, "a", made(PUMP.sound(60.0)))
+    path = write(project.folder, "a", made(pump(60.0)))
     with pytest.raises(SourceError) as raised:
         project.fit(path)
     refused(raised, said, to_do)
@@ -238,7 +259,7 @@ def test_operating_states_join_one_bank(states: tuple[Project, list[Fitted]]) ->
 
 def test_a_state_that_is_fitted_again_replaces_itself(states: tuple[Project, list[Fitted]]) -> None:
     project, _ = states
-    path = write(project.folder, "idle2", 0.3 * PUMP.sound(40.0, start_s=500))
+    path = write(project.folder, "idle2", 0.3 * pump(40.0, start_s=500))
     fitted = project.fit(path, condition="idle", accept=False)
     assert fitted.conditions == ("idle", "load", "off")
     assert [(s.condition, s.id) for s in fitted.kept_sessions] == [("load", "b1"), ("off", "b3")]
@@ -259,11 +280,11 @@ def test_fresh_takes_nothing_over(states: tuple[Project, list[Fitted]]) -> None:
 
 def test_another_rate_is_refused(states: tuple[Project, list[Fitted]], tmp_path: Path) -> None:
     project, _ = states
-    text = CONFIG.replace("16000", "8000").replace("banks/", f"{project.folder}/banks/")
-    path = write(tmp_path, "slow", SimulatedMachine(3, 8000).sound(60.0), 8000)
+    text = CONFIG.replace("8000", "16000").replace("banks/", f"{project.folder}/banks/")
+    path = write(tmp_path, "quick", SimulatedMachine(3, 16_000).sound(60.0), 16_000)
     with pytest.raises(SourceError) as raised:
         Project(tmp_path, text).fit(path, condition="test")
-    refused(raised, "slow.wav: has 8000 Hz, condition 'load' of this bank was learnt at 16000 Hz", "--fresh")
+    refused(raised, "quick.wav: has 16000 Hz, condition 'load' of this bank was learnt at 8000 Hz", "--fresh")
 
 
 def test_another_window_is_refused(states: tuple[Project, list[Fitted]], tmp_path: Path) -> None:
@@ -293,9 +314,9 @@ def _hear(project: Project, machine: Machine, before: Session) -> None:
     record_source(project.config, machine, 0.1, others=[before], **how)  # type: ignore[arg-type]
 
 
-def test_a_bank_whose_sound_is_gone_is_refused(project: Project) -> None:
-    path = write(project.folder, "a", PUMP.sound(40.0))
-    project.fit(path, condition="load")
+def test_a_bank_whose_sound_is_gone_is_refused(first: tuple[Project, Fitted], tmp_path: Path) -> None:
+    project = copied(first[0], tmp_path)
+    path = write(project.folder, "a", pump(40.0))
     project.versions.enrolled_of("b1").unlink()
     with pytest.raises(BankError) as raised:
         project.fit(path, condition="idle")
@@ -306,34 +327,34 @@ def test_a_bank_whose_sound_is_gone_is_refused(project: Project) -> None:
 def test_a_damaged_bank_is_replaced_and_told(project: Project) -> None:
     project.machine.bank.parent.mkdir()
     project.machine.bank.write_bytes(b"not a bank")
-    fitted = project.fit(write(project.folder, "a", PUMP.sound(40.0)))
+    fitted = project.fit(write(project.folder, "a", pump(40.0)))
     assert "cannot be read" not in fitted.conditions
     assert [c.verdict for c in fitted.checks if c.name == "Bank before"] == [Verdict.WARN]
     assert fitted.bank_id == project.versions.accepted
 
 
-def test_extending_is_a_proposal(project: Project) -> None:
-    first = project.fit(write(project.folder, "summer", PUMP.sound(70.0)))
-    filtered = np.convolve(PUMP.sound(60.0, start_s=300), [1, -0.35], mode="same")
+def test_extending_is_a_proposal(first: tuple[Project, Fitted], tmp_path: Path) -> None:
+    project, summer = copied(first[0], tmp_path), first[1]
+    filtered = np.convolve(pump(60.0, start_s=300), [1, -0.35], mode="same")
     winter = write(project.folder, "winter", filtered)
     proposal = project.extend(winter)
     assert project.versions.accepted == "b1"
     assert proposal.bank_id == "b2"
     assert not proposal.accepted
-    assert (first.windows, proposal.windows) == (69, 69 + 59)
+    assert (summer.windows, proposal.windows) == (69, 69 + 59)
     change = proposal.change
     assert change is not None
     assert change.base_id == "b1"
     assert change.share_over[AlarmLevel.ALARM] > 0.9  # it is another season
     assert change.raised[AlarmLevel.ALARM] >= 1
-    assert change.levels[AlarmLevel.ALARM].level == first.levels[AlarmLevel.ALARM].level
+    assert change.levels[AlarmLevel.ALARM].level == summer.levels[AlarmLevel.ALARM].level
     told = proposal.to_text()
     assert "echo-stream bank accept --machine pump3 b2" in told
     assert "be sure that the machine was well" in told
     project.versions.accept("b2", "now")
     with pytest.raises(BankError, match="the recording is in the bank already"):
         project.extend(winter)
-    again = project.extend(write(project.folder, "more", PUMP.sound(40.0, start_s=600)), accept=True)
+    again = project.extend(write(project.folder, "more", pump(40.0, start_s=600)), accept=True)
     assert again.change is not None
     assert again.change.share_over[AlarmLevel.ALARM] == 0  # it is known
     assert project.versions.accepted == "b3"
@@ -435,15 +456,16 @@ def test_progress_says_what_is_at_hand(project: Project) -> None:
     assert abs(datetime.fromisoformat(fitted.session.heard_at) - datetime.now(UTC)).total_seconds() < 600
 
 
-def test_real_machines(project: Project, recordings_folder: Path) -> None:
+def test_real_machines(tmp_path: Path, recordings_folder: Path) -> None:
     """Undisturbed recordings are learnt whole; a knock in one is found."""
-    fan = recordings_folder / "streams" / "fan_sensiml_enroll_normal_120s.flac"
-    fitted = project.fit(fan, condition="fan")
-    assert fitted.left_out == ()
-    assert worst([c for c in fitted.checks if c.name in {"Clipping", "Steadiness", "Sound"}]) == Verdict.OK
+    fan, rate = recordings_folder / "streams" / "fan_sensiml_enroll_normal_120s.flac", 16_000
+    project = Project(tmp_path, CONFIG.replace(str(RATE_HZ), str(rate)))
+    learnt = project.learn(fan)
+    assert learnt.enrolment.session.left_out == ()
+    assert worst([c for c in learnt.checks if c.name in {"Clipping", "Steadiness", "Sound"}]) == Verdict.OK
     sound, _ = soundfile.read(fan)
-    path = write(project.folder, "knocked", knock(sound, 80.5))
-    (left_out,) = project.fit(path, condition="fan").left_out
+    path = write(tmp_path, "knocked", knock(sound, 80.5, rate=rate), rate)
+    (left_out,) = project.learn(path).enrolment.session.left_out
     assert left_out.start_s <= 80.5 <= left_out.end_s
 
 
@@ -502,7 +524,7 @@ def test_the_numbers_of_a_clip_are_those_before_the_ending() -> None:
 
 def test_clips_of_two_seconds_give_about_the_level_of_the_same_sound_in_one_piece(tmp_path: Path) -> None:
     """75 clips of a compressor had an alarm level of 422, the same sound in one piece 22."""
-    sound, rng = PUMP.sound(120.0), np.random.default_rng(0)
+    sound, rng = pump(120.0).copy(), np.random.default_rng(0)
     for at_s in (17.0, 50.5, 83.0, 101.0):  # odd moments that come again: its own
         part = slice(round(at_s * RATE_HZ), round((at_s + 1.5) * RATE_HZ))
         sound[part] += 3.0 * sound.std() * rng.standard_normal(part.stop - part.start)
@@ -512,16 +534,16 @@ def test_clips_of_two_seconds_give_about_the_level_of_the_same_sound_in_one_piec
         folder.mkdir()
         project = Project(folder)
         takes = [write(folder, f"take_{i:03d}", part) for i, part in enumerate(np.split(sound, count))]
-        fitted = project.fit(*takes)
-        levels.append(fitted.levels[AlarmLevel.ALARM].level)
-        assert all(check.verdict == Verdict.OK for check in fitted.checks if check.name == "Sensitivity")
+        learnt = project.learn(*takes)
+        levels.append(learnt.levels[AlarmLevel.ALARM].level)
+        assert all(check.verdict == Verdict.OK for check in learnt.checks if check.name == "Sensitivity")
     assert 0.5 < levels[1] / levels[0] < 2.0
 
 
 def test_clips_that_do_not_follow_say_how_much_continuous_sound_is_missing(tmp_path: Path) -> None:
-    parts = np.split(PUMP.sound(60.0), 30)
+    parts = np.split(pump(60.0), 30)
     names = np.random.default_rng(0).permutation(10_000)[:30]
-    fitted = Project(tmp_path).fit(*[write(tmp_path, f"n{n}", p) for n, p in zip(names, parts, strict=True)])
-    (check,) = [check for check in fitted.checks if check.name == "Continuity"]
+    takes = [write(tmp_path, f"n{n}", p) for n, p in zip(names, parts, strict=True)]
+    (check,) = [check for check in Project(tmp_path).learn(*takes).checks if check.name == "Continuity"]
     assert "30 short clips" in check.finding
     assert "2 min of continuous sound are missing" in check.finding

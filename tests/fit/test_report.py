@@ -20,8 +20,8 @@ from echo_stream.core.types import AlarmLevel
 from echo_stream.fit import report as words
 from echo_stream.fit.summary import Fitted
 from echo_stream.pipeline.factory import trip_levels
-from tests.cli.test_cli import echo_stream
-from tests.fit.test_fit import CONFIG, PUMP, Project, knock, write
+from tests.fit.test_fit import CONFIG, Project, knock, pump, write
+from tests.support.command import command, program
 
 VOID = {"meta", "img", "br"}
 
@@ -63,7 +63,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     """A fit with a knock that was left out, of a machine with a dangerous name."""
     text = CONFIG.replace("name: Pump 3", 'name: "<script>alert(1)</script> & Söhne"')
     project = Project(tmp_path_factory.mktemp("report"), text)
-    sound = knock(PUMP.sound(90.0), 41.5)
+    sound = knock(pump(90.0), 41.5)
     return project.fit(
         *[write(project.folder, f"part{i}", part) for i, part in enumerate(np.split(sound, 3))]
     )
@@ -120,6 +120,8 @@ def test_all_checks_and_what_was_left_out_are_told(page: Page, fitted: Fitted) -
         assert check.finding in page.text
         assert (check.advice in page.text) or check.verdict == Verdict.OK
     (left_out,) = fitted.left_out
+    assert Path(left_out.recording).name == "part1.wav", "of several recordings, the one that has the knock"
+    assert left_out.start_s <= 41.5 - 30 <= left_out.end_s
     assert f"{left_out.recording} {left_out.score:.1f} {left_out.level_dbfs:.0f} dBFS" in page.text
 
 
@@ -169,15 +171,16 @@ def test_a_verdict_without_remarks(fitted: Fitted) -> None:
 def test_the_commands(tmp_path: Path) -> None:
     """From the first fit to the rollback, as a person types it; each says what a program needs, too."""
     (tmp_path / "config.yaml").write_text(CONFIG)
-    write(tmp_path, "a", PUMP.sound(60.0))
-    write(tmp_path, "b", PUMP.sound(50.0, start_s=200))
+    write(tmp_path, "a", pump(60.0))
+    write(tmp_path, "b", pump(50.0, start_s=200))
 
     def told(*words: str) -> str:
-        result = echo_stream(*words, "-m", "pump3", cwd=tmp_path)
+        result = command(*words, "-m", "pump3", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
-    assert "no bank yet: echo-stream fit-normal --machine pump3" in told("bank", "list")
+    listed = program("bank", "list", "-m", "pump3", cwd=tmp_path).stdout
+    assert "no bank yet: echo-stream fit-normal --machine pump3" in listed
     first = json.loads(told("fit-normal", "--recordings", "a.wav", "--json"))
     assert first["bank"] == {"id": "b1", "path": "banks/pump3.safetensors", "accepted": True}
     assert (tmp_path / first["report"]).is_file()
@@ -186,13 +189,13 @@ def test_the_commands(tmp_path: Path) -> None:
     second = json.loads(told("bank", "extend", "--recordings", "b.wav", "--json"))
     assert (second["bank"]["id"], second["bank"]["accepted"]) == ("b2", False)
     assert second["change"]["base"] == "b1"
-    listed = json.loads(told("bank", "list", "--json"))
-    assert [(bank["id"], bank["accepted"]) for bank in listed] == [("b1", True), ("b2", False)]
+    versions = json.loads(told("bank", "list", "--json"))
+    assert [(bank["id"], bank["accepted"]) for bank in versions] == [("b1", True), ("b2", False)]
     assert "b2 is in use instead of b1" in told("bank", "accept", "b2")
     shown = json.loads(told("bank", "show", "--json"))
     assert shown["id"] == "b2"
     assert [session["id"] for session in shown["sessions"]] == ["b1", "b2"]
-    assert shown["sample_rate_hz"] == 16_000
+    assert shown["sample_rate_hz"] == 8_000
     assert shown["by"]
     assert shown["software_version"]
     assert "b.wav" in told("bank", "show", "b2")
@@ -204,11 +207,11 @@ def test_the_commands(tmp_path: Path) -> None:
     assert [c["verdict"] for c in third["checks"] if c["name"] == "Report"] == ["warn"]
     (tmp_path / "banks/pump3.versions/b3.safetensors").write_text("damaged")
     assert "b3" in told("bank", "list")
-    refused = echo_stream("bank", "accept", "b3", "-m", "pump3", cwd=tmp_path)
+    refused = command("bank", "accept", "b3", "-m", "pump3", cwd=tmp_path)
     assert refused.returncode == 1
     assert "b3.safetensors" in refused.stderr
     text = CONFIG.replace("machines:", "encoder: {kind: spectral, window_s: 1.0, hop_s: 0.5}\nmachines:")
     (tmp_path / "config.yaml").write_text(text)
-    refused = echo_stream("bank", "accept", "b2", "-m", "pump3", cwd=tmp_path)
+    refused = command("bank", "accept", "b2", "-m", "pump3", cwd=tmp_path)
     assert refused.returncode == 78
     assert "window_s" in refused.stderr

@@ -19,7 +19,8 @@ from typing import Any
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
-ROOT = Path(__file__).parents[2]
+from tests.support.command import ROOT, command, program
+
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 FITTED = Path()
 """Folder of what was fitted in this run of the tests, which its workers share; set in conftest."""
@@ -80,16 +81,8 @@ def wait_for(what: Callable[[], Any], timeout_s: float, said: str) -> Any:
 
 
 def run(folder: Path, *words: str) -> str:
-    """An echo-stream command that must succeed; its standard output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "echo_stream", *words],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
+    """An echo-stream command that must succeed, in this process; its standard output."""
+    done = command(*words, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -114,7 +107,8 @@ def fitted(folder: Path, config: str = PUMP, machine: str = "pump3") -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other workers of this run wait for the first
         if not (found / "done").exists():
             (found / "config.yaml").write_text(config)
-            run(found, "fit-normal", "--machine", machine)
+            done = program("fit-normal", "--machine", machine, cwd=found)
+            assert done.returncode == 0, done.stderr
             (found / "done").touch()
     names = shutil.ignore_patterns("lock", "done", "config.yaml", "state")
     shutil.copytree(found, folder, symlinks=True, dirs_exist_ok=True, ignore=names)

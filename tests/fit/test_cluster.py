@@ -27,7 +27,8 @@ from echo_stream.encode.spectral import SpectralEncoder
 from echo_stream.fit.archive import Part, parts_of
 from echo_stream.fit.archive_jobs import Encoded, encode_parts
 from tests.support.broker import make_pki
-from tests.support.daemon import ROOT, wait_for
+from tests.support.command import ROOT
+from tests.support.daemon import wait_for
 from tests.support.object_store import ObjectStore, object_store
 
 dask = pytest.importorskip("dask", reason="distributed is not installed: pip install 'echo-stream[cluster]'")

@@ -118,15 +118,14 @@ def test_reload(project: Path, broker: MosquittoBroker) -> None:
         assert terminate(process)[0] == 0
 
 
-def test_an_accepted_bank_is_taken_without_a_restart(project: Path, broker: MosquittoBroker) -> None:
+def test_another_bank_is_taken_without_a_restart(
+    project: Path, broker: MosquittoBroker, simulated_bank: bytes
+) -> None:
     with subscriber(broker.host, broker.port) as told, daemon(project) as process:
         wait_for(lambda: told.of("score"), 20, "a first score")
         before = told.of("score")[-1]["threshold"]
-        other = project / "other"
-        other.mkdir()
-        config = CONFIG.format(host="localhost", port=1, source="pace: fast, duration_s: 90")
-        (other / "config.yaml").write_text(config.replace("banks/", f"{project}/banks/"))
-        run(other, "fit-normal", "--machine", "pump3")
+        (project / "new").write_bytes(simulated_bank)
+        (project / "new").replace(project / "banks/pump3.safetensors")
         in_use = wait_for(lambda: logged(project, "a new bank is in use"), 30, "the new bank is in use")
         assert in_use[0]["bank"] == "b1"
         wait_for(lambda: told.of("score")[-1]["threshold"] != before, 20, "the threshold of the new bank")

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import MosquittoBroker
-from tests.support.daemon import daemon, run, subscriber, terminate, wait_for
+from tests.support.daemon import SIMULATED, daemon, fitted, run, subscriber, terminate, wait_for
 
-FAULT_S = (12.0, 24.0)
-SIMULATED = """\
+LIVE = """\
 node: pc7
 state_dir: state
 mqtt: {{host: {host}, port: {port}}}
@@ -23,24 +22,16 @@ machines:
       kind: simulated
       seed: 5
       sample_rate_hz: 16000
-      pace: {pace}
-      duration_s: {duration_s}
-      start_s: {start_s}
-      faults: {faults}
+      start_s: 100
+      faults: [{{kind: bearing, start_s: 12, end_s: 24}}]
     bank: banks/pump3.safetensors
     alarm: {{on_delay_s: 3, off_delay_s: 4}}
 """
 
 
 def test_a_fault_comes_and_goes(tmp_path: Path, broker: MosquittoBroker) -> None:
-    config = tmp_path / "config.yaml"
-    where = {"host": broker.host, "port": broker.port}
-    config.write_text(SIMULATED.format(**where, pace="fast", duration_s=90, start_s=0, faults="[]"))
-    assert "fitted on 89 windows" in run(tmp_path, "fit-normal", "--machine", "pump3")
-
-    fault = f"[{{kind: bearing, start_s: {FAULT_S[0]}, end_s: {FAULT_S[1]}}}]"
-    live = SIMULATED.format(**where, pace="realtime", duration_s="null", start_s=100, faults=fault)
-    config.write_text(live)
+    fitted(tmp_path, SIMULATED.format(seed=5, rate_hz=16_000, enrolled_s=90))
+    (tmp_path / "config.yaml").write_text(LIVE.format(host=broker.host, port=broker.port))
     with subscriber(broker.host, broker.port) as told, daemon(tmp_path) as process:
         wait_for(lambda: "online" in told.of("status"), 20, "the daemon is online")
         alarm = wait_for(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from echo_stream.capture.simulator import Simulated
+from echo_stream.daemon.status import ask
 from tests.support.broker import MosquittoBroker
 from tests.support.daemon import Subscriber, daemon, run, subscriber, wait_for
 from tests.support.stations import RATE_HZ
@@ -109,7 +110,7 @@ def test_a_sound_is_taught_while_the_daemon_runs(
     (tmp_path / "bank.safetensors").write_bytes(simulated_bank)
 
     def status() -> dict[str, Any]:
-        (machine,) = json.loads(run(tmp_path, "status", "--json"))["machines"]
+        (machine,) = ask(tmp_path / "state/status.sock")["machines"]
         return dict(machine)
 
     with (

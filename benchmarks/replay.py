@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_stream.alarm.calibration import Calibration
-from echo_stream.alarm.condition import margins
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmPath, SensorEvent
 from echo_stream.fit.fit import fit_from_recordings
@@ -219,3 +218,28 @@ def recordings_folder(argument: Path | None) -> Path:
 
 def _quiet(_done: float, _total: float, _what: str) -> None:
     """No progress bar."""
+
+
+def margins(scores: Float64, *, on_hops: int, dead_band: float, median: float) -> Float64:
+    """Above the trip level exactly where an inactive condition becomes active.
+
+    With clear = trip - dead_band * (trip - median), a score above clear is one whose excess over the median,
+    divided by (1 - dead_band), is above trip: so the condition, true since `on_hops` windows, is a minimum.
+
+    Args:
+        scores: (windows,), one contiguous run.
+        on_hops: On-delay in hops.
+        dead_band: Share of the way from trip to median; 0 to less than 1.
+        median: Of normal scores.
+
+    Returns:
+        (windows - on_hops,), for the windows that have all they need; empty where there are none.
+    """
+    usable = len(scores) - on_hops
+    if usable <= 0:
+        return np.empty(0)
+    if on_hops == 0:
+        return scores
+    stretched = median + (scores - median) / (1.0 - dead_band)
+    rest = np.lib.stride_tricks.sliding_window_view(stretched[1:], on_hops).min(axis=-1)
+    return np.asarray(np.minimum(scores[:usable], rest))

@@ -74,8 +74,6 @@ class Alarm:
         implied_by: TripCondition | None = None,
         latching: bool = False,
         realarm_s: float | None = None,
-        k: int = 1,
-        n: int = 1,
     ) -> Self:
         """One whose condition is a score above a level.
 
@@ -90,18 +88,16 @@ class Alarm:
             implied_by: See the class.
             latching: See the class.
             realarm_s: See the class.
-            k: The condition is true when k of the last n windows are above the trip level.
-            n: See k.
 
         Raises:
-            EchoStreamError: Levels, delays or k and n that cannot be.
+            EchoStreamError: Levels or delays that cannot be.
         """
         on_delay, off_delay = round(on_delay_s * sample_rate_hz), round(off_delay_s * sample_rate_hz)
         return cls(
             machine,
             level,
             sample_rate_hz=sample_rate_hz,
-            condition=Condition(trip, clear, on_delay=on_delay, off_delay=off_delay, k=k, n=n),
+            condition=Condition(trip, clear, on_delay=on_delay, off_delay=off_delay),
             implied_by=implied_by,
             latching=latching,
             realarm_s=realarm_s,

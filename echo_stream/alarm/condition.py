@@ -1,21 +1,19 @@
-"""When the alarm condition is true: k of n, dead-band, on-delay and off-delay. Pure; pipeline thread.
+"""The condition of an alarm is a level with dead-band, on-delay and off-delay. Pure; pipeline thread.
 
 A Schmitt trigger with two timers, all clocked by the ends of the windows:
 
-- the condition turns true when k of the last n windows score above the trip level, and turns false when so
-  many of them (n - k + 1) are at or below the clear level that no k above it are left; between, it stays;
+- the condition turns true when a window scores above the trip level, and turns false when one scores at or
+  below the clear level; between, it stays;
 - it becomes *active* when it has been true for the on-delay, measured from the end of the window that made it
   true, and inactive when it has been false for the off-delay (a timer on: on-delay 0 acts at once).
 
 Lost sound counts neither for nor against: where a window starts after the end of the one before, the
-samples in between lie in no window. What was pending is dropped, the last n windows are forgotten, what is
-active stays.
+samples in between lie in no window. What was pending is dropped, what is active stays.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -86,16 +84,12 @@ class Condition:
         clear: It turns false at or below this score; less than trip.
         on_delay: Samples for which it must be true before it is active.
         off_delay: Samples for which it must be false before it is inactive.
-        k: How many of the last n windows.
-        n: At most this many windows are remembered.
 
     Raises:
-        EchoStreamError: Levels, delays or k and n that cannot be.
+        EchoStreamError: Levels or delays that cannot be.
     """
 
-    def __init__(
-        self, trip: float, clear: float, *, on_delay: int, off_delay: int, k: int = 1, n: int = 1
-    ) -> None:
+    def __init__(self, trip: float, clear: float, *, on_delay: int, off_delay: int) -> None:
         if not (math.isfinite(trip) and math.isfinite(clear) and clear < trip):
             raise EchoStreamError(
                 f"clear level {clear:g} must be finite and below the trip level {trip:g}",
@@ -103,18 +97,14 @@ class Condition:
             )
         if on_delay < 0 or off_delay < 0:
             raise EchoStreamError("a delay of an alarm is negative", "delays are 0 s or more")
-        if not 1 <= k <= n:
-            raise EchoStreamError(f"{k} of the last {n} windows cannot be", "1 <= k <= n is needed")
         self.trip, self.clear = trip, clear
         self._on_delay, self._off_delay = on_delay, off_delay
-        self._k, self._n = k, n
         self.active = False
         self.onset: int | None = None
         self.restart()
 
     def restart(self) -> None:
-        """Drop what is pending and what is remembered; what is active stays active."""
-        self._recent: deque[tuple[float, int]] = deque(maxlen=self._n)  # score, where its newest hop starts
+        """Drop what is pending; what is active stays active."""
         self._end: int | None = None
         self._turned_at: int | None = None  # end of the window that turned the condition against `active`
         self._candidate: int | None = None  # the onset, should the pending condition become active
@@ -185,8 +175,7 @@ class Condition:
             self.restart()
         newest_hop = start if self._end is None else self._end
         self._end = end
-        self._recent.append((value, newest_hop))
-        self._turn(end)
+        self._turn(value, newest_hop, end)
         if self._turned_at is not None:
             delay = self._off_delay if self.active else self._on_delay
             if end - self._turned_at >= delay:
@@ -194,27 +183,19 @@ class Condition:
                 self.onset = self._candidate if self.active else None
                 self._turned_at = None
 
-    def _turn(self, end: int) -> None:
-        if self._n == 1 and self._turned_at is None:  # almost always: nothing is remembered, nothing turns
-            ((score, _),) = self._recent
-            if not (score <= self.clear if self.active else score > self.trip):
-                return
-        over = [hop for score, hop in self._recent if score > self.trip]
-        under = sum(score <= self.clear for score, _ in self._recent)
+    def _turn(self, score: float, newest_hop: int, end: int) -> None:
         was = self.active == (self._turned_at is None)
-        now = True if len(over) >= self._k else False if under > self._n - self._k else was
+        now = score > self.trip or (was and score > self.clear)
         if now == self.active:
             self._turned_at = None
         elif self._turned_at is None:
             self._turned_at = end
-            self._candidate = over[0] if now else None
+            self._candidate = newest_hop if now else None
 
 
 # The alarm condition over whole runs of scores at once: calibration counts events in days of scores.
 #
-# `rises` gives exactly what `Condition.step` gives window by window. `margins` turns a run of scores into one
-# number a window, above the trip level where, and only where, an alarm that was not active becomes so: what
-# calibration needs the tail of. Pure; fit-time only.
+# `rises` gives exactly what `Condition.step` gives window by window. Pure; fit-time only.
 
 
 def hops_in(delay_s: float, hop_s: float) -> int:
@@ -222,18 +203,7 @@ def hops_in(delay_s: float, hop_s: float) -> int:
     return math.ceil(delay_s / hop_s - 1e-9)
 
 
-def kth_largest(scores: Float64, k: int, n: int, missing: float) -> Float64:
-    """The k-th largest of the last n scores, last axis; `missing` stands for scores before the first."""
-    if n == 1:
-        return scores
-    before = np.full((*scores.shape[:-1], n - 1), missing)
-    last_n = np.lib.stride_tricks.sliding_window_view(np.concatenate([before, scores], axis=-1), n, axis=-1)
-    return np.asarray(np.partition(last_n, n - k, axis=-1)[..., n - k])
-
-
-def rises(
-    scores: Float64, *, trip: float, clear: float, on_hops: int, off_hops: int, k: int = 1, n: int = 1
-) -> NDArray[np.bool_]:
+def rises(scores: Float64, *, trip: float, clear: float, on_hops: int, off_hops: int) -> NDArray[np.bool_]:
     """Where the condition becomes active.
 
     Args:
@@ -242,48 +212,14 @@ def rises(
         clear: Clear level, below it.
         on_hops: On-delay in hops (`hops_in`).
         off_hops: Off-delay in hops.
-        k: Of the last n windows.
-        n: See k.
 
     Returns:
         (..., windows), true at each window whose score makes the condition active.
     """
-    turns_true = kth_largest(scores, k, n, -math.inf) > trip
-    turns_false = kth_largest(scores, k, n, math.inf) <= clear
-    condition = _latch(turns_true, turns_false)
+    condition = _latch(scores > trip, scores <= clear)
     active = _latch(_lasting(condition, on_hops), _lasting(~condition, off_hops))
     before = np.concatenate([np.zeros_like(active[..., :1]), active[..., :-1]], axis=-1)
     return np.asarray(active & ~before)
-
-
-def margins(
-    scores: Float64, *, on_hops: int, dead_band: float, median: float, k: int = 1, n: int = 1
-) -> Float64:
-    """Above the trip level exactly where an inactive condition becomes active.
-
-    With clear = trip - dead_band * (trip - median), a score above clear is one whose excess over the median,
-    divided by (1 - dead_band), is above trip: so the condition, true since `on_hops` windows, is a minimum.
-
-    Args:
-        scores: (windows,), one contiguous run.
-        on_hops: On-delay in hops.
-        dead_band: Share of the way from trip to median; 0 to less than 1.
-        median: Of normal scores.
-        k: Of the last n windows.
-        n: See k.
-
-    Returns:
-        (windows - on_hops - n + 1,), for the windows that have all they need; empty where there are none.
-    """
-    usable = len(scores) - on_hops - n + 1
-    if usable <= 0:
-        return np.empty(0)
-    kth = kth_largest(scores, k, n, -math.inf)[n - 1 :]
-    if on_hops == 0:
-        return kth
-    stretched = median + (kth - median) / (1.0 - dead_band)
-    rest = np.lib.stride_tricks.sliding_window_view(stretched[1:], on_hops).min(axis=-1)
-    return np.asarray(np.minimum(kth[:usable], rest))
 
 
 def _latch(turns_true: NDArray[np.bool_], turns_false: NDArray[np.bool_]) -> NDArray[np.bool_]:

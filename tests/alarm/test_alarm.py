@@ -200,16 +200,6 @@ def test_at_the_trip_level_is_not_above_it() -> None:
     assert Player(make(on_delay_s=0)).play([5.0] * 5) == []
 
 
-def test_k_of_n() -> None:
-    player = Player(make(on_delay_s=0, k=2, n=3))
-    assert player.play([HIGH, LOW, LOW, HIGH, LOW]) == []
-    (event,) = player.play([HIGH])
-    assert (event.at, event.onset) == (70, 40)  # the fourth window's newest hop
-    assert player.play([LOW, HIGH, LOW, HIGH]) == []
-    assert player.play([LOW, LOW, LOW]) == []
-    assert [e.after for e in player.play([LOW])] == [S.RTN_UNACK]
-
-
 def test_lost_sound_restarts_pending_delays() -> None:
     player = Player(make())
     player.play([LOW, HIGH, HIGH])
@@ -221,18 +211,6 @@ def test_lost_sound_restarts_pending_delays() -> None:
     player.lose(1000)
     assert player.play([LOW, LOW, LOW]) == []
     assert [e.after for e in player.play([LOW])] == [S.RTN_UNACK]
-
-
-def test_after_lost_sound_k_of_n_needs_evidence_both_ways() -> None:
-    player = Player(make(on_delay_s=0, off_delay_s=0, k=2, n=3))
-    assert len(player.play([HIGH, HIGH])) == 1
-    player.lose(100)
-    assert player.play([LOW]) == []  # two of the three might have been above
-    assert [e.after for e in player.play([LOW])] == [S.RTN_UNACK]
-    player.play([HIGH])
-    player.lose(100)
-    assert player.play([HIGH]) == []
-    assert len(player.play([HIGH])) == 1
 
 
 def test_a_skipped_window_without_lost_sound_is_no_gap() -> None:
@@ -361,8 +339,6 @@ def test_what_is_overlaid_cannot_be_acknowledged_or_taken_out_twice() -> None:
         {"clear": 5.0},
         {"clear": float("nan")},
         {"trip": float("inf")},
-        {"k": 2},
-        {"k": 0},
         {"on_delay_s": -1.0},
         {"off_delay_s": -1.0},
         {"realarm_s": 0.0},

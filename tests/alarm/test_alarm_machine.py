@@ -65,8 +65,6 @@ class Model:
 
     on: int
     off: int
-    k: int
-    n: int
     latching: bool
     realarm: int | None
     windows: list[tuple[float, int, int]] = field(default_factory=list)  # without a gap between them
@@ -88,13 +86,9 @@ class Model:
         """Whether the condition is active after the last window, by definition."""
         truths: list[bool] = []
         active = self.active_before
-        for i, (_, _, end) in enumerate(self.windows):
-            last_n = [w[0] for w in self.windows[max(0, i - self.n + 1) : i + 1]]
-            missing = self.n - len(last_n)
-            surely_true = sum(score > TRIP for score in last_n) >= self.k
-            possibly_true = sum(score > CLEAR for score in last_n) + missing >= self.k
+        for i, (score, _, end) in enumerate(self.windows):
             before = truths[-1] if truths else self.active_before
-            truths.append(surely_true or (before and possibly_true))
+            truths.append(score > TRIP or (before and score > CLEAR))
             first = i
             while first > 0 and truths[first - 1] == truths[i]:
                 first -= 1
@@ -106,11 +100,9 @@ class Model:
         self.active = active
 
     def first_exceeding(self, at: int) -> int:
-        for i in range(max(0, at - self.n + 1), at + 1):
-            score, start, _ = self.windows[i]
-            if score > TRIP:
-                return self.windows[i - 1][2] if i else start
-        raise AssertionError("true without an exceeding window")
+        score, start, _ = self.windows[at]
+        assert score > TRIP
+        return self.windows[at - 1][2] if at else start
 
     def window(self, score: float, start: int, end: int) -> str:
         """Take it into account; returns the cause of a transition, should there be one."""
@@ -151,11 +143,8 @@ class AlarmMachine(RuleBasedStateMachine):
         realarm_s=st.sampled_from([None, None, 4.0]),
         on_s=st.sampled_from([0.0, 1.0, 2.0]),
         off_s=st.sampled_from([0.0, 1.0, 3.0]),
-        of=st.sampled_from([(1, 1), (2, 3)]),
     )
-    def begin(
-        self, latching: bool, realarm_s: float | None, on_s: float, off_s: float, of: tuple[int, int]
-    ) -> None:
+    def begin(self, latching: bool, realarm_s: float | None, on_s: float, off_s: float) -> None:
         self.settings = {
             "sample_rate_hz": RATE,
             "trip": TRIP,
@@ -164,11 +153,9 @@ class AlarmMachine(RuleBasedStateMachine):
             "off_delay_s": off_s,
             "latching": latching,
             "realarm_s": realarm_s,
-            "k": of[0],
-            "n": of[1],
         }
         realarm = None if realarm_s is None else round(realarm_s * RATE)
-        self.model = Model(round(on_s * RATE), round(off_s * RATE), *of, latching, realarm)
+        self.model = Model(round(on_s * RATE), round(off_s * RATE), latching, realarm)
         self.alarm = Alarm.at_level("pump3", AlarmLevel.ALARM, **self.settings)  # type: ignore[arg-type]
         self.end, self.score = WINDOW - HOP, 0.0
 

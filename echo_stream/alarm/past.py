@@ -74,7 +74,7 @@ class Recent:
             return None
         scores = list(self._scores)
         scores = scores[: max(FEWEST, len(scores) - self._lag)]
-        last, before = scores[-self._short :], scores[-self._long :]
+        last, before = scores[-self._short :], sorted(scores[-self._long :])
         middle = median(before)
         return Base(max(median(last), middle), spread(before, middle))
 

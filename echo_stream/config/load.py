@@ -68,7 +68,7 @@ def load_with_lines(path: Path | None = None, *, without_machines: bool = False)
     try:
         config = Config.model_validate(document.data, context=context)
     except ValidationError as error:
-        problems += [_explain(detail, document) for detail in error.errors(include_url=False)]
+        problems += _explained(error.errors(include_url=False), document)
     if problems or config is None:
         raise mistakes(path, problems)
     return config, document
@@ -159,6 +159,17 @@ def _machines(document: Document) -> list[dict[str, Any]]:
     """What the file says of each machine, as far as it says something."""
     found = document.data.get("machines")
     return [each if isinstance(each, dict) else {} for each in found] if isinstance(found, list) else []
+
+
+def _explained(details: list[ErrorDetails], document: Document) -> list[tuple[int, str]]:
+    """Line and sentence of each; no hint where so many stand before it that it is only counted."""
+    keys = [_without_tags(detail["loc"], document) for detail in details]
+    lines = [document.line(key) for key in keys]
+    last = sorted(lines)[:MOST_LISTED][-1]
+    return [
+        _explain(detail, document) if line <= last else (line, f"{dotted(key)}: {detail['msg']}")
+        for detail, key, line in zip(details, keys, lines, strict=True)
+    ]
 
 
 def _explain(detail: ErrorDetails, document: Document) -> tuple[int, str]:

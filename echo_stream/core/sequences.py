@@ -36,7 +36,7 @@ def spread(values: Collection[float], middle: float) -> float:
     """As a standard deviation, through the median absolute deviation: a few far values hardly move it.
 
     Args:
-        values: At least one.
+        values: At least one; soonest where they are sorted.
         middle: Their median.
     """
-    return SPREAD_OF_DEVIATION * median(abs(value - middle) for value in values)
+    return SPREAD_OF_DEVIATION * median([abs(value - middle) for value in values])

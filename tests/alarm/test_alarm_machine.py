@@ -338,13 +338,13 @@ def test_alarm_against_the_model_reaches_the_whole_table() -> None:
     REACHED.clear()
     rows = rows_of_the_table()
     play = settings(
-        max_examples=150,
+        max_examples=60,
         stateful_step_count=50,
         deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
-    for number in (2, 10, *range(20)):  # seeded: the same play each time; the first two are enough
+    for number in (0, 2, 6, *range(20)):  # seeded: the same play each time; the first three are enough
         run_state_machine_as_test(seed(number)(AlarmMachine), settings=play)
         if rows <= set(REACHED):
             break

@@ -460,7 +460,7 @@ def put(tree: Any, key: str, value: Any) -> None:
         tree[last] = value
 
 
-@fuzz(1000)
+@fuzz(400)
 @given(st.lists(st.tuples(st.sampled_from(KEYS), VALUES), min_size=1, max_size=4), st.booleans())
 def test_every_key_with_every_value(scratch: Path, changes: list[tuple[str, Any]], shared: bool) -> None:
     """Values of every kind at every key, with anchors and merges: a configuration or a ConfigError."""

@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from echo_stream.core.errors import EncoderError, MissingExtra, PrecisionUnavailable
+from echo_stream.core.types import Features, Window
 from echo_stream.encode.echo import EchoDimensions, EchoWeights
 from echo_stream.encode.echo_encoder import EchoEncoder
 from echo_stream.encode.runtime import GPU, KNOWN, PROMISED_COSINE, Choice, Workers, build, choose, class_of
@@ -49,9 +51,9 @@ def test_float32_gives_the_golden_features(
     torch.testing.assert_close(segments.flatten(1), expected["segment"], rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize(("name", "precision"), RUNTIMES)
-def test_promised_nearness(tiny: EchoWeights, make_window: MakeWindow, name: str, precision: str) -> None:
-    """Of every band's window and segment features, over sounds other than those tried at start."""
+@pytest.fixture(scope="module")
+def sounds(make_window: MakeWindow) -> list[Window]:
+    """Other sounds than those tried at start."""
     windows = [
         make_window("hum", 48000, 2.0, seed=11),
         make_window("slow", 8000, 2.0, seed=12),
@@ -64,8 +66,20 @@ def test_promised_nearness(tiny: EchoWeights, make_window: MakeWindow, name: str
     windows[4].samples[::4000] += 0.9
     windows[5].samples[:] *= 1e-4
     windows[6].samples[:] = 0.0
-    exact = EchoEncoder(tiny, "plain", "float32").encode(windows)
-    for one, other in zip(exact, EchoEncoder(tiny, name, precision).encode(windows), strict=True):
+    return windows
+
+
+@pytest.fixture(scope="module")
+def exact(tiny: EchoWeights, sounds: list[Window]) -> list[Features]:
+    return EchoEncoder(tiny, "plain", "float32").encode(sounds)
+
+
+@pytest.mark.parametrize(("name", "precision"), RUNTIMES)
+def test_promised_nearness(
+    tiny: EchoWeights, sounds: list[Window], exact: list[Features], name: str, precision: str
+) -> None:
+    """Of every band's window and segment features."""
+    for one, other in zip(exact, EchoEncoder(tiny, name, precision).encode(sounds), strict=True):
         for ours, theirs in ((one.window, other.window), (one.segments, other.segments)):
             cosine = torch.cosine_similarity(torch.from_numpy(ours), torch.from_numpy(theirs), dim=-1)
             assert cosine.min() >= PROMISED_COSINE[precision]
@@ -74,13 +88,13 @@ def test_promised_nearness(tiny: EchoWeights, make_window: MakeWindow, name: str
 
 @pytest.mark.parametrize("from_file", [True, False])
 def test_another_process_gets_the_same_encoder(
-    tiny: EchoWeights, tiny_weights: Path, make_window: MakeWindow, from_file: bool
+    golden_weights: Path, make_window: MakeWindow, from_file: bool
 ) -> None:
-    encoder = (
-        EchoEncoder.from_checkpoint(tiny_weights, "tiny", "plain", "float32")
-        if from_file
-        else EchoEncoder(tiny, "plain", "float32")
-    )
+    if from_file:
+        encoder = EchoEncoder.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS, "plain", "float32")
+    else:
+        model = EchoWeights.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
+        encoder = EchoEncoder(model, "plain", "float32")
     again: EchoEncoder = pickle.loads(pickle.dumps(encoder))
     assert (again.identity, again.computed_by) == (encoder.identity, encoder.computed_by)
     window = make_window("hum", 16000, 2.0, seed=11)
@@ -215,8 +229,9 @@ def test_each_precision_is_as_near_as_promised_or_refused(tiny: EchoWeights, wor
             assert refused.value.exit_code == 78
 
 
-def test_a_gpu_is_taken_by_its_name_only(tiny: EchoWeights, workers: Workers) -> None:
-    _, choice = choose(tiny, workers, "auto", "float32", None)
+def test_a_gpu_is_taken_by_its_name_only(golden_weights: Path, workers: Workers) -> None:
+    model = EchoWeights.from_checkpoint(golden_weights, GOLDEN_DIMENSIONS)
+    _, choice = choose(model, workers, "auto", "float32", None)
     assert choice.milliseconds
     assert not any(name.startswith(GPU) for name in choice.milliseconds)
     openvino = pytest.importorskip("echo_stream.encode.runtime_openvino")
@@ -271,8 +286,9 @@ def test_auto_takes_no_precision_that_rounds_differences_away(tiny: EchoWeights,
     assert all(label.endswith("float32") for label in choice.milliseconds)
 
 
-def chosen_without(missing: list[str], runtime: str) -> str:
-    """What a process chooses, or says, in which these libraries cannot be imported."""
+@cache
+def chosen_without(missing: tuple[str, ...], *runtimes: str) -> list[str]:
+    """What a process chooses, or says, for each, in which these libraries cannot be imported."""
     program = (
         f"import sys; sys.modules |= dict.fromkeys({missing})\n"
         "from echo_stream.encode.echo import EchoDimensions, EchoWeights\n"
@@ -281,28 +297,39 @@ def chosen_without(missing: list[str], runtime: str) -> str:
         "import logging, structlog\n"
         "structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))\n"
         "weights = EchoWeights.random(EchoDimensions(embed_dim=8, encoder_depth=1, num_heads=1))\n"
-        "try: print(*choose(weights, Workers(), *sys.argv[1:], None)[1].milliseconds)\n"
-        "except EchoStreamError as error: print(type(error).__name__, error.exit_code, error)"
+        "for name in sys.argv[1:]:\n"
+        "    precision = 'auto' if name == 'auto' else 'float32'\n"
+        "    try: print(*choose(weights, Workers(), name, precision, None)[1].milliseconds, end='\\0')\n"
+        "    except EchoStreamError as error: print(type(error).__name__, error.exit_code, error, end='\\0')"
     )
-    command = [sys.executable, "-c", program, runtime, "auto" if runtime == "auto" else "float32"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-c", program, *runtimes]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.split("\0")[:-1]
+
+
+WITHOUT_TORCH = (("torch",), "plain", "torch", "auto")
+WITHOUT_OPENVINO = (("openvino",), "openvino", "auto")
 
 
 def test_what_is_not_installed_names_its_extra() -> None:
-    assert "MissingExtra 1" in (said := chosen_without(["openvino"], "openvino"))
-    assert "pip install 'echo-stream[echo]'" in said
-    for name in ("plain", "torch"):
-        assert "MissingExtra 1" in (said := chosen_without(["torch"], name))
+    openvino, _ = chosen_without(*WITHOUT_OPENVINO)
+    assert "MissingExtra 1" in openvino
+    assert "pip install 'echo-stream[echo]'" in openvino
+    for said in chosen_without(*WITHOUT_TORCH)[:2]:
+        assert "MissingExtra 1" in said
         assert "pip install 'echo-stream[torch]'" in said
-    assert "MissingExtra 1" in (said := chosen_without(["torch", "openvino"], "auto"))
-    assert "pip install 'echo-stream[echo]'" in said
+    (neither,) = chosen_without(("torch", "openvino"), "auto")
+    assert "MissingExtra 1" in neither
+    assert "pip install 'echo-stream[echo]'" in neither
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
 def test_auto_makes_do_with_what_is_installed() -> None:
-    assert "torch" not in (found := chosen_without(["torch"], "auto"))
+    found = chosen_without(*WITHOUT_TORCH)[2]
+    assert "torch" not in found
     assert "openvino float32" in found
-    assert "openvino" not in (found := chosen_without(["openvino"], "auto"))
+    found = chosen_without(*WITHOUT_OPENVINO)[1]
+    assert "openvino" not in found
     assert "plain float32" in found
 
 

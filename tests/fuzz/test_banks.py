@@ -82,13 +82,13 @@ def signed(metadata: Any, tensors: bankfile.Tensors) -> bytes:
     return safetensors.numpy.save(dict(tensors), metadata={bankfile.HEADER_KEY: json.dumps(metadata)})
 
 
-@fuzz(300)
+@fuzz(150)
 @given(st.binary(max_size=300) | damaged(WHOLE, within=HEADER_END) | damaged(WHOLE))
 def test_damaged_bytes(path: Path, data: bytes) -> None:
     check(path, data)
 
 
-@fuzz(300)
+@fuzz(150)
 @given(twisted(METADATA) | TREES)
 def test_odd_metadata(path: Path, metadata: Any) -> None:
     check(path, signed(metadata, TENSORS))
@@ -101,7 +101,7 @@ def test_metadata_that_is_no_json(path: Path, text: str) -> None:
     check(path, safetensors.numpy.save(TENSORS, metadata={bankfile.HEADER_KEY: text}))
 
 
-@fuzz(300)
+@fuzz(150)
 @given(st.data())
 def test_odd_tensors(path: Path, data: st.DataObject) -> None:
     tensors = dict(TENSORS)

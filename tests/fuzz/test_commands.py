@@ -36,13 +36,13 @@ def test_the_command_is_right() -> None:
     assert parse("pump3", WHOLE, HERE).duration_s == 60
 
 
-@fuzz(600)
+@fuzz(250)
 @given(st.binary(max_size=5000) | damaged(WHOLE))
 def test_damaged_bytes(payload: bytes) -> None:
     check(payload)
 
 
-@fuzz(600)
+@fuzz(250)
 @given(twisted(TREE) | TREES)
 def test_odd_values(tree: Any) -> None:
     check(json.dumps(tree).encode())

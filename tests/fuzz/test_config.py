@@ -82,26 +82,26 @@ def check(path: Path, data: bytes) -> None:
     assert [line for line in refused.message.split("\n") if not line.startswith(str(path))] == []
 
 
-@fuzz(400)
+@fuzz(200)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
 def test_any_text(path: Path, data: bytes) -> None:
     check(path, data)
 
 
-@fuzz(400)
+@fuzz(200)
 @given(damaged(EXAMPLE))
 def test_a_damaged_file(path: Path, data: bytes) -> None:
     check(path, data)
 
 
-@fuzz(800)
+@fuzz(400)
 @given(twisted(TREE))
 @example(TREE)
 def test_odd_values(path: Path, tree: Any) -> None:
     check(path, yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "replace"))
 
 
-@fuzz(300)
+@fuzz(150)
 @given(
     st.lists(
         st.sampled_from(

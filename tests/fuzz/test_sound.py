@@ -90,7 +90,7 @@ def test_damaged_recordings(path: Path, kind: str, data: st.DataObject) -> None:
     assert str(path) in said
 
 
-@fuzz(300)
+@fuzz(150)
 @given(st.sampled_from((b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM", b"caff", b"")), st.binary(max_size=400))
 def test_any_bytes(path: Path, start: bytes, rest: bytes) -> None:
     path.write_bytes(start + rest)

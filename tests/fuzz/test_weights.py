@@ -48,13 +48,13 @@ def test_the_weights_are_right(path: Path) -> None:
     assert read_tensors(path, SHAPES)[0]["encoder.norm"].item() == 1.0
 
 
-@fuzz(400)
+@fuzz(200)
 @given(st.binary(max_size=200) | damaged(WHOLE, within=HEADER_END) | damaged(WHOLE))
 def test_damaged_bytes(path: Path, data: bytes) -> None:
     check(path, data)
 
 
-@fuzz(400)
+@fuzz(200)
 @given(twisted(HEADER) | TREES, st.booleans())
 def test_odd_header(path: Path, header: Any, cut: bool) -> None:
     text = json.dumps(header).encode()

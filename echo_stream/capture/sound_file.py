@@ -23,6 +23,7 @@ import soundfile
 
 from echo_stream.capture.stored import open_stored, reading, state_of
 from echo_stream.core.errors import EchoStreamError, SourceError
+from echo_stream.core.level import OVERSHOOT
 from echo_stream.core.text import is_object, path_text
 
 LOWEST_HZ, HIGHEST_HZ = 1000, 192_000
@@ -30,7 +31,6 @@ STREAMED_HEADER_BYTES = 0x7FFF0000  # what wrote to a pipe claims at least this,
 UNKNOWN_FRAMES = 1 << 48  # libsndfile's count of a FLAC file from a pipe is larger still
 HEADER_BYTES = 1 << 16  # of an object, read with each request for its header
 LEFT_OVER_S = 0.1  # so little behind the sound may be anything
-OVERSHOOT = 1.1  # filters exceed full scale by less; beyond it, float samples have another unit
 FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
 
 

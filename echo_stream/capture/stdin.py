@@ -19,13 +19,13 @@ import structlog
 
 from echo_stream.capture.source import Anchor, UnsupervisedSource
 from echo_stream.core.errors import SourceError
+from echo_stream.core.level import OVERSHOOT
 from echo_stream.core.types import AudioBlock, Float32
 
 SAMPLE_BYTES = {"s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4}
 LONGEST_BLOCK_S = 0.5
 LONGEST_HEADER_BYTES = 1 << 20
 STREAMED_BYTES = 0x7FFF0000  # a size from here on, or 0: the writer did not know it
-OVERSHOOT = 1.1  # filters exceed full scale by less; beyond it, float samples have another unit
 UNUSED_BITS_S = 10.0
 ANNOUNCED = {
     b"fLaC": "FLAC",

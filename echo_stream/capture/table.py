@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from echo_stream.capture.sound_file import HIGHEST_HZ, LOWEST_HZ, OVERSHOOT, StraightFile
+from echo_stream.capture.sound_file import HIGHEST_HZ, LOWEST_HZ, StraightFile
 from echo_stream.capture.stored import open_stored, reading, state_of
 from echo_stream.core.errors import SourceError
+from echo_stream.core.level import OVERSHOOT
 from echo_stream.core.text import path_text
 from echo_stream.core.types import Float32
 

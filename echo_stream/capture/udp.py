@@ -27,8 +27,9 @@ import structlog
 
 from echo_stream.capture.microphone import boot_clock
 from echo_stream.capture.source import Anchor, SourceState
-from echo_stream.capture.stdin import OVERSHOOT, SAMPLE_BYTES, decode
+from echo_stream.capture.stdin import SAMPLE_BYTES, decode
 from echo_stream.core.errors import SourceError
+from echo_stream.core.level import OVERSHOOT
 from echo_stream.core.log_limit import LogLimit
 from echo_stream.core.types import AudioBlock, Float32
 

@@ -19,10 +19,11 @@ from time import monotonic, sleep
 
 import numpy as np
 
+from echo_stream.capture.reconnect import RATE_TOLERANCE
 from echo_stream.cli.common import print_json, quiet, read_config_or_defaults
 from echo_stream.cli.mqtt_check import check as check_broker
 from echo_stream.config.schema import Config, Machine
-from echo_stream.config.sources import Microphone
+from echo_stream.config.sources import USUAL_RATE_HZ, Microphone
 from echo_stream.core.checks import Check, Verdict, worst
 from echo_stream.core.errors import DeliveryError, EchoStreamError
 from echo_stream.core.level import FULL_SCALE
@@ -32,9 +33,6 @@ from echo_stream.pipeline.factory import broker_settings, build_encoder
 from echo_stream.pipeline.loop import WAIT_S
 from echo_stream.pipeline.sources import open_sources
 
-_RATE_TOLERANCE = 0.01
-"""Beyond it capture calls a device lost."""
-"""Of full scale; 16-bit converters end at 32767 / 32768."""
 _QUIET_DBFS = -75.0
 """Near the noise floor of a 16-bit converter and a cheap preamplifier."""
 _UNSYNCHRONISED = 5
@@ -160,7 +158,7 @@ def sound(machine: str, listen: Callable[[], ProbeResult]) -> list[Check]:
 
 def _rate(machine: str, measured_hz: float, nominal_hz: int) -> Check:
     name, finding = f"rate of {machine}", f"{measured_hz:.0f} Hz measured, {nominal_hz} Hz configured"
-    if abs(measured_hz / nominal_hz - 1) > _RATE_TOLERANCE:
+    if abs(measured_hz / nominal_hz - 1) > RATE_TOLERANCE:
         advice = "set sample_rate_hz to what the device really does, or use another port or cable"
         return Check(name, Verdict.FAIL, finding, advice)
     return Check(name, Verdict.OK, finding)
@@ -205,7 +203,6 @@ def _clock_state() -> int:
 
 LISTEN_S = 3.0
 PATIENCE_S = 6.0
-USUAL_RATE_HZ = 48_000
 
 
 def examine(config: Config) -> Iterator[Check]:

@@ -59,7 +59,6 @@ _STATUS: Final = {
     "degraded": "degraded",
     "": "normal",
 }
-_ASIDE: Final = {"SHELVED": "shelved", "OUT_OF_SERVICE": "out-of-service"}
 _WORKS: Final = ("running", "listening")
 
 log = structlog.get_logger()
@@ -216,7 +215,7 @@ def row_of(fleet: Fleet, now: MachineNow) -> PlantMachine:
     """The row of a machine."""
     found = machine_now(fleet, now)
     levels = {name: _level(level) for name, level in ((now.alarm or {}).get("levels") or {}).items()}
-    aside = _ASIDE.get(found["state"] or "")
+    aside = models.ASIDE.get(found["state"] or "")
     drift = now.drift or {}
     return PlantMachine(
         id=f"{now.node}/{now.machine}",

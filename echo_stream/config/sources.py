@@ -146,6 +146,7 @@ class Bearing(Model):
         return self
 
 
+USUAL_RATE_HZ = 48_000
 LONGEST_STREAM_S = 1e9  # 30 years
 
 
@@ -204,7 +205,7 @@ class Microphone(SourceSettings):
 
     kind: Literal["microphone"]
     device: Device = Field(description="name as `echo-stream devices` prints it, or a part of it")
-    sample_rate_hz: SampleRate = 48_000
+    sample_rate_hz: SampleRate = USUAL_RATE_HZ
 
     @property
     def fixed_rate_hz(self) -> int:

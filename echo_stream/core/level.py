@@ -10,6 +10,8 @@ from echo_stream.core.types import Float32, Window
 FLOOR_DBFS = -200.0
 FULL_SCALE = 0.9995
 """Samples of at least this magnitude are clipped: int16 reaches 32767 / 32768 at most."""
+OVERSHOOT = 1.1
+"""Filters exceed full scale by less; beyond it, float samples have another unit."""
 
 
 def level_dbfs(samples: Float32) -> float:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+MAX_SHELVE_S = 7 * 86_400
 BANK_ID = "b[0-9]{1,9}"
 """Pattern of the name of a bank's version."""
 OFF = "off"

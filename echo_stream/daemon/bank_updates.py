@@ -25,7 +25,7 @@ from echo_stream.daemon.child import command_line, why_it_failed
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.proposals import Done
 from echo_stream.detect.bank import NormalBank
-from echo_stream.detect.bank_file import accepted_version
+from echo_stream.detect.bank_file import accepted_version, version_numbers
 from echo_stream.mqtt.commands import Command
 from echo_stream.pipeline.factory import trip_levels
 
@@ -33,7 +33,6 @@ ACCEPT_S: Final = 60.0
 WAITING: Final = 8
 FRESH_NS: Final = 2_000_000_000
 """What changed so lately may have changed once more within the file system's tick."""
-_VERSION: Final = re.compile(r"b([0-9]{1,9})\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +56,8 @@ class BankState:
 
 def bank_state(bank: Path) -> BankState:
     """From names alone; quick."""
-    found = (_VERSION.fullmatch(path.name) for path in bank.with_suffix(".versions").glob("b*.safetensors"))
-    newest = max((int(match[1]) for match in found if match), default=None)
-    return BankState(accepted_version(bank), None if newest is None else f"b{newest}")
+    numbers = version_numbers(bank)
+    return BankState(accepted_version(bank), f"b{numbers[-1]}" if numbers else None)
 
 
 def _stamp(bank: Path) -> tuple[int, int]:

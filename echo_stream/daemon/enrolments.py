@@ -24,6 +24,7 @@ from typing import Any, Final
 import structlog
 
 from echo_stream.config.schema import Config, Machine
+from echo_stream.config.sources import USUAL_RATE_HZ
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.files import require_writable
 from echo_stream.core.guard import GuardedThread
@@ -43,7 +44,6 @@ ROUND_S: Final = 0.25
 ASK_S: Final = 8.0
 FIT_S: Final = 4 * 3600.0
 BANK_BYTES: Final = 50_000_000
-USUAL_RATE_HZ: Final = 48_000
 NORMAL: Final = "normal"
 
 Done = Callable[[bool, str], None]

@@ -24,7 +24,7 @@ import structlog
 
 from echo_stream.alarm.calibration import Calibration
 from echo_stream.core.errors import BankError, CommandRefused
-from echo_stream.core.types import AlarmLevel
+from echo_stream.core.types import OFF, AlarmLevel
 from echo_stream.daemon.history import HistoryRecorder
 from echo_stream.daemon.page_models import joined_minutes, journal_items
 from echo_stream.daemon.stations import StationRegistry
@@ -35,7 +35,6 @@ from echo_stream.mqtt.payloads import Payload
 from echo_stream.pipeline.factory import trip_levels
 from echo_stream.web import models
 
-OFF: Final = "off"
 JOIN_S: Final = 3 * MINUTE_S
 """Minutes over a level that are no further apart are one alarm."""
 

@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import platform
-import re
 import shutil
 import time
 import zipfile
@@ -29,7 +28,7 @@ from echo_stream.core.measures import MEASURES
 from echo_stream.core.sequences import commonest
 from echo_stream.core.text import utc_text
 from echo_stream.daemon.stations import FailedMachine
-from echo_stream.detect.bank_file import accepted_version
+from echo_stream.detect.bank_file import accepted_version, version_numbers
 from echo_stream.evidence.normal_sound import file_of
 from echo_stream.evidence.store import Kept
 from echo_stream.history.minutes import MINUTE_S, MinuteRow
@@ -70,7 +69,6 @@ _OF_WARNING: Final = {
     "LATCHED_ACKED": "warning-acknowledged",
     "RTN_UNACK": "warning-over",
 }
-_ASIDE: Final = {"SHELVED": "shelved", "OUT_OF_SERVICE": "out-of-service"}
 
 
 def status_of(
@@ -88,8 +86,8 @@ def status_of(
         found.append(("not-heard", None))
     if sensor_fault is not None:
         found.append(("sensor-fault", alarm.since if alarm.state == "SUPPRESSED" else None))
-    if alarm.state in _ASIDE:
-        aside = _ASIDE[alarm.state], alarm.since
+    if alarm.state in models.ASIDE:
+        aside = models.ASIDE[alarm.state], alarm.since
         # Nobody is called for a machine that was set aside, but for what was not set aside of it.
         found = [aside, *(each for each in found if each[0].startswith("warning"))]
     if found:
@@ -233,16 +231,14 @@ def without_secrets(config: Config) -> dict[str, Any]:
 
 RAISED: Final = 1.5
 """A level that grows by more than this is said: much less would be noticed."""
-_VERSION: Final = re.compile(r"b([0-9]{1,9})\.safetensors")
 
 
 def bank_versions(bank: Path) -> list[models.BankVersion]:
-    """Versions beside a bank, oldest first, by their names: reading a hundred of them takes seconds."""
+    """Versions beside a bank, oldest first."""
     accepted = accepted_version(bank)
     folder = bank.with_suffix(".versions")
-    numbers = (_VERSION.fullmatch(path.name) for path in folder.glob("b*.safetensors"))
     found = []
-    for number in sorted(int(match[1]) for match in numbers if match):
+    for number in version_numbers(bank):
         with contextlib.suppress(OSError):  # removed meanwhile
             made_s = (folder / f"b{number}.safetensors").stat().st_mtime
             made = utc_text(datetime.fromtimestamp(made_s, UTC))

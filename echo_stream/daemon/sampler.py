@@ -18,14 +18,13 @@ from zlib import crc32
 
 import structlog
 
-from echo_stream.core.files import read_regular, write_whole
+from echo_stream.core.files import write_whole
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.types import Features, Score, Window
 from echo_stream.history.sample import About, FeatureSample, Probation, Stretch, path_of
 from echo_stream.pipeline.station import Station
 
 EVERY_S = 300.0
-MOST_BYTES = 1 << 28
 STOP_S = 5.0
 
 log = structlog.get_logger()
@@ -131,7 +130,7 @@ class FeatureSampler:
     def _read(self, machine: str, about: About) -> FeatureSample:
         path = path_of(self._state_dir, machine)
         try:
-            found = FeatureSample.from_bytes(read_regular(path, MOST_BYTES), about)
+            found = FeatureSample.read(path, about)
         except FileNotFoundError:
             return FeatureSample(about)
         except (OSError, ValueError) as error:

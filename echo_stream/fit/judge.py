@@ -21,7 +21,7 @@ from echo_stream.alarm.calibration import Calibration
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.errors import BankError, SourceError
-from echo_stream.core.files import read_regular, write_whole
+from echo_stream.core.files import write_whole
 from echo_stream.core.sequences import commonest
 from echo_stream.core.types import OFF, AlarmLevel, Features
 from echo_stream.detect.bank import NormalBank
@@ -36,7 +36,6 @@ from echo_stream.pipeline.loop import encode_windows, read_windows
 
 JUDGED = 8
 """Last windows of an event: about what its on-delay saw."""
-MOST_BYTES = 1 << 28
 MOST_FAULTS = 200
 """The newest; each is a score of a few windows."""
 
@@ -161,8 +160,7 @@ def state_of(machine: Machine, bank: NormalBank, features: Sequence[Features], n
 def past_events(config: Config, machine: Machine, bank: NormalBank) -> list[Stretch]:
     """The newest events whose features the daemon kept; none where it kept none of this bank's."""
     try:
-        data = read_regular(path_of(config.state_dir, machine.id), MOST_BYTES)
-        found = FeatureSample.from_bytes(data, about_of(bank))
+        found = FeatureSample.read(path_of(config.state_dir, machine.id), about_of(bank))
     except (OSError, ValueError):
         return []
     return found.events if found else []
@@ -195,7 +193,7 @@ def known_faults(config: Config, machine: Machine, encoder: Encoder, bank: Norma
 
 def _kept_features(path: Path, about: About) -> list[Stretch]:
     try:
-        found = FeatureSample.from_bytes(read_regular(path, MOST_BYTES), about)
+        found = FeatureSample.read(path, about)
     except (OSError, ValueError) as error:
         log.warning("features of a confirmed fault cannot be read", file=str(path), reason=str(error))
         return []

@@ -18,7 +18,6 @@ from echo_stream.alarm.calibration import Calibration, TripLevel
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.calibration import BankCalibration, SensorLimits
 from echo_stream.core.errors import BankError
-from echo_stream.core.files import read_regular
 from echo_stream.core.text import Progress, duration_text, person
 from echo_stream.core.types import AlarmLevel, Enrolled
 from echo_stream.detect.bank import SESSIONS, NormalBank
@@ -31,7 +30,6 @@ from echo_stream.fit.versions import BankVersions
 from echo_stream.history.sample import STRETCH, About, FeatureSample, Stretch, path_of
 from echo_stream.pipeline.factory import build_encoder, trip_levels
 
-MOST_BYTES = 1 << 28
 FEWEST = 5
 """Stretches, of all operating states together."""
 NEAR_A_FAULT = timedelta(hours=1)
@@ -227,7 +225,7 @@ def read_sample(config: Config, machine: Machine, bank: NormalBank) -> FeatureSa
     path = path_of(config.state_dir, machine.id)
     hint = "let the daemon listen for some hours: it writes what it heard every five minutes"
     try:
-        found = FeatureSample.from_bytes(read_regular(path, MOST_BYTES), about)
+        found = FeatureSample.read(path, about)
     except OSError as error:
         raise BankError(f"{path} cannot be read: {error.strerror}", hint) from error
     except ValueError as error:

@@ -22,6 +22,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from echo_stream.core.files import read_regular
 from echo_stream.core.gate_features import gate_tensors, with_gates
 from echo_stream.core.sequences import commonest
 from echo_stream.core.types import GATE_EVERY, EncoderIdentity, Features
@@ -35,6 +36,8 @@ FAULTS = "faults"
 STRETCH = 16
 """Windows in a row: a calibration needs to see what follows what."""
 MOST_STRETCHES, FEWEST_STRETCHES = 60, 4
+MOST_FILE_BYTES = 1 << 28
+"""A file that is larger is none of ours."""
 MOST_BYTES = 16e6
 """Of features: with a large encoder fewer stretches are kept."""
 EVERY_S = 120.0
@@ -238,6 +241,16 @@ class FeatureSample:
         }
         text = json.dumps({**metadata, "checksum": _checksum(metadata, tensors)}, sort_keys=True)
         return safetensors.numpy.save(tensors, metadata={HEADER_KEY: text})
+
+    @classmethod
+    def read(cls, path: Path, about: About) -> Self | None:
+        """The sample in a file; None where it is of other features.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is damaged.
+        """
+        return cls.from_bytes(read_regular(path, MOST_FILE_BYTES), about)
 
     @classmethod
     def from_bytes(cls, data: bytes, about: About) -> Self | None:

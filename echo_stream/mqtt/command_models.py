@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from echo_stream.core.types import BANK_ID
+from echo_stream.core.types import BANK_ID, MAX_SHELVE_S
 from echo_stream.mqtt.models import Model, Payload, Timestamp
 
-MAX_SHELVE_S = 7 * 86_400
 CommandName = Literal[
     "ack",
     "shelve",

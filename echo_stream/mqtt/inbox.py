@@ -23,10 +23,9 @@ from echo_stream.mqtt.commands import Command, ReplyTo, parse, tokens
 from echo_stream.mqtt.mailbox import Mailbox
 from echo_stream.mqtt.payloads import ONLINE
 from echo_stream.mqtt.speeds import Speeds
-from echo_stream.mqtt.topics import Topics
+from echo_stream.mqtt.topics import MAX_TOPIC_BYTES, Topics
 
 _MAX_WAITING = 100
-_MAX_TOPIC_BYTES = 65_535
 _MAX_USER_PROPERTIES = 10
 _MAX_COMMANDS_LOGGED = 100
 _NO_REPLY = (
@@ -194,7 +193,7 @@ class Inbox:
 
         The sender chooses the topic, and it is we who publish there: with our rights, in our name.
         """
-        if not topic or any(c in topic for c in "+#\0") or len(topic.encode()) > _MAX_TOPIC_BYTES:
+        if not topic or any(c in topic for c in "+#\0") or len(topic.encode()) > MAX_TOPIC_BYTES:
             return False  # the broker would end our connection
         if self._prefix is not None and f"{topic}/".startswith(f"{self._prefix}/"):
             return False

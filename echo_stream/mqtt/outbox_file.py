@@ -21,6 +21,7 @@ import structlog
 
 from echo_stream.core.text import clean_text
 from echo_stream.mqtt.salvage import salvage
+from echo_stream.mqtt.topics import MAX_TOPIC_BYTES
 
 _VERSION = 1
 _CLOCK_TABLE = "CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY, seen_s REAL NOT NULL)"
@@ -29,7 +30,6 @@ MAX_ID = 2**62
 _COLUMNS = "id, machine, key, topic, payload, put_at_s"
 DISK_ERRORS = (sqlite3.Error, OSError, UnicodeError)
 """UnicodeError: Python's sqlite3 cannot read a message of SQLite that quotes a damaged schema."""
-_MAX_TOPIC_BYTES = 65_535
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS outbox (id INTEGER PRIMARY KEY, machine TEXT NOT NULL, key TEXT NOT NULL,
         topic TEXT NOT NULL, payload TEXT NOT NULL, put_at_s REAL NOT NULL)""",
@@ -267,7 +267,7 @@ def trouble_of(row: Row) -> str:
         size = len(row.topic.encode())
     except UnicodeError:
         return "its topic is no text"
-    if not 0 < size <= _MAX_TOPIC_BYTES or any(c in "+#" or ord(c) < 32 or c == "\ufffd" for c in row.topic):
+    if not 0 < size <= MAX_TOPIC_BYTES or any(c in "+#" or ord(c) < 32 or c == "\ufffd" for c in row.topic):
         return f"its topic {clean_text(row.topic)!r} is none"
     if not 0 < row.id < MAX_ID:
         return f"its id {row.id} is none"

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from echo_stream.core.errors import DeliveryError
 
+MAX_TOPIC_BYTES = 65_535
+
 
 @dataclass(frozen=True, slots=True)
 class Topics:

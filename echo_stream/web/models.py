@@ -5,14 +5,15 @@ Events keep the form that they have over MQTT (docs/mqtt.md); everything else is
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from echo_stream.core.types import BANK_ID
+from echo_stream.core.types import BANK_ID, MAX_SHELVE_S
 
 Time = Annotated[str | None, Field(description="UTC, ISO 8601; null where there is none")]
-MAX_SHELVE_S = 7 * 86_400
+ASIDE: Final = {"SHELVED": "shelved", "OUT_OF_SERVICE": "out-of-service"}
+"""The status of a machine whose alarm is in one of these states."""
 
 
 class Model(BaseModel):

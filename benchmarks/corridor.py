@@ -3,6 +3,7 @@
     python -m benchmarks.corridor --machines 100 --rate 48000 --encoder echo-tiny --minutes 10
     python -m benchmarks.corridor --machines 100 --rate 16000 --encoder echo-tiny-gated --precision float32
     python -m benchmarks.corridor --machines 1000 --rate 16000 --encoder spectral --minutes 10
+    python -m benchmarks.corridor --daemons 2 --machines 300 --rate 16000 --encoder spectral
     python -m benchmarks.corridor --latency --encoder echo-tiny --rate 48000 --minutes 10
     python -m benchmarks.corridor --growth --encoder spectral
     python -m benchmarks.corridor --scoring
@@ -21,6 +22,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -116,6 +119,18 @@ def _due_within(ends: Sequence[str]) -> float:
     return round(1 - max(gaps), 3)
 
 
+def side_by_side(
+    settings: Settings, daemons: int, machines: Machines, seconds: float
+) -> list[dict[str, Any]]:
+    """So many daemons at once, each with its own folder, broker and machines."""
+    folders = [settings.folder / str(i) for i in range(daemons)] if daemons > 1 else [settings.folder]
+    own = [replace(settings, folder=folder) for folder in folders]
+    for each in own:
+        prepare(each, [machines.rate_hz])
+    with ThreadPoolExecutor(daemons) as pool:
+        return list(pool.map(lambda each: steady(each, machines, seconds), own))
+
+
 def further_machine_mb(settings: Settings, found: dict[str, Any]) -> float:
     """Memory of each machine beyond the first."""
     one = steady(settings, Machines(1, found["rate_hz"]), RING_S)
@@ -207,6 +222,7 @@ def main() -> None:
     parser.add_argument("--machines", type=int, default=100)
     parser.add_argument("--rate", type=int, default=48_000, metavar="HZ")
     parser.add_argument("--encoder", choices=ENCODERS, default="spectral")
+    parser.add_argument("--daemons", type=int, default=1, help="so many side by side, each of --machines")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--hop", type=float, default=1.0, metavar="S")
     parser.add_argument(
@@ -232,7 +248,8 @@ def main() -> None:
                 as_json=given.json,
             )
             return
-        prepare(settings, given.rates if given.growth else [given.rate])
+        if given.latency or given.growth:
+            prepare(settings, given.rates if given.growth else [given.rate])
         if given.latency:
             show(latency(settings, given.rate, 60 * given.minutes), as_json=given.json)
         elif given.growth:
@@ -240,10 +257,11 @@ def main() -> None:
             if given.json:
                 print(json.dumps(rows))
         else:
-            found = steady(settings, Machines(given.machines, given.rate), 60 * given.minutes)
-            if given.machines > 1:
-                found["further_machine_mb"] = further_machine_mb(settings, found)
-            show(found, as_json=given.json)
+            machines, seconds = Machines(given.machines, given.rate), 60 * given.minutes
+            for found in side_by_side(settings, given.daemons, machines, seconds):
+                if given.machines > 1 and given.daemons == 1:
+                    found["further_machine_mb"] = further_machine_mb(settings, found)
+                show(found, as_json=given.json)
 
 
 if __name__ == "__main__":

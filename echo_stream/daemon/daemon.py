@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from echo_stream.daemon.transfers import Transfers
 
 DRAIN_S = 4.0
-STATES_EVERY_S = 60.0  # so much of a machine's own past is lost at most when the power fails
+STATES_EVERY_S = 60.0  # so much of a machine's own past, and 10 s, is lost when the power fails
 METRICS_RETRY_S = 30.0
 PAGE_LOG_LINES = 200
 BANKS_EVERY_S = 5.0

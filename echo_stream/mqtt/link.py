@@ -44,7 +44,8 @@ _STEADY_S = 10.0
 _SHORT_LIVED_SAID = 3
 """So many shorter ones in a row are said, each; then there is silence until one holds."""
 _STEP_S = 1.0
-_MAINTAIN_S = 60.0
+_MAINTAIN_S = 10.0
+"""So often the disk is brought up to date with what was not written at once."""
 _RESEND_S = 60.0
 _STOP_SHARE = 0.8
 _LAST_TRY_S = 1.0

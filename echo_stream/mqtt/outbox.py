@@ -97,6 +97,8 @@ class Outbox:
         self._last_id = 0
         self._seq: Counter[str] = Counter()
         self._snapshots: dict[str, str | None] = {}
+        self._newer_snapshots: dict[str, str] = {}
+        """Those that wait for the next time that something is written."""
         self._loaded = False
         self.trouble = ""
         """Why the disk takes nothing at present, in a sentence; empty where it does."""
@@ -131,6 +133,7 @@ class Outbox:
     def snapshot(self, machine: str) -> dict[str, Any] | None:
         """The state last kept for a machine by `put` or `save_snapshot`; None where none can be read."""
         with self._lock:
+            self._take_snapshots()
             text = self._snapshots.get(machine)
         if not text:
             return None
@@ -146,11 +149,12 @@ class Outbox:
         return None
 
     def save_snapshot(self, machine: str, snapshot: dict[str, Any]) -> None:
-        """Keep a machine's state where there is no event to put with it."""
-        with self._lock:
-            self._snapshots[machine] = json.dumps(snapshot)
-            self._unkept.add(machine)
-            self._save()
+        """Keep a machine's state where there is no event to put with it: on disk after the next `maintain`.
+
+        It waits for no disk, which may stand for seconds: the sound goes on. To be called by the thread that
+        puts the machine's events.
+        """
+        self._newer_snapshots[machine] = json.dumps(snapshot)
 
     def put(
         self,
@@ -180,7 +184,7 @@ class Outbox:
             self._unsaved[row.id] = row
             self._unkept.add(machine)
             if snapshot is not None:
-                self._snapshots[machine] = json.dumps(snapshot)
+                self._newer_snapshots[machine] = json.dumps(snapshot)
             self._save()
         return row
 
@@ -336,9 +340,16 @@ class Outbox:
             log.info("the outbox can be written again", path=str(self.path), waiting=self.depth)
         self.trouble = ""
 
+    def _take_snapshots(self) -> None:
+        while self._newer_snapshots:  # another thread adds to them without the lock
+            machine, text = self._newer_snapshots.popitem()
+            self._snapshots[machine] = text
+            self._unkept.add(machine)
+
     def _write(self) -> None:
         if not self._loaded:
             self._load()
+        self._take_snapshots()
         if not (self._unsaved or self._gone or self._unkept):
             return
         states = [(machine, self._seq[machine], self._snapshots.get(machine)) for machine in self._unkept]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -227,6 +228,7 @@ def test_one_page_that_is_destroyed_costs_its_own_rows(path: Path, page: int, ru
     outbox.ack(row.id for row in events[:20])
     assert [outbox.next_seq("pump3") for _ in range(7)][-1] == 7
     outbox.save_snapshot("pump3", {"state": "UNACK"})
+    outbox.maintain(NOW_S)
     if not running:
         outbox.close()
     with sqlite3.connect(path) as connection:
@@ -594,6 +596,31 @@ def test_a_damaged_row_is_set_aside_and_those_behind_it_go_on(
     assert "set aside" in logged[-1]["event"]
     assert path.with_name("outbox.sqlite.damaged.jsonl").read_text().count("\n") == 1
     outbox.close()
+
+
+def test_a_state_waits_for_no_disk(path: Path) -> None:
+    """60 machines keep a state a minute each, and the thread that listens must not stand with a disk."""
+    outbox = Outbox(path)
+    outbox.put("pump3", "t", {"n": 1}, now_s=NOW_S, snapshot={"state": "UNACK"})
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # as a disk that hangs: what is written now waits, and is refused
+        outbox.save_snapshot("pump3", {"state": "ACKED"})
+        outbox.save_snapshot("fan1", {"state": "NORMAL"})
+        assert outbox.refusals == 0
+        assert outbox.snapshot("fan1") == {"state": "NORMAL"}
+    outbox.save_snapshot("pump3", {"state": "NORMAL"})
+    outbox.maintain(NOW_S)
+    assert (outbox.refusals, outbox.trouble) == (0, "")
+    later = Outbox(path)
+    assert later.snapshot("pump3") == {"state": "NORMAL"}
+    assert later.snapshot("fan1") == {"state": "NORMAL"}
+    outbox.save_snapshot("pump3", {"state": "ACKED"})
+    outbox.put("pump3", "t", {"n": 2}, now_s=NOW_S, snapshot={"state": "UNACK"})
+    outbox.close()
+    later.close()
+    last = Outbox(path)
+    assert last.snapshot("pump3") == {"state": "UNACK"}, "an event's state is newer than one that waited"
+    last.close()
 
 
 @pytest.mark.parametrize("text", ["nonsense", "[1]", "[" * 5000, b"\xff"])

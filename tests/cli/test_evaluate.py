@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from echo_stream.capture.simulator import Fault, Scenario, SimulatedMachine
 from echo_stream.capture.table import Columns
 from echo_stream.cli.evaluate import auc, evaluate, partial_auc
 from echo_stream.core.errors import EchoStreamError, Failures, SourceError
+from echo_stream.core.types import Float32
 from echo_stream.encode.encoder import make_encoder
 from echo_stream.fit import archive
 
@@ -22,7 +24,14 @@ CLIP_S = 3
 
 def write_machine(folder: Path, seed: int, *, clips: int = 12) -> None:
     """Normal clips of one simulated machine, and clips of two of its faults."""
-    machine = SimulatedMachine(seed, RATE)
+    for path, sound in clips_of(seed, clips).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / path, sound, RATE)
+
+
+@cache
+def clips_of(seed: int, clips: int) -> dict[str, Float32]:
+    machine, found = SimulatedMachine(seed, RATE), {}
     for split, kind, start_s, count in (
         ("train", None, 0, clips),
         ("test", None, 1000, 5),
@@ -33,9 +42,8 @@ def write_machine(folder: Path, seed: int, *, clips: int = 12) -> None:
         scenario = Scenario(machine, faults)
         for n in range(count):
             name = f"anomaly_{kind}_x_{n}" if kind else f"normal_day{n // 2}_{n}"
-            path = folder / split / f"{name}.wav"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, scenario.render((start_s + 5 * n) * RATE, CLIP_S * RATE), RATE)
+            found[f"{split}/{name}.wav"] = scenario.render((start_s + 5 * n) * RATE, CLIP_S * RATE)
+    return found
 
 
 def test_machines_at_any_depth_with_their_kinds(tmp_path: Path) -> None:
@@ -87,7 +95,6 @@ def test_a_folder_that_is_a_machine(tmp_path: Path) -> None:
 
 def test_processes_and_a_resumed_run_give_the_same_scores(tmp_path: Path) -> None:
     write_machine(tmp_path / "a", 5)
-    write_machine(tmp_path / "b", 7)
     encoder = make_encoder("spectral", window_s=1.0)
     cut: dict[str, Any] = {"window_s": 1.0, "hop_s": 0.5}
     alone = evaluate(tmp_path, encoder, workers=1, **cut)
@@ -101,7 +108,7 @@ def test_processes_and_a_resumed_run_give_the_same_scores(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path, encoder, resume=kept, workers=1, progress=stop, **cut)
     done = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
-    assert 0 < len(done) < 46
+    assert 0 < len(done) < 23
     assert evaluate(tmp_path, encoder, resume=kept, workers=1, **cut) == alone
     assert {path: path.stat().st_mtime_ns for path in done} == done
 

@@ -29,14 +29,14 @@ from echo_stream.encode.spectral import SpectralEncoder
 from echo_stream.evidence.normal_sound import file_of, folder_of, read_clips
 from echo_stream.fit import archive
 from echo_stream.fit.fit import extend, fit, own_source, recordings
-from echo_stream.fit.learn import Learnt, learn
+from echo_stream.fit.learn import Learnt
 from echo_stream.fit.listen import record_source
 from echo_stream.fit.recorded import Joined, held_out_places, in_runs, joined_clips, minutes_of, numbered
 from echo_stream.fit.session import MICROPHONE, Enrolment, Session
 from echo_stream.fit.summary import Fitted, bank_summary, facts, number, summaries
 from echo_stream.fit.versions import BankVersions
-from echo_stream.pipeline.factory import build_encoder
 from tests.support.sounds import ENCODER, HOP_S, WINDOW_S, enrol, features, normal
+from tests.support.stations import learnt
 
 RATE_HZ = 8_000
 CONFIG = """\
@@ -111,12 +111,7 @@ class Project:
         )
 
     def learn(self, *paths: Path, trimmed: bool = True) -> Learnt:
-        """What a fit learns, without version, kept sound and report."""
-        encoder = build_encoder(self.config, self.machine)
-        hear = recordings(self.config, self.machine, paths)
-        heard = hear(encoder=encoder, condition="normal", others=[], progress=lambda *_: None)
-        how = {"condition": "normal", "trimmed": trimmed}
-        return learn(self.config, self.machine, encoder, heard, [], **how)  # type: ignore[arg-type]
+        return learnt(self.config, self.machine, *paths, trimmed=trimmed)
 
     def extend(self, *paths: Path, condition: str | None = None, accept: bool = False) -> Fitted:
         hear = recordings(self.config, self.machine, paths)
@@ -193,9 +188,9 @@ def test_a_machine_that_knocks_is_learnt_with_its_knocks(project: Project) -> No
     sound = pump(90.0)
     for at_s in np.arange(4.3, 88, 11):
         sound = knock(sound, float(at_s))
-    learnt = project.learn(write(project.folder, "a", sound))
-    assert learnt.enrolment.session.left_out == ()
-    assert learnt.windows == 89
+    found = project.learn(write(project.folder, "a", sound))
+    assert found.enrolment.session.left_out == ()
+    assert found.windows == 89
 
 
 def test_of_an_archive_pieces_are_learnt_and_it_is_said(
@@ -205,13 +200,13 @@ def test_of_an_archive_pieces_are_learnt_and_it_is_said(
     write(project.folder, "a", np.tile(pump(60.0), 15))
     monkeypatch.setattr(archive, "MOST_WINDOWS", 450)
     monkeypatch.setattr(archive, "PART_S", 50.0)
-    learnt = project.learn(project.folder / "a.wav")
-    assert learnt.windows == 450
-    findings = {check.name: check for check in learnt.checks}
+    found = project.learn(project.folder / "a.wav")
+    assert found.windows == 450
+    findings = {check.name: check for check in found.checks}
     assert findings["Amount"].finding.startswith("450 of 899 windows were taken (0.1 of 0.2 h)")
     assert findings["Gaps"].finding == "no sound was lost"
-    assert [item.start_s for item in learnt.enrolment.enrolled[:51]] == [*range(50), 100]
-    assert learnt.enrolment.session.minutes == pytest.approx(450 / 60, rel=0.05)
+    assert [item.start_s for item in found.enrolment.enrolled[:51]] == [*range(50), 100]
+    assert found.enrolment.session.minutes == pytest.approx(450 / 60, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -460,9 +455,9 @@ def test_real_machines(tmp_path: Path, recordings_folder: Path) -> None:
     """Undisturbed recordings are learnt whole; a knock in one is found."""
     fan, rate = recordings_folder / "streams" / "fan_sensiml_enroll_normal_120s.flac", 16_000
     project = Project(tmp_path, CONFIG.replace(str(RATE_HZ), str(rate)))
-    learnt = project.learn(fan)
-    assert learnt.enrolment.session.left_out == ()
-    assert worst([c for c in learnt.checks if c.name in {"Clipping", "Steadiness", "Sound"}]) == Verdict.OK
+    found = project.learn(fan)
+    assert found.enrolment.session.left_out == ()
+    assert worst([c for c in found.checks if c.name in {"Clipping", "Steadiness", "Sound"}]) == Verdict.OK
     sound, _ = soundfile.read(fan)
     path = write(tmp_path, "knocked", knock(sound, 80.5, rate=rate), rate)
     (left_out,) = project.learn(path).enrolment.session.left_out
@@ -534,9 +529,9 @@ def test_clips_of_two_seconds_give_about_the_level_of_the_same_sound_in_one_piec
         folder.mkdir()
         project = Project(folder)
         takes = [write(folder, f"take_{i:03d}", part) for i, part in enumerate(np.split(sound, count))]
-        learnt = project.learn(*takes)
-        levels.append(learnt.levels[AlarmLevel.ALARM].level)
-        assert all(check.verdict == Verdict.OK for check in learnt.checks if check.name == "Sensitivity")
+        found = project.learn(*takes)
+        levels.append(found.levels[AlarmLevel.ALARM].level)
+        assert all(check.verdict == Verdict.OK for check in found.checks if check.name == "Sensitivity")
     assert 0.5 < levels[1] / levels[0] < 2.0
 
 

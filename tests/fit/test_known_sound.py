@@ -21,7 +21,6 @@ from echo_stream.detect import known_sound_file
 from echo_stream.detect.known_sounds import KnownSound
 from echo_stream.encode.encoder import Encoder
 from echo_stream.evidence.store import document_path
-from echo_stream.fit.fit import fit_from_recordings
 from echo_stream.fit.known_sound import Clip, clip_at, known_sound_at, learn_known_sound
 from echo_stream.fit.listen import recording_of
 from echo_stream.history.sample import About, FeatureSample, path_of
@@ -29,6 +28,7 @@ from echo_stream.pipeline.factory import build_encoder
 from echo_stream.pipeline.loop import encode_windows, read_windows
 from tests.support.daemon import run
 from tests.support.passing import RATE_HZ, forklift, machine_sound, over
+from tests.support.stations import learnt
 
 LEVEL_DB, LENGTH_S, AT_S, LISTEN_S = 3.0, 10.0, 20.3, 60.0
 CONFIG = """\
@@ -58,9 +58,8 @@ class Taught:
         self.config = load(folder / "config.yaml")
         self.machine = self.config.machines[0]
         self.encoder: Encoder = build_encoder(self.config)
-        fit_from_recordings(
-            self.config, self.machine, [normal], condition="normal", accept=True, progress=lambda *_: None
-        )
+        self.machine.bank.parent.mkdir()
+        learnt(self.config, self.machine, normal).bank.save(self.machine.bank)
         self.untaught = self.announced("taught.wav", passed)
         run(folder, "ignore", "add", "-m", "pump3", "--name", "forklift", "--recording", "taught.wav")
 
@@ -95,7 +94,7 @@ def test_twice_as_long_or_6_db_louder_does_not_pass(taught: Taught) -> None:
 
 
 def test_a_fault_under_it_is_announced_soon_after_it_at_the_latest(taught: Taught) -> None:
-    faulty = machine_sound(5, 500, LISTEN_S, [(AT_S + 2, LISTEN_S, "rattle")])
+    faulty = machine_sound(5, 500, LISTEN_S, ((AT_S + 2, LISTEN_S, "rattle"),))
     found = dict(taught.announced("fault.wav", over(faulty, forklift(LENGTH_S, 2), AT_S, LEVEL_DB)))
     assert AT_S + 2 < found["alarm"] < AT_S + LENGTH_S + 15, "a loud fault already while it passes"
     alone = dict(taught.announced("alone.wav", faulty))

@@ -17,13 +17,13 @@ from echo_stream.core.errors import ConfigError
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmState, Float32, Window
 from echo_stream.detect.rises import Rises, more_db
 from echo_stream.encode.encoder import Encoder
-from echo_stream.fit.fit import fit_from_recordings
 from echo_stream.pipeline.elsewhere import Surroundings, louder_at
 from echo_stream.pipeline.factory import build_encoder, build_station
 from echo_stream.pipeline.loop import listen
 from echo_stream.pipeline.sources import open_sources
 from echo_stream.pipeline.station import Event, Station
 from tests.support.passing import RATE_HZ, forklift, machine_sound
+from tests.support.stations import learnt
 
 LEAK = 10 ** (-15 / 20)
 """Of the other machine's sound, at each microphone."""
@@ -79,14 +79,7 @@ def hall(tmp_path_factory: pytest.TempPathFactory) -> Hall:
     made = Hall(folder, build_encoder(config))
     made.write(machine_sound(5, 0, 120), machine_sound(6, 0, 120))
     for machine in config.machines:
-        fit_from_recordings(
-            config,
-            machine,
-            [folder / f"{machine.id}.wav"],
-            condition="normal",
-            accept=True,
-            progress=lambda *_: None,
-        )
+        learnt(config, machine, folder / f"{machine.id}.wav").bank.save(machine.bank)
     return made
 
 
@@ -124,7 +117,7 @@ def test_what_changes_more_at_the_reference_is_held_and_said(hall: Hall) -> None
 
 def test_a_fault_that_the_neighbour_hears_is_announced_at_once(hall: Hall) -> None:
     first, second = (
-        machine_sound(5, 300, LISTEN_S, [(AT_S, LISTEN_S, "rattle")]),
+        machine_sound(5, 300, LISTEN_S, ((AT_S, LISTEN_S, "rattle"),)),
         machine_sound(6, 300, LISTEN_S),
     )
     hall.write(first, second)

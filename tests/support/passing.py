@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from echo_stream.capture.simulator import FaultKind, Simulated
 from echo_stream.core.types import Float32
 
-RATE_HZ = 16_000
+RATE_HZ = 8_000
 
 
+@cache
 def machine_sound(
-    seed: int, start_s: float, duration_s: float, faults: list[tuple[float, float, FaultKind]] | None = None
+    seed: int, start_s: float, duration_s: float, faults: tuple[tuple[float, float, FaultKind], ...] = ()
 ) -> Float32:
-    """(n,) of the simulated machine; faults in seconds of this stretch."""
-    source = Simulated(seed, RATE_HZ, faults or [], pace="fast", start_s=start_s, duration_s=duration_s)
+    """(n,) of the simulated machine, made once, read only; faults in seconds of this stretch."""
+    source = Simulated(seed, RATE_HZ, faults, pace="fast", start_s=start_s, duration_s=duration_s)
     blocks = []
     while (block := source.read()) is not None:
         blocks.append(block.samples[:, 0])
-    return np.concatenate(blocks)
+    sound = np.concatenate(blocks)
+    sound.flags.writeable = False
+    return sound
 
 
 def forklift(seconds: float, seed: int) -> Float32:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from echo_stream.config.load import load
-from echo_stream.config.schema import Config
+from echo_stream.config.schema import Config, Machine
 from echo_stream.encode.encoder import Encoder
 from echo_stream.pipeline.factory import build_encoder, build_station
 from echo_stream.pipeline.sources import open_sources
 from echo_stream.pipeline.station import Station
 from tests.support.daemon import fitted
+
+if TYPE_CHECKING:
+    from echo_stream.fit.learn import Learnt
 
 RATE_HZ = 8000
 NORMAL = "duration_s: 100"
@@ -41,3 +45,16 @@ def build_stations(folder: Path, bank: bytes, config: Config) -> tuple[dict[str,
     encoder, sources = build_encoder(config), open_sources(config.machines)
     made = {m.id: build_station(config, m, sources[m.id], encoder) for m in config.machines}
     return made, encoder
+
+
+def learnt(
+    config: Config, machine: Machine, *paths: Path, condition: str = "normal", trimmed: bool = True
+) -> Learnt:
+    """What a fit learns of recordings, without version, kept sound and report."""
+    from echo_stream.fit.fit import recordings
+    from echo_stream.fit.learn import learn
+
+    encoder = build_encoder(config, machine)
+    hear = recordings(config, machine, paths)
+    heard = hear(encoder=encoder, condition=condition, others=[], progress=lambda *_: None)
+    return learn(config, machine, encoder, heard, [], condition=condition, trimmed=trimmed)

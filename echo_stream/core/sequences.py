@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from statistics import median
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+
+class Thinned(Generic[T]):
+    """Keeps a spread sample of items whose number is not known before.
+
+    When there are too many, every second one goes, and from then on only half as many are taken.
+
+    Args:
+        most: So many are kept at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._every, self._seen = 1, 0
+        self.items: list[T] = []
+
+    @property
+    def takes_next(self) -> bool:
+        """Whether the next item will be kept."""
+        return self._seen % self._every == 0
+
+    def add(self, make: Callable[[], T]) -> None:
+        """The next item; made only where it is kept."""
+        if self.takes_next:
+            self.items.append(make())
+        self._seen += 1
+        if len(self.items) > self._most:
+            self.items, self._every = self.items[::2], 2 * self._every
 
 
 def evenly_chosen(items: Sequence[T], count: int) -> list[T]:

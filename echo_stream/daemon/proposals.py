@@ -22,7 +22,7 @@ from echo_stream.config.schema import Config
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.files import write_whole
 from echo_stream.core.guard import GuardedThread
-from echo_stream.evidence.recorder import flac, full_scale_of, wav
+from echo_stream.evidence.store import flac, full_scale_of, wav
 
 EVERY_S = 10.0
 """At most one proposal of a machine in this time."""

@@ -23,7 +23,7 @@ from echo_stream.config.schema import Config, Machine
 from echo_stream.core.errors import BankError, ConfigError, EchoStreamError, NoBank, SourceError
 from echo_stream.core.types import Window
 from echo_stream.detect.bank_file import accepted_version
-from echo_stream.detect.known_sound_file import known_sounds_folder
+from echo_stream.detect.known_sound_file import fingerprint
 from echo_stream.encode.encoder import Encoder
 from echo_stream.pipeline.factory import (
     build_alarms,
@@ -184,9 +184,9 @@ class StationRegistry:
     def take_new_banks(self) -> None:
         """Prepares the change to every bank that was accepted since this was last asked."""
         for machine in self.config.machines:
-            fingerprint = _fingerprint(machine)
-            if fingerprint != self._banks.get(machine.id):
-                self._banks[machine.id] = fingerprint
+            found = fingerprint(machine.bank)
+            if found != self._banks.get(machine.id):
+                self._banks[machine.id] = found
                 if (failed := self._failed.get(machine.id)) is not None:
                     self._retry(failed)
                 elif machine.id in self._stations:
@@ -249,7 +249,7 @@ class StationRegistry:
                 continue
             for machine in together:
                 source = sources[machine.id]
-                self._banks[machine.id] = _fingerprint(machine)
+                self._banks[machine.id] = fingerprint(machine.bank)
                 try:
                     opened.append((build_station(self.config, machine, source, self._encoder), machine))
                 except Exception as error:  # noqa: BLE001 - a damaged bank raises what it likes
@@ -290,7 +290,7 @@ class StationRegistry:
         if failed.source is None:
             opened, again = self._prepare([machine])
         else:
-            self._banks[machine.id] = _fingerprint(machine)
+            self._banks[machine.id] = fingerprint(machine.bank)
             opened, again = [], []
             try:
                 opened = [(build_station(self.config, machine, failed.source, self._encoder), machine)]
@@ -400,17 +400,3 @@ def _close(failed: Iterable[FailedMachine]) -> None:
     for each in failed:
         if each.source is not None:
             each.source.close()
-
-
-def _fingerprint(machine: Machine) -> object:
-    """Changes when another bank is accepted, the file is written anew, or a known sound comes or goes."""
-    try:
-        found = machine.bank.stat()
-        link = machine.bank.readlink() if machine.bank.is_symlink() else None
-    except OSError:
-        return None
-    try:
-        known = known_sounds_folder(machine.bank).stat().st_mtime_ns
-    except OSError:
-        known = 0  # nothing was taught
-    return known, link, found.st_ino, found.st_mtime_ns  # not `resolve`: it looks at every folder of the path

@@ -119,3 +119,17 @@ def load_fitting(path: Path, bank: NormalBank) -> list[KnownSound]:
             continue
         found.append(known)
     return found
+
+
+def fingerprint(bank: Path) -> object:
+    """Changes when another bank is accepted, the file is written anew, or a known sound comes or goes."""
+    try:
+        found = bank.stat()
+        link = bank.readlink() if bank.is_symlink() else None
+    except OSError:
+        return None
+    try:
+        known = known_sounds_folder(bank).stat().st_mtime_ns
+    except OSError:
+        known = 0  # nothing was taught
+    return known, link, found.st_ino, found.st_mtime_ns  # not `resolve`: it looks at every folder of the path

@@ -20,8 +20,9 @@ import numpy as np
 import structlog
 
 from echo_stream.core.files import read_regular, sync_folder, write_whole
+from echo_stream.core.sequences import Thinned
 from echo_stream.core.types import BANK_ID, Float32, Window
-from echo_stream.evidence.recorder import flac, full_scale_of
+from echo_stream.evidence.store import flac, full_scale_of
 
 CLIP_S: Final = 10.0
 """Of one clip: long enough to hear what a machine sounds like."""
@@ -138,8 +139,7 @@ def read_clips(folder: Path) -> list[KeptClip]:
 class ClipCollector:
     """Keeps clips spread over a stretch of listening whose length is not known before its end.
 
-    Twice as many as wanted are in memory at most: when there are more, every second one goes and from then
-    on only half as many are taken.
+    Twice as many as wanted are in memory at most.
 
     Args:
         recording: Name of the stretch.
@@ -150,11 +150,10 @@ class ClipCollector:
     def __init__(self, recording: str, condition: str, keep_s: float) -> None:
         self._recording, self._condition, self._keep_s = recording, condition, keep_s
         self._length_s, self._wanted = clip_lengths(keep_s)
-        self._found: list[NormalClip] = []
+        self._found: Thinned[NormalClip] = Thinned(2 * self._wanted)
         self._pieces: list[Float32] = []
         self._first: int | None = None
         self._end = 0
-        self._seen, self._every = 0, 1
 
     def add(self, window: Window) -> None:
         """The next window; windows may overlap."""
@@ -163,7 +162,7 @@ class ClipCollector:
         if self._first is None or window.start > self._end:
             self._begin(window.start)
         new = window.samples[max(0, self._end - window.start) :]
-        self._pieces.append(new.copy() if self._seen % self._every == 0 else new[:0])
+        self._pieces.append(new.copy() if self._found.takes_next else new[:0])
         self._end = window.end
         assert self._first is not None  # noqa: S101 - begun above
         if self._end - self._first >= round(self._length_s * window.sample_rate_hz):
@@ -172,7 +171,9 @@ class ClipCollector:
     def clips(self, left_out: Collection[tuple[str, float, float]]) -> Sequence[NormalClip]:
         """At most as many as wanted, evenly spread."""
         clean = [
-            each for each in self._found if not touches(each.recording, each.start_s, each.end_s, left_out)
+            each
+            for each in self._found.items
+            if not touches(each.recording, each.start_s, each.end_s, left_out)
         ]
         return evenly(clean, self._wanted)
 
@@ -186,13 +187,10 @@ class ClipCollector:
 
     def _close(self, rate: int) -> None:
         assert self._first is not None  # noqa: S101 - there are pieces
-        if self._seen % self._every == 0:
-            samples = np.concatenate(self._pieces)
-            clip = NormalClip(self._recording, self._first / rate, self._condition, rate, samples)
-            self._found.append(clip)
-        self._seen += 1
-        if len(self._found) > 2 * self._wanted:
-            self._found, self._every = self._found[::2], 2 * self._every
+        start_s, pieces = self._first / rate, self._pieces
+        self._found.add(
+            lambda: NormalClip(self._recording, start_s, self._condition, rate, np.concatenate(pieces))
+        )
         self._begin(self._end)
 
 

@@ -8,7 +8,6 @@ counted, and never stops scoring.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import queue
@@ -36,6 +35,8 @@ from echo_stream.evidence.store import (
     advance_clock,
     bytes_of,
     document_path,
+    flac,
+    full_scale_of,
     list_events,
     read_event,
     remove_parts,
@@ -122,31 +123,6 @@ def longest(history: History, at: int, n: int, rate: int) -> Float32:
         least, most = (middle, most) if take(middle * grain) is not None else (least, middle - 1)
     found = take(least * grain) if least else None
     return np.zeros(0, np.float32) if found is None else found
-
-
-def full_scale_of(samples: Float32) -> float:
-    """What 1 in the file stands for: 1, or of sound beyond it (floats in m/s2) the next power of two."""
-    peak = float(np.abs(samples).max(initial=0.0))
-    return 1.0 if peak <= 1 or not np.isfinite(peak) else 2.0 ** np.ceil(np.log2(peak))
-
-
-def flac(samples: Float32, rate: int) -> bytes:
-    """Lossless, 24 bit: a quiet machine is 60 dB under full scale. Sound beyond it is scaled, not clipped."""
-    import soundfile  # noqa: PLC0415 - the worker's alone
-
-    data = io.BytesIO()
-    scaled = np.clip(samples / np.float32(full_scale_of(samples)), -1, 1)
-    soundfile.write(data, scaled, rate, format="FLAC", subtype="PCM_24")
-    return data.getvalue()
-
-
-def wav(samples: Float32, rate: int) -> bytes:
-    """Float samples as they are, with their unit."""
-    import soundfile  # noqa: PLC0415 - the worker's alone
-
-    data = io.BytesIO()
-    soundfile.write(data, samples, rate, format="WAV", subtype="FLOAT")
-    return data.getvalue()
 
 
 log = structlog.get_logger()

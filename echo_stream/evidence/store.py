@@ -1,11 +1,12 @@
 """The evidence store names the files of an event, finds them again and removes the oldest.
 
 One folder a machine, four files an event, named by its time and id: sound (FLAC), document (JSON), picture
-(PNG) and a small one (small.png). The worker of evidence.py writes; anybody may read at any time.
+(PNG) and a small one (small.png). The worker of recorder.py writes; anybody may read at any time.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -15,9 +16,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import structlog
 
 from echo_stream.core.files import write_whole
+from echo_stream.core.types import Float32
 
 log = structlog.get_logger()
 
@@ -280,3 +283,28 @@ def _seconds(clip: Any, name: str) -> float | None:
 
 def _if_there(path: Path) -> Path | None:
     return path if path.exists() and not path.is_symlink() else None
+
+
+def full_scale_of(samples: Float32) -> float:
+    """What 1 in the file stands for: 1, or of sound beyond it (floats in m/s2) the next power of two."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    return 1.0 if peak <= 1 or not np.isfinite(peak) else 2.0 ** np.ceil(np.log2(peak))
+
+
+def flac(samples: Float32, rate: int) -> bytes:
+    """Lossless, 24 bit: a quiet machine is 60 dB under full scale. Sound beyond it is scaled, not clipped."""
+    import soundfile  # noqa: PLC0415 - only who writes sound pays
+
+    data = io.BytesIO()
+    scaled = np.clip(samples / np.float32(full_scale_of(samples)), -1, 1)
+    soundfile.write(data, scaled, rate, format="FLAC", subtype="PCM_24")
+    return data.getvalue()
+
+
+def wav(samples: Float32, rate: int) -> bytes:
+    """Float samples as they are, with their unit."""
+    import soundfile  # noqa: PLC0415 - only who writes sound pays
+
+    data = io.BytesIO()
+    soundfile.write(data, samples, rate, format="WAV", subtype="FLOAT")
+    return data.getvalue()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from echo_stream.alarm.sensor import CLIPPED_SHARE, SensorFigures
 from echo_stream.core.calibration import NormalSpectrum, SensorLimits
 from echo_stream.core.checks import Check
+from echo_stream.core.sequences import Thinned
 from echo_stream.core.types import Enrolled, Float32, Float64, Window
 from echo_stream.detect.folds import folds_of, runs_of
 from echo_stream.evidence.normal_sound import ClipsOf, no_clips
@@ -54,17 +55,17 @@ class ProbeCollector:
     """
 
     def __init__(self, recording: str, most: int = PROBES) -> None:
-        self._recording, self._most = recording, most
-        self._every, self._seen = 1, 0
-        self.probes: list[Probe] = []
+        self._recording = recording
+        self._kept: Thinned[Probe] = Thinned(most)
+
+    @property
+    def probes(self) -> list[Probe]:
+        """Those that are kept."""
+        return self._kept.items
 
     def add(self, window: Window) -> None:
         """The next window."""
-        if self._seen % self._every == 0:
-            self.probes.append(Probe(self._recording, replace(window, samples=window.samples.copy())))
-        self._seen += 1
-        if len(self.probes) > self._most:
-            self.probes, self._every = self.probes[::2], 2 * self._every
+        self._kept.add(lambda: Probe(self._recording, replace(window, samples=window.samples.copy())))
 
 
 @dataclass(frozen=True, slots=True)

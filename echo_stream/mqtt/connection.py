@@ -59,10 +59,7 @@ _may_log_message = LogLimit("messages that cannot be handled").admits
 
 log = structlog.get_logger()
 
-
 Protocol = Literal[3, 5]
-
-
 _PASSING = (136, 137, 139, 141, 152, 159, 160)
 """MQTT 5 reasons that end by themselves: unavailable, busy, shutting down, keep-alive, and the like."""
 _HINTS = {

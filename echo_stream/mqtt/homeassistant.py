@@ -236,38 +236,32 @@ def _alarm_entities(topics: Topics, machine: str) -> dict[str, dict[str, Any]]:
             "value_template": _EVENT,
             "qos": 1,
         },
-        "sensor_event": {
-            "p": "event",
-            "name": "Sensor event",
-            "event_types": ["sensor_fault", "sensor_well"],
-            "entity_category": "diagnostic",
-            "state_topic": topics.of(machine, "sensor"),
-            "value_template": _SENSOR_EVENT,
-            "qos": 1,
-        },
-        "drift_event": {
-            "p": "event",
-            "name": "Drift event",
-            "event_types": ["drift", "drift_over"],
-            "entity_category": "diagnostic",
-            "state_topic": topics.of(machine, "drift"),
-            "value_template": _DRIFT_EVENT,
-            "qos": 1,
-        },
+        "sensor_event": _diagnostic_event(
+            "Sensor event", ["sensor_fault", "sensor_well"], topics.of(machine, "sensor"), _SENSOR_EVENT
+        ),
+        "drift_event": _diagnostic_event(
+            "Drift event", ["drift", "drift_over"], topics.of(machine, "drift"), _DRIFT_EVENT
+        ),
+    }
+
+
+def _diagnostic_event(name: str, types: list[str], topic: str, template: str) -> dict[str, Any]:
+    return {
+        "p": "event",
+        "name": name,
+        "event_types": types,
+        "entity_category": "diagnostic",
+        "state_topic": topic,
+        "value_template": template,
+        "qos": 1,
     }
 
 
 def _bank_entities(topics: Topics, machine: str) -> dict[str, dict[str, Any]]:
     return {
-        "enrolled_event": {
-            "p": "event",
-            "name": "Enrolment event",
-            "event_types": ["enrolled"],
-            "entity_category": "diagnostic",
-            "state_topic": topics.of(machine, "enrolled"),
-            "value_template": _ENROLLED_EVENT,
-            "qos": 1,
-        },
+        "enrolled_event": _diagnostic_event(
+            "Enrolment event", ["enrolled"], topics.of(machine, "enrolled"), _ENROLLED_EVENT
+        ),
         "bank": {
             "p": "update",
             "name": "Bank",

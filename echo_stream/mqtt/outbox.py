@@ -395,6 +395,12 @@ class Outbox:
             self._refused(refusal)
 
     def _replace_file(self, error: Exception) -> None:
+        self._set_file_aside(error)
+        self._on_disk = 0
+        self._gone.clear()
+        self._unkept.update(self._seq, self._snapshots)
+
+    def _set_file_aside(self, error: Exception) -> None:
         if isinstance(error, NewerVersion):
             self.set_aside = self._file.set_aside("newer")
             log.error(
@@ -404,9 +410,6 @@ class Outbox:
                 error=str(error),
                 hint="install the newer version, stop it, and rename the file back to send what waits in it",
             )
-            self._on_disk = 0
-            self._gone.clear()
-            self._unkept.update(self._seq, self._snapshots)
             return
         self.set_aside = self._file.set_aside()
         rows: list[Row] = []
@@ -424,9 +427,6 @@ class Outbox:
             error=str(error),
             hint="keep the file for the analysis; check the disk",
         )
-        self._on_disk = 0
-        self._gone.clear()
-        self._unkept.update(self._seq, self._snapshots)
 
     def _take_salvaged(self, rows: Iterable[Row], machines: Iterable[MachineState]) -> None:
         """Rows of a corrupt file wait again; what this run knows of a machine is newer than what was read."""

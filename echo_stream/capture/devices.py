@@ -1,8 +1,8 @@
 """Devices are the microphones of this PC, each with a name that stays the same over restarts.
 
 PortAudio knows only what was there when it was initialised, prints to standard error what it does not like,
-and hangs with a sound server that hangs. Therefore a child process lists and opens devices (device_probe.py):
-it is always fresh, can be silenced and can be killed. Any thread.
+and hangs with a sound server that hangs. Therefore a child process lists and opens devices (`main` here): it
+is always fresh, can be silenced and can be killed. Any thread.
 
 PortAudio also looks for a JACK server, and JACK's library keeps locks in /dev/shm that all processes of a
 user share. One that is killed while it holds a lock leaves it locked, and every later one waits for ever. So
@@ -20,11 +20,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from echo_stream.capture.portaudio import BAD_CHANNELS, BAD_RATE
+from echo_stream.capture.portaudio import BAD_CHANNELS, BAD_RATE, Refused, Stream, list_alsa
 from echo_stream.core.errors import SourceError
 from echo_stream.core.text import DEVICE_NUMBER
 
@@ -222,7 +222,7 @@ def _delete_locks(folder: Path) -> None:
 
 def _run_probe(*arguments: str) -> tuple[int | None, bytes, bytes, Path | None]:
     """The probe's exit code (None: it did not end), what it wrote, and in whose lock of JACK it hangs."""
-    command = [sys.executable, "-P", "-m", "echo_stream.capture.device_probe", *arguments]
+    command = [sys.executable, "-P", "-m", "echo_stream.capture.devices", *arguments]
     path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     try:
         process = subprocess.Popen(
@@ -261,3 +261,34 @@ def _jack_lock_of(pid: int) -> Path | None:
     except ValueError:  # "running", or a kernel that does not tell
         pass
     return None
+
+
+# What the child process does: `python -m echo_stream.capture.devices`.
+
+
+def main(arguments: list[str]) -> object:
+    """Without arguments the inputs; with `pcm rate channels...` the first number of channels that opens."""
+    try:
+        if not arguments:
+            return [asdict(found) for found in identify(list_alsa())]
+        pcm, rate, *counts = arguments
+        return [_try(pcm, int(rate), [int(count) for count in counts])]
+    except SourceError as error:
+        return {"message": error.message, "hint": error.hint}
+
+
+def _try(pcm: str, sample_rate_hz: int, counts: list[int]) -> dict[str, object]:
+    refused: dict[str, object] = {}
+    for channels in dict.fromkeys(counts):
+        try:
+            stream = Stream(pcm, sample_rate_hz, channels, on_audio=lambda *_: None, on_end=lambda _: None)
+        except Refused as error:
+            refused = refused or {"code": error.code, "why": str(error)}
+        else:
+            stream.close()
+            return {"opened": channels}
+    return refused
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1:])))

@@ -127,7 +127,7 @@ def test_another_bank_is_taken_without_a_restart(
         (project / "new").write_bytes(simulated_bank)
         (project / "new").replace(project / "banks/pump3.safetensors")
         in_use = wait_for(lambda: logged(project, "a new bank is in use"), 30, "the new bank is in use")
-        assert in_use[0]["bank"] == "b1"
+        assert in_use[0]["bank"] == "pump3"
         wait_for(lambda: told.of("score")[-1]["threshold"] != before, 20, "the threshold of the new bank")
         assert terminate(process)[0] == 0
 

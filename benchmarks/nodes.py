@@ -33,8 +33,8 @@ from urllib.request import urlopen
 import psutil
 from paho.mqtt.client import MQTTMessage
 
+from echo_stream.cli.fleet import Fleet
 from echo_stream.cli.plant_broker import KEPT, Plant
-from echo_stream.cli.watch import Fleet
 from echo_stream.core.errors import DeliveryError
 from echo_stream.core.text import utc_text
 from echo_stream.daemon.logs import configure

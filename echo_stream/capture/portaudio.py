@@ -57,8 +57,8 @@ def load() -> Any:
         raise SourceError(f"PortAudio cannot be loaded: {error}", NO_PORTAUDIO_HINT) from error
     # At exit it would wait for every stream, and a frozen sound server holds those for ever.
     atexit.unregister(sounddevice._exit_handler)
-    atexit.unregister(_leave)
-    atexit.register(_leave)
+    atexit.unregister(_terminate)
+    atexit.register(_terminate)
     return sounddevice
 
 
@@ -153,7 +153,7 @@ class Stream:
             raise Refused(code, ffi.string(self._lib.Pa_GetErrorText(code)).decode())
 
 
-def _leave() -> None:
+def _terminate() -> None:
     """No callback may come when the interpreter is gone; streams that hang have none, so do not wait long."""
     _leaving.set()
     deadline_s = time.monotonic() + LEAVING_S

@@ -27,8 +27,8 @@ from echo_stream.cli.fit import (
     StrictOption,
     TrimOption,
     columns_of,
+    print_fitted,
     sound,
-    tell,
 )
 from echo_stream.core.errors import Failures
 
@@ -229,7 +229,7 @@ def extend(
         columns = columns_of(column, rate_hz)
         recorded = sound(settings, which, paths, minutes, resume=resume, failures=failures, columns=columns)
         fitted = extend_bank(settings, which, recorded, **how)
-    tell(fitted, as_json=as_json)
+    print_fitted(fitted, as_json=as_json)
     failures.raise_any()
 
 

@@ -1,7 +1,7 @@
 """bench measures what this PC can carry: the real corridor with simulated machines, as fast as it goes.
 
-Runs in the CLI, on one thread beside the encoder's own. Nothing is sent: delivery ends at the door of the
-publisher's thread.
+Runs in the CLI, on one thread beside the encoder's own. Nothing is sent: delivery ends before the publisher's
+thread.
 """
 
 from __future__ import annotations

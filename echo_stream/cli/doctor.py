@@ -1,6 +1,6 @@
 """doctor checks whether this PC is fit for the job, a line with advice each. Runs in the CLI.
 
-What needs a device, a broker or an encoder comes in as a callable, so that this room knows none of them; what
+What needs a device, a broker or an encoder comes in as a callable, so that a check knows none of them; what
 such a callable raises as EchoStreamError is a finding, not a failure of the doctor.
 """
 

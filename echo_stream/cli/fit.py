@@ -177,7 +177,7 @@ def fit_normal(
             base=base,
         )
     if pieces is None:
-        tell(fitted, as_json=as_json)
+        print_fitted(fitted, as_json=as_json)
     else:  # the daemon asks, and tells the one who asked it
         print_json({"fitted": fitted.to_json(), "text": fitted.to_text()})
     failures.raise_any()
@@ -295,7 +295,7 @@ def sound(
     )
 
 
-def tell(fitted: Fitted, *, as_json: bool) -> None:
+def print_fitted(fitted: Fitted, *, as_json: bool) -> None:
     """What was fitted, for a program or a person."""
     if as_json:
         print_json(fitted.to_json())

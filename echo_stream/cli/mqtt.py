@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from echo_stream.cli.watch import Fleet, MachineNow
+    from echo_stream.cli.fleet import Fleet, MachineNow
 
 app = typer.Typer()
 mqtt_app = typer.Typer(help="Look into the connection to the broker.", no_args_is_help=True)
@@ -70,8 +70,8 @@ def watch(config: ConfigOption = None) -> None:
     from rich.console import Console
     from rich.live import Live
 
+    from echo_stream.cli.fleet import Fleet
     from echo_stream.cli.plant_broker import Plant, follow
-    from echo_stream.cli.watch import Fleet
 
     quiet()
     read_config(config)  # which must be there

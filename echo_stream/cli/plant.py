@@ -187,7 +187,7 @@ def push(
             f"{file}: each node has its own configuration", "expected {node} in the name of FILE"
         )
     roll_out = _roll_out(broker, config, key, by, as_json)
-    _told(what, targets, as_json, lambda: roll_out.push(what.value, targets))
+    _carried_out(what, targets, as_json, lambda: roll_out.push(what.value, targets))
 
 
 @app.command()
@@ -210,7 +210,9 @@ def collect(
     quiet()
     targets = [Target.parse(each, None) for each in dict.fromkeys(of)]
     roll_out = _roll_out(broker, config, key, by, as_json)
-    _told(what, targets, as_json, lambda: roll_out.collect(what.value, targets, into, round(most_mb * 1e6)))
+    _carried_out(
+        what, targets, as_json, lambda: roll_out.collect(what.value, targets, into, round(most_mb * 1e6))
+    )
 
 
 def _roll_out(broker: str | None, config: Path | None, key: Path, by: str | None, as_json: bool) -> RollOut:
@@ -226,7 +228,7 @@ def _roll_out(broker: str | None, config: Path | None, key: Path, by: str | None
     return RollOut(Plant.of(broker, config), load_key(key.expanduser()), by, tell)
 
 
-def _told(what: str, targets: Sequence[Target], as_json: bool, work: Callable[[], None]) -> None:
+def _carried_out(what: str, targets: Sequence[Target], as_json: bool, work: Callable[[], None]) -> None:
     """Say in any case how far it came; an error where that is not to the end."""
     try:
         work()
@@ -277,7 +279,7 @@ def _print(found: Mapping[str, Any]) -> None:
 
 
 def _ago(ts: str | None) -> str:
-    from echo_stream.cli.watch import seconds_since
+    from echo_stream.cli.fleet import seconds_since
 
     seconds = seconds_since(ts)
     if seconds is None:

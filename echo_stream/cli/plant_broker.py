@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from paho.mqtt.client import MQTTMessage
 
 from echo_stream.cli.common import read_config_or_defaults
-from echo_stream.cli.watch import Fleet, MachineNow, seconds_since
+from echo_stream.cli.fleet import Fleet, MachineNow, seconds_since
 from echo_stream.core.errors import CommandRefused, ConfigError, DeliveryError
 from echo_stream.core.text import clean_lines
 from echo_stream.mqtt.broker import Broker, BrokerRefuses, BrokerTooOld

@@ -16,8 +16,8 @@ from paho.mqtt.client import MQTTMessage
 from rich.table import Table
 
 from echo_stream.cli.common import print_json, print_table
+from echo_stream.cli.fleet import Fleet, MachineNow
 from echo_stream.cli.plant_broker import KEPT, Plant
-from echo_stream.cli.watch import Fleet, MachineNow
 from echo_stream.core.errors import ConfigError
 
 LEAST = 3

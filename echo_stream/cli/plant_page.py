@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from pydantic import ValidationError
 
+from echo_stream.cli.fleet import Fleet, MachineNow
 from echo_stream.cli.plant_broker import (
     KEPT,
     LEAST_COVERAGE,
@@ -28,7 +29,6 @@ from echo_stream.cli.plant_broker import (
     node_now,
     stands_at,
 )
-from echo_stream.cli.watch import Fleet, MachineNow
 from echo_stream.config.schema import WebSettings
 from echo_stream.core.errors import CommandRefused, ConfigError, EchoStreamError
 from echo_stream.core.guard import GuardedThread

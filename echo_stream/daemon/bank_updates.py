@@ -122,7 +122,7 @@ class BankUpdates:
             return
         self.thread.join(timeout_s)
 
-    def look(self, machines: Iterable[Machine]) -> None:
+    def check(self, machines: Iterable[Machine]) -> None:
         """Tells what changed since the last look. Main thread."""
         for machine in machines:
             stamp = _stamp(machine.bank)

@@ -306,11 +306,11 @@ class Daemon:
         for receiver in receivers:
             self._begin(stack, receiver)
 
-        def tell(kind: str, payload: Payload) -> None:
+        def notify(kind: str, payload: Payload) -> None:
             for receiver in receivers:
                 receiver.take(kind, payload)
 
-        self._events.notify = tell
+        self._events.notify = notify
         return receivers
 
     def _start_evidence(self, stack: ExitStack) -> None:
@@ -469,7 +469,7 @@ class Daemon:
         self._registry.retry_failed(now_s)
         if now_s >= self._banks_at_s:
             self._banks_at_s = now_s + BANKS_EVERY_S
-            self._banks.look(self._registry.config.machines)
+            self._banks.check(self._registry.config.machines)
         self._serve_metrics(now_s)
         self._monitor.check(self._registry.stations, self._registry.failed, now_s)
 

@@ -109,7 +109,7 @@ class Enrolments:
             self._enrolments[record.machine] = Enrolment(file.parent, record, self._limits)
             if record.stage not in (Stage.DONE, Stage.FAILED):
                 log.info("an enrolment goes on", machine=record.machine, stage=record.stage.value)
-        self._tell()
+        self._publish_states()
         self.thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
@@ -224,7 +224,7 @@ class Enrolments:
             self._note(enrolment, "heard", "")
         elif stage is Stage.FAILED:
             self._note(enrolment, "failed", enrolment.record.said)
-        self._tell(enrolment)
+        self._publish_states(enrolment)
 
     def _answer(self, asked: _Asked) -> None:
         try:
@@ -235,7 +235,7 @@ class Enrolments:
             asked.done(False, f"it failed: {error!r}")
             raise
         else:
-            self._tell()  # first: the one who is answered looks at once
+            self._publish_states()  # first: the one who is answered looks at once
             asked.done(True, outcome)
 
     def _execute(self, command: Command, asked: Enrol) -> str:
@@ -360,12 +360,12 @@ class Enrolments:
             work()
         except (OSError, ValueError, KeyError) as error:
             self._fail(enrolment, f"{type(error).__name__}: {error}")
-        self._tell()
+        self._publish_states()
 
     def _fail(self, enrolment: Enrolment, said: str) -> None:
         enrolment.fail(said)
         self._note(enrolment, "failed", said)
-        self._tell()
+        self._publish_states()
 
     def _fit(self, enrolment: Enrolment) -> None:
         """Begins the fit of the next operating state, or ends the enrolment after the last."""
@@ -418,7 +418,7 @@ class Enrolments:
         enrolment.done()
         self._note(enrolment, "done", ", ".join(fit.bank_id for fit in enrolment.record.fits))
 
-    def _tell(self, only: Enrolment | None = None) -> None:
+    def _publish_states(self, only: Enrolment | None = None) -> None:
         """What the other threads may know."""
         for enrolment in [only] if only else list(self._enrolments.values()):
             self._said[enrolment.record.machine] = enrolment.snapshot()

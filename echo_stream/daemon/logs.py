@@ -43,7 +43,7 @@ def configure(json: bool | None = None, level: str = "info") -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts" if as_json else "timestamp"),
             structlog.processors.StackInfoRenderer(),
             mask_secrets,
-            _remember,
+            _keep_line,
             *(_json_lines(stream) if as_json else _console_lines(stream)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -74,7 +74,7 @@ def recent_lines() -> list[dict[str, str]]:
             continue
 
 
-def _remember(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _keep_line(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     if _recent.maxlen:
         kept = {key: str(value)[:2000] for key, value in event.items() if key not in {"exc_info", "stack"}}
         kept["ts"] = kept.pop("timestamp", kept.get("ts", ""))

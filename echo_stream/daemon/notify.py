@@ -317,7 +317,7 @@ def _apprise(url: str) -> Send:
         )
 
     def send(kind: str, payload: Payload) -> None:
-        title, body = in_words(kind, payload)
+        title, body = to_text(kind, payload)
         try:
             taken = messenger.notify(title=title, body=body)
         except Exception as error:  # noqa: BLE001 - a hundred services raise what they like
@@ -328,7 +328,7 @@ def _apprise(url: str) -> Send:
     return send
 
 
-def in_words(kind: str, payload: Mapping[str, Any]) -> tuple[str, str]:
+def to_text(kind: str, payload: Mapping[str, Any]) -> tuple[str, str]:
     """Title and text of an event, for people."""
     machine, late = payload.get("machine") or payload.get("node", ""), payload.get("delayed")
     if kind == "event":

@@ -381,7 +381,7 @@ class Page:
             overview=dict(self._overview()),
             parts=parts,
             versions=versions(),
-            config=self._config_check.said(),
+            config=self._config_check.summary(),
         )
 
     def log_lines(self) -> list[dict[str, Any]]:

@@ -350,7 +350,7 @@ class ConfigCheck:
         self._path = path
         self._known: tuple[tuple[int, int, int], str] = ((0, 0, 0), "")
 
-    def said(self) -> str:
+    def summary(self) -> str:
         """Its mistakes, or `ok`."""
         try:
             file = self._path.stat()

@@ -194,7 +194,7 @@ class Transfers:
         elif job.trial is not None:
             if now_s - job.asked_s >= LOOK_EVERY_S:
                 job.asked_s = now_s
-                self._look(job, job.trial, now_s)
+                self._check_trial(job, job.trial, now_s)
         elif job.incoming is not None and now_s - job.heard_s > GIVE_UP_S:
             self._end("refused", f"chunk {job.incoming.wanted} did not come within {GIVE_UP_S:.0f} s")
         elif now_s - job.asked_s > ASK_AGAIN_S:
@@ -231,11 +231,11 @@ class Transfers:
     def _ask(self, job: _Job) -> None:
         job.asked_s = monotonic()
         wanted = job.incoming.wanted if job.incoming else 0
-        self._say("send", job.manifest.id, f"chunk {wanted} is next", chunk=wanted)
+        self._report("send", job.manifest.id, f"chunk {wanted} is next", chunk=wanted)
 
     def _try(self, job: _Job, file: Path) -> None:
         """What has arrived is checked and taken into use, on trial."""
-        self._say("checking", job.manifest.id, "all has arrived")
+        self._report("checking", job.manifest.id, "all has arrived")
         before = machines_heard(self._machines(), self._config.encoder.hop_s)
         try:
             if job.manifest.kind == "config":
@@ -245,7 +245,7 @@ class Transfers:
         finally:
             file.unlink(missing_ok=True)
         if self._job is job:
-            self._say("trial", job.manifest.id, "in use on trial, until machines are heard as before")
+            self._report("trial", job.manifest.id, "in use on trial, until machines are heard as before")
 
     def _try_config(self, job: _Job, file: Path, before: set[str]) -> None:
         path, data = self._path, file.read_bytes()
@@ -286,8 +286,8 @@ class Transfers:
         job.incoming = None
         job.trial = Trial(before, self._config.encoder.hop_s, monotonic(), bank)
 
-    def _look(self, job: _Job, trial: Trial, now_s: float) -> None:
-        missing = trial.look(self._machines(), now_s)
+    def _check_trial(self, job: _Job, trial: Trial, now_s: float) -> None:
+        missing = trial.check(self._machines(), now_s)
         if missing is None or job.undo is None:
             return
         if missing or not self._in_place(job.undo):
@@ -295,7 +295,7 @@ class Transfers:
             self._end("rolled_back", f"{missing}; {self._undone(job.undo)}{job.note}")
             return
         self._settle(job.undo)
-        self._end("done", f"{trial.said}{job.note}")
+        self._end("done", f"{trial.summary}{job.note}")
 
     def _in_place(self, undo: Undo) -> bool:
         """Whether what is tried is still what the next start would find."""
@@ -376,9 +376,9 @@ class Transfers:
         asked = {"what": manifest.kind, "by": manifest.by} if manifest else {}
         say = log.info if state == "done" else log.warning
         say(f"transfer: {state.replace('_', ' ')}", outcome=outcome, **asked)
-        self._say(state, transfer, outcome)
+        self._report(state, transfer, outcome)
 
-    def _say(self, state: str, transfer: str | None, outcome: str, **more: int) -> None:
+    def _report(self, state: str, transfer: str | None, outcome: str, **more: int) -> None:
         node, ts = self._config.node, datetime.now(UTC)
         said = transferred(node=node, ts=ts, transfer=transfer, state=state, outcome=outcome, **more)
         self._publisher.transferred(said)

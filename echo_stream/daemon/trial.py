@@ -71,14 +71,14 @@ class Trial:
         self._since: dict[str, _Stretch | None] = dict.fromkeys(expected)
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """What is true after a trial that went well."""
         count = len(self._since)
         if not count:
             return "in use; no machine was heard before, so there was nothing to compare with"
         return f"in use; {count} machine{'s are' if count > 1 else ' is'} heard as before"
 
-    def look(self, machines: Machines, now_s: float) -> str | None:
+    def check(self, machines: Machines, now_s: float) -> str | None:
         """Empty: all are heard as before; a text: they are not, and why; None: not decided yet."""
         known = {each["machine"]: each for each in machines}
         missing = [

@@ -148,11 +148,11 @@ class HistoryStore:
             try:
                 self._write_queue()
             except sqlite3.OperationalError as error:  # such as a full disk: nothing is wrong with the file
-                self._said(str(error))
+                self._report(str(error))
             except (sqlite3.DatabaseError, UnicodeError) as error:
                 self._begin_anew(error)
             except OSError as error:
-                self._said(str(error))
+                self._report(str(error))
             if stopping:
                 return
 
@@ -162,9 +162,9 @@ class HistoryStore:
             _set_aside(self._path, str(error))
             self._write_queue()
         except (sqlite3.Error, OSError, UnicodeError) as refusal:
-            self._said(str(refusal))
+            self._report(str(refusal))
 
-    def _said(self, problem: str) -> None:
+    def _report(self, problem: str) -> None:
         if self._last_error is None:
             log.error("history cannot be written; rows wait in memory", path=str(self._path), reason=problem)
         self._last_error = problem

@@ -57,11 +57,11 @@ def build_app(
 
     routes.append(Route("/api/openapi.json", openapi))
     routes.append(Mount("/", _Static(directory=STATIC, html=True)))
-    app = Starlette(routes=routes, exception_handlers={Problem: _told})
+    app = Starlette(routes=routes, exception_handlers={Problem: _problem})
     return Access(app, sessions, hosts)
 
 
-async def _told(_request: Request, error: Exception) -> Response:
+async def _problem(_request: Request, error: Exception) -> Response:
     status = error.status if isinstance(error, Problem) else 500
     return JSONResponse(models.Outcome(ok=False, outcome=str(error)).model_dump(), status)
 

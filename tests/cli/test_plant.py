@@ -14,11 +14,11 @@ import pytest
 from paho.mqtt.client import Client, MQTTMessage
 
 from echo_stream.cli.common import print_table
+from echo_stream.cli.fleet import Fleet
 from echo_stream.cli.mqtt import _table
 from echo_stream.cli.plant import _print, list_
 from echo_stream.cli.plant_broker import Plant, _address, ask, collect, listed
 from echo_stream.cli.plant_compare import show_comparison
-from echo_stream.cli.watch import Fleet
 from echo_stream.config.load import load
 from echo_stream.core.errors import ConfigError, DeliveryError
 from echo_stream.core.text import utc_text

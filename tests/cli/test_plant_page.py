@@ -13,9 +13,9 @@ import pytest
 import structlog
 from starlette.testclient import TestClient
 
+from echo_stream.cli.fleet import Fleet
 from echo_stream.cli.plant_broker import Plant
 from echo_stream.cli.plant_page import PlantPage, settings_of
-from echo_stream.cli.watch import Fleet
 from echo_stream.core.errors import ConfigError
 from echo_stream.mqtt.broker import Broker
 from echo_stream.web.access import COOKIE, Sessions

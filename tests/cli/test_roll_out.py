@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from paho.mqtt.client import Client, MQTTMessage
 
-from echo_stream.cli.plant import _roll_out, _told
+from echo_stream.cli.plant import _carried_out, _roll_out
 from echo_stream.cli.plant_broker import Plant
 from echo_stream.cli.plant_transfer import RollOut, Target, stages
 from echo_stream.core.errors import CommandRefused, ConfigError
@@ -129,7 +129,7 @@ def test_the_first_refusal_ends_a_roll_out(
         nodes(client, answer) as asked,
         pytest.raises(CommandRefused, match="refused: pc2/m; not begun: pc5/m") as ended,
     ):
-        _told("bank", targets, True, lambda: roll_out.push("bank", targets))
+        _carried_out("bank", targets, True, lambda: roll_out.push("bank", targets))
     assert "done: pc1/m, pc3/m, pc4/m" in ended.value.message
     assert sorted(asked) == ["pc1", "pc2", "pc3", "pc4"]
     assert "pc2/m: refused: because?[31m\nof this" in told

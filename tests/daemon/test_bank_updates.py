@@ -59,13 +59,13 @@ def test_a_proposed_bank_is_told_and_accepted(
                     f"{installed} and {latest} are told",
                 )
 
-            updates.look(config.machines)
+            updates.check(config.machines)
             assert told("b1", "b1")["release_summary"] == ""
             with pytest.raises(CommandRefused, match="no bank of pump1 is proposed"):
                 ask()
             (folder / "b2.safetensors").write_bytes(simulated_bank)
-            updates.look(config.machines)
-            updates.look(config.machines)
+            updates.check(config.machines)
+            updates.check(config.machines)
             effect = told("b1", "b2")["release_summary"]
             assert effect.startswith("Alarm from a score of ")
             assert "windows of normal sound (now " in effect
@@ -73,7 +73,7 @@ def test_a_proposed_bank_is_told_and_accepted(
             assert (event["bank"], event["accepted"]) == ("b2", False)
             ask()
             assert wait_for(lambda: replies, 60, "a reply") == [(True, "pump1: b2 is in use instead of b1")]
-            updates.look(config.machines)
+            updates.check(config.machines)
             told("b2", "b2")
             assert len(seen.of("enrolled", "pump1")) == 1
     finally:

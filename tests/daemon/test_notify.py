@@ -18,7 +18,7 @@ import pytest
 from echo_stream.cli.check_config import check_config
 from echo_stream.config.schema import NotifySettings
 from echo_stream.core.errors import ConfigError
-from echo_stream.daemon.notify import Receiver, in_words, wanted
+from echo_stream.daemon.notify import Receiver, to_text, wanted
 from echo_stream.mqtt.payloads import Payload, schema
 from tests.support.broker import MosquittoBroker
 from tests.support.daemon import daemon, run, subscriber, wait_for
@@ -176,7 +176,7 @@ def test_who_is_told_of_what(on: str, kind: str, more: Payload, told: bool) -> N
 
 @pytest.mark.parametrize("kind", ["event", "sensor", "drift", "flood", "enrolled", "evidence"])
 def test_each_kind_can_be_said_in_words(kind: str) -> None:
-    title, text = in_words(kind, schema(kind)["examples"][0])
+    title, text = to_text(kind, schema(kind)["examples"][0])
     assert title.startswith("pc7: " if kind == "flood" else "pump3: ")
     assert re.search(r"2026-11-20 08:14:\d\d UTC$", text)
 

@@ -23,7 +23,7 @@ def machine(name: str, windows: int, age_s: float | None = 0.2, **said: Any) -> 
 def looks(trial: Trial, until_s: float, windows_s: float = 1.0, begin: int = 100, **said: Any) -> str | None:
     """What is said at each second up to `until_s`, or as soon as it is decided; windows come evenly."""
     for second in range(1, round(until_s) + 1):
-        found = trial.look([machine("pump3", begin + int(second / windows_s), **said)], second)
+        found = trial.check([machine("pump3", begin + int(second / windows_s), **said)], second)
         if found is not None:
             return found
     return None
@@ -44,7 +44,7 @@ def test_it_goes_well_after_ten_seconds_of_sound() -> None:
     assert looks(Trial(["pump3"], 1.0, 0.0), 9) is None
     trial = Trial(["pump3"], 1.0, 0.0)
     assert looks(trial, 11) == ""
-    assert trial.said == "in use; 1 machine is heard as before"
+    assert trial.summary == "in use; 1 machine is heard as before"
     assert looks(Trial(["pump3"], 1.0, 0.0), 11, begin=-100) == ""  # counters that began anew
 
 
@@ -69,19 +69,19 @@ def test_it_fails_after_a_minute(said: dict[str, Any], reason: str) -> None:
 def test_an_interruption_begins_the_ten_seconds_anew() -> None:
     trial = Trial(["pump3"], 1.0, 0.0)
     assert looks(trial, 8) is None
-    assert trial.look([machine("pump3", 108, listening=False)], 9) is None
+    assert trial.check([machine("pump3", 108, listening=False)], 9) is None
     for second in range(10, 20):
-        assert trial.look([machine("pump3", 100 + second)], second) is None
-    assert trial.look([machine("pump3", 120)], 20) == ""
+        assert trial.check([machine("pump3", 100 + second)], second) is None
+    assert trial.check([machine("pump3", 120)], 20) == ""
 
 
 def test_a_machine_that_is_gone_and_a_bank_that_is_not_taken() -> None:
     trial = Trial(["pump3"], 1.0, 0.0, bank=("pump3", "b2"))
     assert looks(trial, 50, bank="b1") is None
-    assert trial.look([machine("pump3", 160)], 60) == (
+    assert trial.check([machine("pump3", 160)], 60) == (
         "not heard as before within 60 s: pump3: expected bank b2, found b1"
     )
-    assert "pump3: is not listened to" in str(trial.look([], 61))
+    assert "pump3: is not listened to" in str(trial.check([], 61))
 
 
 def test_long_hops_get_more_time_and_what_was_not_heard_is_not_asked_for() -> None:
@@ -89,8 +89,8 @@ def test_long_hops_get_more_time_and_what_was_not_heard_is_not_asked_for() -> No
     assert looks(trial, 60, windows_s=20.0) is None
     assert looks(Trial(["pump3"], 20.0, 0.0), 100, windows_s=20.0) == ""
     nobody = Trial([], 1.0, 0.0)
-    assert nobody.look([], 0.0) == ""
-    assert "nothing to compare with" in nobody.said
+    assert nobody.check([], 0.0) == ""
+    assert "nothing to compare with" in nobody.summary
 
 
 def pushed(folder: Path, before: bytes = b"old: 1\r\n", now: bytes = b"new: 1\n") -> tuple[Path, Undo]:

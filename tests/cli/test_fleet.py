@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from echo_stream.cli.fleet import MOST_BYTES, MOST_ITEMS, MOST_TEXT, Fleet
 from echo_stream.cli.plant_broker import Plant, follow
-from echo_stream.cli.watch import MOST_BYTES, MOST_ITEMS, MOST_TEXT, Fleet
 from echo_stream.mqtt import schema, state_payloads
 from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.publisher import Publisher
@@ -78,8 +78,8 @@ def test_what_others_publish_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     assert alarm["name"].startswith(" [2J <b>")
     assert len(alarm["name"]) == MOST_TEXT
     assert len(alarm["asset"]) == MOST_ITEMS
-    monkeypatch.setattr("echo_stream.cli.watch.MOST_MACHINES", 2)
-    monkeypatch.setattr("echo_stream.cli.watch.MOST_NODES", 2)
+    monkeypatch.setattr("echo_stream.cli.fleet.MOST_MACHINES", 2)
+    monkeypatch.setattr("echo_stream.cli.fleet.MOST_NODES", 2)
     for n in range(5):
         fleet.apply(f"{ROOT}/pc{n}/status", b"online")
         fleet.apply(f"{ROOT}/pc7/m{n}/availability", b"online")

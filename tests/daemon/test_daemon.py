@@ -145,29 +145,24 @@ def test_a_broker_away_at_start_is_no_reason_to_stop(project: Path, broker: Mosq
         assert terminate(process)[0] == 0
 
 
-def test_status_says_what_runs(project: Path) -> None:
+def test_status_says_what_runs_and_a_second_daemon_is_refused(project: Path) -> None:
     with daemon(project) as process:
         wait_for(lambda: logged(project, "listening"), 20, "it listens")
         text = wait_for(lambda: "pump3" in (found := run(project, "status")) and found, 10, "status")
         assert "NORMAL" in text
         assert "broker" in text
         assert json.loads(run(project, "status", "--json"))["encoder_computed_by"] == "numpy float32"
+
+        with daemon(project) as second:
+            assert second.wait(timeout=60) == 1
+        assert process.poll() is None
+        assert "another echo-stream runs already" in (project / "log").read_text()
         assert terminate(process)[0] == 0
 
 
 def test_status_without_a_daemon(project: Path) -> None:
     with pytest.raises(AssertionError, match="no daemon runs"):
         run(project, "status")
-
-
-def test_a_second_daemon_is_refused(project: Path) -> None:
-    with daemon(project) as process:
-        wait_for(lambda: logged(project, "listening"), 20, "it listens")
-        with daemon(project) as second:
-            assert second.wait(timeout=60) == 1
-        assert process.poll() is None
-        assert "another echo-stream runs already" in (project / "log").read_text()
-        assert terminate(process)[0] == 0
 
 
 def test_commands_of_operators_are_executed_and_answered(project: Path, broker: MosquittoBroker) -> None:

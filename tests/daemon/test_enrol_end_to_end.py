@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,15 @@ from typing import Any
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.daemon.status import ask
 from tests.support.broker import MosquittoBroker, free_port
-from tests.support.daemon import ENVIRONMENT, daemon, run, subscriber, terminate, wait_for
+from tests.support.command import command
+from tests.support.daemon import daemon, run, subscriber, terminate, wait_for
 
 CONFIG = """\
 node: pc7
 state_dir: state
 mqtt: {{host: {host}, port: {port}}}
 metrics_port: {metrics}
+evidence: {{enabled: false}}
 machines:
   - id: pump3
     source: {{kind: simulated, seed: 5, sample_rate_hz: 8000, pace: fast, duration_s: 3000, faults: [
@@ -30,10 +31,7 @@ machines:
 
 
 def fit_normal(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "echo_stream", "fit-normal", "--machine", "pump3", *words]
-    return subprocess.run(
-        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=500, check=False
-    )
+    return command("fit-normal", "--machine", "pump3", *words, cwd=folder)
 
 
 def asked(folder: Path) -> dict[str, Any]:

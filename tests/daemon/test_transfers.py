@@ -261,15 +261,6 @@ def test_a_bank_is_tried_and_taken_back_where_the_trial_is_interrupted(
     again.publisher.stop(0.1)
 
 
-def test_a_relative_state_dir_is_no_change_of_it(node: Node, simulated_bank: bytes) -> None:
-    (node.path.parent / "bank.safetensors").write_bytes(simulated_bank)
-    before = node.path.read_bytes()
-    assert b"state_dir: state\n" in before
-    node.push(before + b"# new\n")
-    node.wait(12)
-    assert node.last() == ("done", "in use; 1 machine is heard as before")
-
-
 def test_a_power_cut_after_a_good_trial_undoes_nothing(
     node: Node, simulated_bank: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,11 +273,13 @@ def test_a_power_cut_after_a_good_trial_undoes_nothing(
             lasting[synced] = {path.name for path in synced.iterdir()}
 
     monkeypatch.setattr(os, "fsync", recorded)
-    node.push(node.path.read_bytes() + b"# new\n")
+    before = node.path.read_bytes()
+    assert b"state_dir: state\n" in before, "which a push does not change, though it is relative"
+    node.push(before + b"# new\n")
     undo = undo_path(node.path)
     assert undo.name in lasting[undo.parent.resolve()]
     node.wait(12)
-    assert node.last()[0] == "done"
+    assert node.last() == ("done", "in use; 1 machine is heard as before")
     assert undo.name not in lasting[undo.parent.resolve()]
 
 
@@ -306,7 +299,7 @@ def test_a_bank_that_fails_its_trial_is_put_back(node: Node, simulated_bank: byt
     assert not (tmp_path / "state" / "plant" / "undo.json").exists()
 
 
-def test_what_cannot_be_put_back_is_what_the_next_failure_puts_back(
+def test_what_cannot_be_put_back_is_trouble_and_what_the_next_failure_puts_back(
     node: Node, simulated_bank: bytes
 ) -> None:
     (node.path.parent / "bank.safetensors").write_bytes(simulated_bank)
@@ -316,29 +309,18 @@ def test_what_cannot_be_put_back_is_what_the_next_failure_puts_back(
     blocked.mkdir()
     node.transfers.tick(monotonic() + 61)
     assert node.path.read_bytes() == before + b"# first\n"
+    assert "cannot be taken back" in node.transfers.trouble
     blocked.rmdir()
     node.machines = HEARD
     node.push(before + b"# second\n")
     node.machines = []
     node.transfers.tick(monotonic() + 61)
     assert node.path.read_bytes() == before
-
-
-def test_a_trouble_ends_with_the_next_push_that_goes_well(node: Node, simulated_bank: bytes) -> None:
-    (node.path.parent / "bank.safetensors").write_bytes(simulated_bank)
-    before = node.path.read_bytes()
-    node.push(before + b"# new\n")
-    blocked = node.path.with_name(".config.yaml.pushed")
-    blocked.mkdir()
-    node.machines = []
-    node.transfers.tick(monotonic() + 61)
-    assert "cannot be taken back" in node.transfers.trouble
-    blocked.rmdir()
     node.machines = HEARD
-    node.push(before + b"# newer\n")
+    node.push(before + b"# third\n")
     node.wait(12)
     assert node.last()[0] == "done"
-    assert node.transfers.trouble == ""
+    assert node.transfers.trouble == "", "it ends with the next push that goes well"
 
 
 def test_a_bank_that_is_in_use_although_its_command_failed_is_put_back(

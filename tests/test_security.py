@@ -79,14 +79,25 @@ class Everything:
         self._client.loop_stop()
 
 
-def test_the_password_is_told_nowhere(project: Path) -> None:
-    with mosquitto(project, users={"pump": PASSWORD}) as broker:
-        port = free_port()
+@contextmanager
+def usual_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def test_the_password_is_told_nowhere_and_what_was_heard_to_nobody_else(project: Path) -> None:
+    """Sound of a room may hold voices; without systemd no unit sets a umask."""
+    with mosquitto(project, users={"pump": PASSWORD}) as broker, usual_umask():
+        port, state = free_port(), project / "state"
         configure(project, broker.port, metrics_port=port)
         everything = Everything(broker.host, broker.port)
         with daemon(project) as process:
             wait_for(lambda: b"/evidence " in everything.heard, 60, "an alarm with its evidence")
             wait_for(lambda: b"/health " in everything.heard, 20, "health")
+            wait_for(lambda: list(state.rglob("*.png")), 60, "sound and picture of the alarm")
             places = {
                 "status": run(project, "status").encode() + run(project, "status", "--json").encode(),
                 "metrics": b"".join(page(port, path) for path in ("/metrics", "/healthz", "/readyz")),
@@ -94,17 +105,27 @@ def test_the_password_is_told_nowhere(project: Path) -> None:
                 "environment": "\n".join(psutil.Process(process.pid).environ().values()).encode(),
                 "check-config": run(project, "check-config").encode(),
             }
+            open_to_others = {
+                str(path.relative_to(project)): stat.filemode(path.stat().st_mode)
+                for path in [state, *state.rglob("*")]
+                if path.stat().st_mode & 0o077 and not path.is_socket()
+            }
+            kinds = {path.suffix for path in state.rglob("*") if path.is_file()}
+            socket_mode = (state / "status.sock").stat().st_mode & 0o777
             assert terminate(process)[0] == 0
         everything.close()
     places["messages"] = everything.heard
     places["log"] = (project / "log").read_bytes()
-    for path in (project / "state").rglob("*"):
+    for path in state.rglob("*"):
         places[str(path)] = path.read_bytes() if path.is_file() else b""
     assert len(places) > 10
     assert [place for place, said in places.items() if PASSWORD.encode() in said] == []
     assert b"pump3" in places["status"]  # each of them was really looked at
     assert b"echo_stream_alarm_active" in places["metrics"]
     assert b"UNACK" in places["log"]
+    assert kinds >= {".sqlite", ".flac", ".json", ".png"}
+    assert open_to_others == {}
+    assert socket_mode == 0o660
 
 
 def test_a_password_that_the_broker_refuses_is_not_told_either(project: Path) -> None:
@@ -145,32 +166,3 @@ def test_a_password_written_into_the_configuration_is_not_echoed(tmp_path: Path)
         assert done.returncode != 0
         assert "mqtt.password: unknown key" in done.stderr + done.stdout
         assert PASSWORD not in done.stderr + done.stdout
-
-
-@contextmanager
-def usual_umask() -> Iterator[None]:
-    before = os.umask(0o022)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
-def test_what_was_heard_is_for_the_daemon_s_user_only(project: Path) -> None:
-    """Sound of a room may hold voices; without systemd no unit sets a umask."""
-    with mosquitto(project, users={"pump": PASSWORD}) as broker, usual_umask():
-        configure(project, broker.port)
-        with daemon(project) as process:
-            state = project / "state"
-            wait_for(lambda: list(state.rglob("*.png")), 60, "sound and picture of the alarm")
-            open_to_others = {
-                str(path.relative_to(project)): stat.filemode(path.stat().st_mode)
-                for path in [state, *state.rglob("*")]
-                if path.stat().st_mode & 0o077 and not path.is_socket()
-            }
-            kinds = {path.suffix for path in state.rglob("*") if path.is_file()}
-            socket_mode = (state / "status.sock").stat().st_mode & 0o777
-            assert terminate(process)[0] == 0
-    assert kinds >= {".sqlite", ".flac", ".json", ".png"}
-    assert open_to_others == {}
-    assert socket_mode == 0o660

@@ -1,16 +1,19 @@
 """An encoder turns windows into features; it is made here from plain arguments.
 
-An encoder of another kind is one more file and one more branch of `make_encoder`.
+An encoder of another kind is one more file and one more branch of `make_encoder`. A gated one computes ECHO's
+features only where the spectral ones, which cost little, ask for them: a bank says whether those lie in the
+middle of normal sound, and then ECHO may wait for a later hop (detect/encoder_gate.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from echo_stream.core.errors import EncoderError
-from echo_stream.core.types import EncoderIdentity, Features, Window
+from echo_stream.core.types import GATE_EVERY, EncoderIdentity, Features, Window
 
 if TYPE_CHECKING:
     from echo_stream.encode.echo import EchoDimensions
@@ -113,3 +116,32 @@ def make_encoder(
 
         return EchoEncoder.from_checkpoint(weights, size, runtime, precision, cache)
     raise EncoderError(f"encoder.kind {kind!r} is unknown", "Use spectral or echo.")
+
+
+class GatedEncoder:
+    """ECHO, and the spectral encoder that says when it is needed.
+
+    Args:
+        echo: Whose features are scored.
+        spectral: Whose features open the gate.
+        every: Of normal sound ECHO encodes each so many-th window.
+    """
+
+    def __init__(self, echo: Encoder, spectral: Encoder, every: int) -> None:
+        self.echo, self.spectral = echo, spectral
+        self.computed_by = echo.computed_by
+        gate = spectral.identity
+        self.identity: EncoderIdentity = replace(
+            echo.identity,
+            dimensions={
+                **echo.identity.dimensions,
+                GATE_EVERY: every,
+                "gate_version": gate.version,
+                **{f"gate_{name}": value for name, value in gate.dimensions.items()},
+            },
+        )
+
+    def encode(self, windows: Sequence[Window]) -> list[Features]:
+        """Both features of each window, in order: ECHO's, with the spectral ones as their `gate`."""
+        pairs = zip(self.echo.encode(windows), self.spectral.encode(windows), strict=True)
+        return [replace(own, gate=gate) for own, gate in pairs]

@@ -1,7 +1,7 @@
 """The publisher: what the daemon wants said, said to the broker, however often the broker goes away.
 
 The pipeline's thread calls event, set_alarm, score, health and set_available: they put a row into the outbox
-or replace a value, and return. The publisher's one thread (mqtt_link.py) does all the rest.
+or replace a value, and return. The publisher's one thread (link.py) does all the rest.
 """
 
 from __future__ import annotations

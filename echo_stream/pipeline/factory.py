@@ -34,8 +34,7 @@ from echo_stream.detect.known_sound_file import load_fitting
 from echo_stream.detect.rises import Rises
 from echo_stream.detect.scorer import Scorer
 from echo_stream.detect.steady import SteadyWatch
-from echo_stream.encode.encoder import Encoder, EncoderByMachine, encoder_of, make_encoder
-from echo_stream.encode.gated import GatedEncoder
+from echo_stream.encode.encoder import Encoder, EncoderByMachine, GatedEncoder, encoder_of, make_encoder
 from echo_stream.evidence.lines import lines_hz
 from echo_stream.evidence.recorder import Evidence
 from echo_stream.evidence.store import Kept

@@ -12,8 +12,7 @@ from typing import TypeVar
 
 from echo_stream.core.errors import EncoderError
 from echo_stream.core.types import Features, Window
-from echo_stream.encode.encoder import Encoder
-from echo_stream.encode.gated import GatedEncoder
+from echo_stream.encode.encoder import Encoder, GatedEncoder
 
 Item = TypeVar("Item")
 Needs = Callable[[Window, Features], bool]

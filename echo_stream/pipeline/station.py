@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import structlog
+
 from echo_stream.alarm.alarm import Alarm
 from echo_stream.alarm.condition import Condition
 from echo_stream.alarm.outlook import Outlook
@@ -32,11 +34,50 @@ from echo_stream.core.types import (
 )
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.encoder_gate import GateWatch
+from echo_stream.detect.known_sounds import Occurrences
 from echo_stream.detect.scorer import Scorer
 from echo_stream.detect.steady import STEADY_S, SteadyWatch
 from echo_stream.pipeline.elsewhere import ELSEWHERE, Places, Surroundings, louder_at
-from echo_stream.pipeline.gate import Gate
 from echo_stream.pipeline.health import Health
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class KnownSoundGate:
+    """Decides whether a window counts towards an alarm: it does, unless its sound is known as no fault.
+
+    What does not count is no evidence in either direction: it raises nothing, clears nothing, and is in no
+    past. The score itself is not changed: status, MQTT and history show it as it is.
+    """
+
+    _occurrences: Occurrences = field(default_factory=Occurrences)
+
+    def passes(self, window: Window, score: Score, scorer: Scorer, clear: float) -> bool:
+        """Whether the next window is a known sound, and so says nothing of the machine.
+
+        Args:
+            window: what was scored.
+            score: what came out.
+            scorer: what scored it.
+            clear: the clear level of the machine's warning.
+        """
+        passes, begins = self._occurrences.step(
+            score.known_sound,
+            scorer.known_sounds,
+            normal=score.value <= clear and not score.known_sound,
+            start=window.start,
+            end=window.end,
+            rate=window.sample_rate_hz,
+        )
+        if begins:
+            log.info(f"known sound: {score.known_sound}", machine=window.machine, score=round(score.value, 2))
+        return passes
+
+    def known_sounds(self, scorer: Scorer) -> dict[str, int]:
+        """How often each taught sound came since the start."""
+        return {name: self._occurrences.counts[name] for name in sorted(scorer.known_sounds)}
+
 
 Scored = tuple[Window, Score]
 Event = AlarmEvent | SensorEvent | DriftEvent
@@ -124,7 +165,7 @@ class Station:
     """Tells when a new sound has become steady."""
     encoder_gate: GateWatch | None = None
     """Says which windows are encoded; None: all are."""
-    gate: Gate = field(default_factory=Gate)
+    gate: KnownSoundGate = field(default_factory=KnownSoundGate)
     """Known sounds, which do not count towards an alarm."""
     meter: Meter | None = None
     """Of a calibrated sensor."""

@@ -23,8 +23,7 @@ from echo_stream.daemon.answers import Answers
 from echo_stream.daemon.sampler import FeatureSampler
 from echo_stream.detect.bank import NormalBank
 from echo_stream.encode.echo import EchoDimensions, EchoWeights
-from echo_stream.encode.encoder import Encoder
-from echo_stream.encode.gated import GatedEncoder
+from echo_stream.encode.encoder import Encoder, GatedEncoder
 from echo_stream.evidence.store import Kept
 from echo_stream.fit.learn import calibrated, joined_held_out
 from echo_stream.fit.propose import propose

@@ -218,7 +218,7 @@ def test_scores_are_what_they_were(site: Path) -> None:
 
 
 def test_evidence_is_listed(site: Path) -> None:
-    (kept,) = json.loads(run(site, "events", "--json"))
+    (kept,) = json.loads(run(site, "events", "--json", apart=True))
     assert kept["complete"] is True
     alarm = read("retained.json")["echo-stream/pc7/pump1/alarm"]["levels"]["alarm"]
     assert (kept["machine"], kept["event_id"]) == ("pump1", alarm["event_id"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -63,6 +64,12 @@ def announced(levels: Levels, timing: Timing, runs: Sequence[Float64]) -> Announ
         timing: The same.
         runs: Held-out scores, each in time order at `timing.hop_s`.
     """
+    return _announced(levels, timing, tuple(np.asarray(run, np.float64).tobytes() for run in runs))
+
+
+@lru_cache(maxsize=8)  # hours are listened to, and several checks of one command ask of the same bank
+def _announced(levels: Levels, timing: Timing, of_runs: tuple[bytes, ...]) -> Announced:
+    runs = [np.frombuffer(run, np.float64) for run in of_runs]
     thin = max(1, round(SHORTEST_HOP_S / timing.hop_s))
     timing = replace(timing, hop_s=timing.hop_s * thin)
     draw = _Draw([run[::thin] for run in runs], timing.hop_s)

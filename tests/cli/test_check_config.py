@@ -11,8 +11,9 @@ import soundfile
 
 from echo_stream.capture.simulator import SimulatedMachine
 from echo_stream.cli.check_config import check_config
+from echo_stream.config.load import load
 from echo_stream.core.errors import ConfigError
-from tests.support.daemon import run
+from tests.support.stations import learnt
 
 CONFIG = """\
 node: pc7
@@ -120,7 +121,9 @@ def test_a_file_that_does_not_fit_is_refused(project: Path, find: str, put: str,
 
 def test_a_bank_of_another_window_is_refused(project: Path) -> None:
     soundfile.write(project / "normal.wav", SimulatedMachine(3, 16_000).sound(40.0), 16_000)
-    run(project, "fit-normal", "-m", "pump3", "--recordings", "normal.wav")
+    settings = load(project / "config.yaml")
+    (machine,) = settings.machines
+    learnt(settings, machine, project / "normal.wav").bank.save(machine.bank)
     check_config(project / "config.yaml")
     change(project, "{kind: spectral}", "{kind: spectral, window_s: 3.0}")
     assert "config.yaml:8: machines[0].bank: bank " in refused(project)

@@ -59,4 +59,4 @@ def test_what_the_daemon_scored_is_read_back(tmp_path: Path) -> None:
     assert [float(line["acceleration_m_s2_median"]) for line in table] == [
         row["measured"]["acceleration_m_s2"][0] for row in rows
     ]
-    assert "dBFS" in run(tmp_path, "history", "-m", "pump3")
+    assert "dBFS" in run(tmp_path, "history", "-m", "pump3", apart=True)

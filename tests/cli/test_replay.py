@@ -25,6 +25,7 @@ from tests.support.broker import MosquittoBroker
 from tests.support.daemon import daemon, run, subscriber, wait_for
 
 FAULT_S = (40.0, 70.0)
+RATE_HZ = 8_000
 CONFIG = """\
 node: pc7
 state_dir: state
@@ -34,7 +35,7 @@ machines:
     source: {source}
     bank: banks/pump3.safetensors
 """
-NORMAL = "{kind: simulated, seed: 5, pace: fast, duration_s: 120}"
+NORMAL = "{kind: simulated, seed: 5, sample_rate_hz: 8000, pace: fast, duration_s: 120}"
 KEYS = ["at_s", "onset_s", "level", "path", "from", "to", "cause", "active", "score", "threshold"]
 
 
@@ -45,8 +46,8 @@ def write_config(folder: Path, source: str, port: int = 1883) -> None:
 def record(path: Path) -> None:
     """The simulated machine with a fault, as a file."""
     fault: list[tuple[float, float, FaultKind]] = [(*FAULT_S, "bearing")]
-    source = Simulated(5, 16_000, fault, pace="fast", start_s=200.0, duration_s=100.0)
-    with soundfile.SoundFile(path, "w", 16_000, 1, "FLOAT") as file:
+    source = Simulated(5, RATE_HZ, fault, pace="fast", start_s=200.0, duration_s=100.0)
+    with soundfile.SoundFile(path, "w", RATE_HZ, 1, "FLOAT") as file:
         while (block := source.read()) is not None:
             file.write(block.samples[:, 0])
 
@@ -90,13 +91,13 @@ def test_a_recording_raises_the_events_that_the_daemon_announces(
 
 
 def test_a_knob_that_was_turned_is_said(recorded: Path) -> None:
-    source = Simulated(5, 16_000, [], pace="fast", start_s=200.0, duration_s=60.0)
+    source = Simulated(5, RATE_HZ, [], pace="fast", start_s=200.0, duration_s=60.0)
     blocks = []
     while (block := source.read()) is not None:
         blocks.append(block.samples[:, 0])
     sound = np.concatenate(blocks)
-    sound[30 * 16_000 :] *= 10 ** (9.0 / 20)
-    soundfile.write(recorded / "turned.wav", sound, 16_000, subtype="FLOAT")
+    sound[30 * RATE_HZ :] *= 10 ** (9.0 / 20)
+    soundfile.write(recorded / "turned.wav", sound, RATE_HZ, subtype="FLOAT")
     said = run(recorded, "replay", "-m", "pump3", "turned.wav")
     assert re.search(
         r"everything louder by ([78]\.[5-9]|[89]\.\d) dB, spectrum unchanged: gain or distance\?", said
@@ -110,15 +111,15 @@ def test_several_recordings_are_named(recorded: Path) -> None:
         len(events) // 2
     )
     assert events[: len(events) // 2] == events[len(events) // 2 :], "each begins anew"
-    assert "alarm" in run(recorded, "replay", "-m", "pump3", "fault.wav")
+    assert "alarm" in run(recorded, "replay", "-m", "pump3", "fault.wav", apart=True)
 
 
 def test_a_table_is_heard_scored_and_replayed_like_the_same_sound_as_a_recording(recorded: Path) -> None:
-    sound = 20 * soundfile.read(recorded / "fault.wav", 20 * 16_000, 35 * 16_000, dtype="float32")[0]
+    sound = 20 * soundfile.read(recorded / "fault.wav", 20 * RATE_HZ, 35 * RATE_HZ, dtype="float32")[0]
     wav, csv = recorded / "part.wav", recorded / "part.csv"
-    soundfile.write(wav, sound, 16_000, subtype="FLOAT")
+    soundfile.write(wav, sound, RATE_HZ, subtype="FLOAT")
     np.savetxt(csv, sound, fmt="%.9g", header="acceleration", comments="")
-    columns = Columns(16_000, "acceleration")
+    columns = Columns(RATE_HZ, "acceleration")
     settings = read_config(recorded / "config.yaml")
     (machine,) = settings.machines
     encoder = build_encoder(settings, machine)
@@ -145,7 +146,7 @@ def test_a_table_is_heard_scored_and_replayed_like_the_same_sound_as_a_recording
         ]
 
     assert all_of(csv, columns) == all_of(wav, None)
-    how = ("--rate-hz", "16000", "--column", "acceleration")
+    how = ("--rate-hz", str(RATE_HZ), "--column", "acceleration")
     assert events_of(recorded, str(csv), *how) == events_of(recorded, str(wav))
     with pytest.raises(EchoStreamError, match="--column without --rate-hz"):
         columns_of("acceleration", None)

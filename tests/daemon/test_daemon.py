@@ -112,7 +112,7 @@ def test_reload(project: Path, broker: MosquittoBroker) -> None:
         wait_for(lambda: told.of("score", "pump3")[-1].get("asset") == {"line": "3"}, 20, "where it stands")
         wait_for(lambda: told.of("availability", "fan1")[-1] == "offline", 10, "the machine is gone")
         wait_for(lambda: len(told.of("score", "pump3")) > heard + 2, 20, "the other goes on")
-        status = json.loads(run(project, "status", "--json"))
+        status = json.loads(run(project, "status", "--json", apart=True))
         assert [machine["machine"] for machine in status["machines"]] == ["pump3"]
         assert status["machines"][0]["samples_lost"] == 0
         assert terminate(process)[0] == 0
@@ -185,7 +185,7 @@ def test_commands_of_operators_are_executed_and_answered(project: Path, broker: 
         wait_for(lambda: told.of("reply")[2:], 10, "the sound is kept")
         assert list((project / "state/proposals/pump3").glob("*.flac"))
 
-        said = run(project, "plant", "shelve", "pc7/pump3", "--hours", "0.001", "--by", "Jo")
+        said = run(project, "plant", "shelve", "pc7/pump3", "--hours", "0.001", "--by", "Jo", apart=True)
         assert said.startswith("pc7/pump3: ")
         wait_for(lambda: [e for e in told.events if e["to"] == "SHELVED"], 10, "shelved")
         wait_for(lambda: [e for e in told.events if e["cause"] == "shelve_expired"], 15, "the shelving ends")

@@ -125,7 +125,8 @@ def test_a_sound_is_taught_while_the_daemon_runs(
         events_before = len(told.of("event"))
         folder = tmp_path / "state" / "evidence" / "pump1"
         wait_for(lambda: is_complete(folder, first["event_id"]), 60, "its sound is kept, to the end")
-        said = run(tmp_path, "ignore", "add", "-m", "pump1", "--name", "forklift", "--at", first["ts"])
+        words = ("-m", "pump1", "--name", "forklift", "--at", first["ts"])
+        said = run(tmp_path, "ignore", "add", *words, apart=True)
         assert "forklift: learned" in said
         wait_for(lambda: status()["known_sounds"] == {"forklift": 0}, TEACH_S, "the daemon takes it")
 

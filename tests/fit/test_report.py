@@ -186,7 +186,8 @@ def test_the_commands(tmp_path: Path) -> None:
     assert (tmp_path / first["report"]).is_file()
     assert first["verdict"] == "warn"
     assert {c["name"] for c in first["checks"]} >= {"Length", "Clipping", "Sensitivity", "Promise"}
-    second = json.loads(told("bank", "extend", "--recordings", "b.wav", "--json"))
+    words = ("bank", "extend", "-m", "pump3", "--recordings", "b.wav", "--json")
+    second = json.loads(program(*words, cwd=tmp_path).stdout)
     assert (second["bank"]["id"], second["bank"]["accepted"]) == ("b2", False)
     assert second["change"]["base"] == "b1"
     versions = json.loads(told("bank", "list", "--json"))

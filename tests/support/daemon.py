@@ -80,9 +80,9 @@ def wait_for(what: Callable[[], Any], timeout_s: float, said: str) -> Any:
     raise AssertionError(f"not within {timeout_s} s: {said}")
 
 
-def run(folder: Path, *words: str) -> str:
-    """An echo-stream command that must succeed, in this process; its standard output."""
-    done = command(*words, cwd=folder)
+def run(folder: Path, *words: str, apart: bool = False) -> str:
+    """A command that must succeed, in this process or as a program of its own; its standard output."""
+    done = (program if apart else command)(*words, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -107,8 +107,7 @@ def fitted(folder: Path, config: str = PUMP, machine: str = "pump3") -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other workers of this run wait for the first
         if not (found / "done").exists():
             (found / "config.yaml").write_text(config)
-            done = program("fit-normal", "--machine", machine, cwd=found)
-            assert done.returncode == 0, done.stderr
+            run(found, "fit-normal", "--machine", machine, apart=True)
             (found / "done").touch()
     names = shutil.ignore_patterns("lock", "done", "config.yaml", "state")
     shutil.copytree(found, folder, symlinks=True, dirs_exist_ok=True, ignore=names)

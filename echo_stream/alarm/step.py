@@ -172,12 +172,7 @@ class StepWay:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, without what is pending and without times."""
-        return {
-            "active": self.active,
-            "level": self.level,
-            "clear": self.clear,
-            "base": list(self.base),
-        }
+        return {"active": self.active, "level": self.level, "clear": self.clear, "base": list(self.base)}
 
     def restore(self, saved: Mapping[str, Any], onset: int | None) -> None:
         """From what `to_json` gave; raises what `numbers` raises."""

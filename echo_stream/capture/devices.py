@@ -197,8 +197,7 @@ def _probe(*arguments: str) -> list[dict[str, Any]]:
     except ValueError as error:
         last = stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise SourceError(
-            f"looking for microphones failed with exit code {code}: {last}",
-            "Try: echo-stream devices",
+            f"looking for microphones failed with exit code {code}: {last}", "Try: echo-stream devices"
         ) from error
     if isinstance(reply, dict):
         raise SourceError(reply["message"], reply["hint"])

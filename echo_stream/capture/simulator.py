@@ -38,11 +38,7 @@ def tones(draw: np.random.Generator, teeth: int) -> _Float64:
     """(tones, 4): multiple of the shaft, amplitude, phase, share that follows the load; noise has rms 1."""
     shaft = [(k, 0.45 * k**-0.7 * math.exp(draw.normal(0, 0.4)), 0.1) for k in range(1, 13)]
     mesh = [
-        (
-            k * teeth + side,
-            0.3 / k * (1.0, 0.35, 0.12)[abs(side)] * math.exp(draw.normal(0, 0.3)),
-            0.3,
-        )
+        (k * teeth + side, 0.3 / k * (1.0, 0.35, 0.12)[abs(side)] * math.exp(draw.normal(0, 0.3)), 0.3)
         for k in (1, 2, 3)
         for side in (-2, -1, 0, 1, 2)
     ]

@@ -284,11 +284,7 @@ def _bank(encoder: Encoder, rate_hz: int, cut: Windowing) -> NormalBank:
         for window, features in encode_windows(encoder, windows)
     ]
     bank = NormalBank.fit(
-        enrolled,
-        encoder=encoder.identity,
-        sample_rate_hz=rate_hz,
-        window_s=cut.window_s,
-        hop_s=cut.window_s,
+        enrolled, encoder=encoder.identity, sample_rate_hz=rate_hz, window_s=cut.window_s, hop_s=cut.window_s
     )
     return of_size(bank, BANK_WINDOWS)
 

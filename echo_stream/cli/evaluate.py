@@ -177,13 +177,7 @@ def evaluate(
     if shard is not None:
         shard.compute(parts, encoder, progress)
     encoded = encode_parts(
-        parts,
-        encoder,
-        progress=progress,
-        resume=resume,
-        workers=workers,
-        engine=engine,
-        failures=failures,
+        parts, encoder, progress=progress, resume=resume, workers=workers, engine=engine, failures=failures
     )
     with closing(encoded):
         found = [_judged(machine, encoder, encoded) for machine in machines]
@@ -191,12 +185,7 @@ def evaluate(
 
 
 def _machines(
-    folder: Path,
-    encoder: Encoder,
-    window_s: float,
-    hop_s: float,
-    failures: Failures,
-    columns: Columns | None,
+    folder: Path, encoder: Encoder, window_s: float, hop_s: float, failures: Failures, columns: Columns | None
 ) -> list[_Machine]:
     parents = {path.parent for path in find_recordings([folder], columns)}
     folders = sorted(p.parent for p in parents if p.name == "train" and p.with_name("test") in parents)
@@ -264,11 +253,7 @@ def _recordings(manifest: Path) -> dict[str, str]:
 
 
 def _fitting_window(
-    clips: Sequence[Clip],
-    window_s: float,
-    hop_s: float,
-    failures: Failures,
-    columns: Columns | None,
+    clips: Sequence[Clip], window_s: float, hop_s: float, failures: Failures, columns: Columns | None
 ) -> tuple[float, float, set[Clip]]:
     """Window and hop, and the clips that can be read and are long enough for them."""
     lengths_s: dict[Clip, float] = {}

@@ -17,11 +17,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from echo_stream.cli.common import (
-    MachineOption,
-    pick,
-    point_in_time,
-)
+from echo_stream.cli.common import MachineOption, pick, point_in_time
 from echo_stream.core.sequences import commonest
 
 if TYPE_CHECKING:

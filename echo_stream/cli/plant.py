@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from echo_stream.cli.plant_transfer import RollOut, Target
 
 BrokerOption = Annotated[
-    str | None,
-    typer.Option("--broker", metavar="HOST[:PORT]", help="instead of the configuration's broker"),
+    str | None, typer.Option("--broker", metavar="HOST[:PORT]", help="instead of the configuration's broker")
 ]
 AssetOption = Annotated[
     list[str] | None,

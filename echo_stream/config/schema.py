@@ -10,13 +10,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from echo_stream.config.sources import Bearing, Limits, Model, Source, Speed
 from echo_stream.config.values import (
@@ -159,10 +153,7 @@ class AlarmSettings(Model):
     @property
     def on_delays_s(self) -> dict[str, float]:
         """How long the sound must stay strange, for each level."""
-        return {
-            "warning": min(self.warning_on_delay_s, self.on_delay_s),
-            "alarm": self.on_delay_s,
-        }
+        return {"warning": min(self.warning_on_delay_s, self.on_delay_s), "alarm": self.on_delay_s}
 
 
 class Machine(Model):

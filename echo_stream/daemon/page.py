@@ -204,11 +204,7 @@ class Page:
         capture = source.state
         fault = station.sensor.fault and station.sensor.fault.value
         status, since = status_of(
-            alarm,
-            warning,
-            listening=capture == "running",
-            sensor_fault=fault,
-            at_rest=station.rest.active,
+            alarm, warning, listening=capture == "running", sensor_fault=fault, at_rest=station.rest.active
         )
         coverage = station.health.coverage(monotonic())
         reason = f"the sensor is {fault}" if fault else ""

@@ -336,11 +336,7 @@ def disk_of(folder: Path) -> dict[str, Any]:
         disk = shutil.disk_usage(folder)
     except OSError as error:
         return {"folder": str(folder), "error": error.strerror}
-    return {
-        "folder": str(folder),
-        "free_mb": round(disk.free / 1e6),
-        "total_mb": round(disk.total / 1e6),
-    }
+    return {"folder": str(folder), "free_mb": round(disk.free / 1e6), "total_mb": round(disk.total / 1e6)}
 
 
 class ConfigCheck:

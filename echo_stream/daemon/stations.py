@@ -347,11 +347,8 @@ class StationRegistry:
             (alarms, ways), scorer = build_alarms(machine, bank), build_scorer(machine, bank)
             zones = build_zones(machine, bank.hop_s)
         except Exception as error:  # noqa: BLE001 - a damaged bank raises what it likes
-            log.error(
-                "the bank in use stays: the new one cannot be taken",
-                machine=machine.id,
-                reason=to_reason(error),
-            )
+            reason = to_reason(error)
+            log.error("the bank in use stays: the new one cannot be taken", machine=machine.id, reason=reason)
             return
 
         def change() -> None:

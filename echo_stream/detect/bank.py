@@ -29,14 +29,7 @@ from echo_stream.detect.reference import Reference, Sound, fit_reference
 
 SESSIONS = "sessions"
 """Key in a bank's provenance: JSON text of the enrolments that it was fitted on."""
-PLAIN = (
-    "sample_rate_hz",
-    "window_s",
-    "hop_s",
-    "created",
-    "provenance",
-    "software_version",
-)
+PLAIN = ("sample_rate_hz", "window_s", "hop_s", "created", "provenance", "software_version")
 
 
 @dataclass(frozen=True)

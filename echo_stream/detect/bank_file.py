@@ -105,8 +105,7 @@ def _parse(data: bytes, path: Path, what: str, hint: str) -> tuple[dict[str, Any
         raise BankError(f"{what} {path} is damaged: its metadata is no JSON object", hint)
     if metadata.get("format") != FORMAT:
         raise BankError(
-            f"{what} {path} is of format {metadata.get('format')}, this program reads format {FORMAT}",
-            hint,
+            f"{what} {path} is of format {metadata.get('format')}, this program reads format {FORMAT}", hint
         )
     signed = metadata.pop("checksum", None)
     # What was signed is the text as `to_bytes` wrote it: to write it anew takes a fifth of all reading.

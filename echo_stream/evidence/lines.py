@@ -37,9 +37,7 @@ _RACES: Final = ("BPFO", "BPFI", "2xBSF")
 
 
 def lines_hz(
-    rpm: float,
-    gear_teeth: int | None = None,
-    bearing: tuple[int, float, float, float] | None = None,
+    rpm: float, gear_teeth: int | None = None, bearing: tuple[int, float, float, float] | None = None
 ) -> dict[str, float]:
     """Where the lines of a shaft, its gear and its bearing lie (Randall and Antoni, 2011, equations 1 to 4).
 

@@ -36,7 +36,7 @@ def _shelving(schema: dict[str, Any]) -> None:
             "if": {"properties": {"command": {"const": "shelve"}}, "required": ["command"]},
             "then": {"required": ["duration_s"]},
             "else": {"properties": {"duration_s": False}},
-        },
+        }
     ]
     # Not in allOf: so it is plain that what an older version accepted is accepted still.
     schema["if"] = {"properties": {"command": {"const": "enrol"}}, "required": ["command"]}

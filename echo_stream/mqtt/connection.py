@@ -53,6 +53,8 @@ from echo_stream.mqtt.broker import (
 
 _TAKEN_PACKET_BYTES = 256 * 1024
 """What we take: a command has 4 KB. Told to the broker, which keeps larger messages from us (MQTT 5)."""
+_PROPERTIES_BYTES = 100
+"""Allowance for properties and header of a message."""
 _NO_RETAIN, _NO_QOS = 154, 155
 
 _may_log_message = LogLimit("messages that cannot be handled").admits
@@ -250,16 +252,10 @@ class Connection:
         qos, retain = min(qos, self.limits.qos), retain and self.limits.retained
         return self._client.publish(topic, payload, qos, retain, properties).mid
 
-    def fits(self, topic: str, payload: str | bytes, properties_bytes: int = 100) -> bool:
-        """Whether the broker takes a message of this size.
-
-        Args:
-            topic: Where it would go.
-            payload: What it would say.
-            properties_bytes: Allowance for its properties and header.
-        """
+    def fits(self, topic: str, payload: str | bytes) -> bool:
+        """Whether the broker takes a message of this size."""
         size = len(payload.encode()) if isinstance(payload, str) else len(payload)
-        return size + len(topic.encode()) + properties_bytes <= self.limits.packet_bytes
+        return size + len(topic.encode()) + _PROPERTIES_BYTES <= self.limits.packet_bytes
 
     def subscribe(self, topic: str, *, qos: int = 1, retain_as_published: bool = True) -> None:
         """Ask for a topic; the answer comes in `subscribed`.

@@ -164,11 +164,7 @@ class Publisher:
         return self.outbox.depth == 0
 
     def add_machine(
-        self,
-        machine: str,
-        name: str,
-        asset: Mapping[str, str] | None = None,
-        measures: Collection[str] = (),
+        self, machine: str, name: str, asset: Mapping[str, str] | None = None, measures: Collection[str] = ()
     ) -> None:
         """A machine is watched from now on: offline until `set_available`, known to Home Assistant.
 

@@ -7,11 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from echo_stream.core.text import clean_text, utc_text
-from echo_stream.core.types import (
-    AlarmLevel,
-    AlarmState,
-    Score,
-)
+from echo_stream.core.types import AlarmLevel, AlarmState, Score
 from echo_stream.mqtt.payloads import (
     PRIORITY,
     SCHEMA_VERSION,
@@ -176,14 +172,7 @@ def node_health(
 
 
 def reply(
-    *,
-    node: str,
-    machine: str,
-    ts: datetime,
-    command: str | None,
-    token: str | None,
-    ok: bool,
-    outcome: str,
+    *, node: str, machine: str, ts: datetime, command: str | None, token: str | None, ok: bool, outcome: str
 ) -> Payload:
     """What became of a command (`.../reply`, or where its sender waits, QoS 1).
 

@@ -16,11 +16,7 @@ from echo_stream.alarm.ways import WAYS, Levels, Timing, Ways
 from echo_stream.alarm.zone import ZoneWatch
 from echo_stream.capture.physical import Meter
 from echo_stream.capture.source import AudioSource
-from echo_stream.config.schema import (
-    Config,
-    EchoEncoder,
-    Machine,
-)
+from echo_stream.config.schema import Config, EchoEncoder, Machine
 from echo_stream.config.sources import PublishedSpeed
 from echo_stream.core.calibration import SensorLimits
 from echo_stream.core.errors import NoBank
@@ -84,10 +80,7 @@ def build_encoder(config: Config, machine: Machine | None = None) -> Encoder:
 
         own = settings.dimensions
         size = echo.EchoDimensions(
-            embed_dim=own.embed_dim,
-            encoder_depth=own.depth,
-            num_heads=own.heads,
-            mlp_ratio=own.mlp_ratio,
+            embed_dim=own.embed_dim, encoder_depth=own.depth, num_heads=own.heads, mlp_ratio=own.mlp_ratio
         )
     made = make_encoder(
         settings.kind,

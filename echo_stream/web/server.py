@@ -76,10 +76,7 @@ class PageServer:
     """
 
     def __init__(
-        self,
-        feed: Broadcast,
-        build: Callable[[Sessions, tuple[str, ...]], ASGIApp],
-        settings: PageSettings,
+        self, feed: Broadcast, build: Callable[[Sessions, tuple[str, ...]], ASGIApp], settings: PageSettings
     ) -> None:
         self._people = read_passwords(settings.password_file) if settings.password_file else None
         self._build = build

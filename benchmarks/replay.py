@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from echo_stream.alarm.calibration import Calibration
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.types import AlarmEvent, AlarmLevel, AlarmPath, SensorEvent
-from echo_stream.fit.fit import fit_from_recordings
+from echo_stream.fit.fit import fit, recordings
 from echo_stream.pipeline.factory import build_encoder, build_station, load_bank, trip_levels
 from echo_stream.pipeline.loop import listen
 from echo_stream.pipeline.sources import open_sources
@@ -80,7 +80,8 @@ class Rig:
         self._bank = folder / f"{machine}.safetensors"
         self._folder = folder
         config, settings = self._configuration(machine, sound)
-        fit_from_recordings(config, settings, normal, condition="normal", accept=True, progress=_quiet)
+        acquire = recordings(config, settings, normal)
+        fit(config, settings, acquire, condition="normal", accept=True, progress=_quiet)
         self.machine, self.alarm = settings.id, settings.alarm
         self.window_s, self.hop_s = config.encoder.window_s, config.encoder.hop_s
         bank = load_bank(settings)

@@ -115,13 +115,10 @@ class FloodGate:
 class ChatterCounter:
     """Counts how often each alarm came within ten minutes.
 
-    Args:
-        limit: So often within the time, and it chatters, until no more than half of it are left.
-        within_s: The time.
+    `CHATTER_LIMIT` times, and it chatters, until no more than half of them are left.
     """
 
-    def __init__(self, limit: int = CHATTER_LIMIT, within_s: float = WITHIN_S) -> None:
-        self._limit, self._within_s = limit, within_s
+    def __init__(self) -> None:
         self._raised: dict[tuple[str, AlarmLevel], deque[float]] = {}
         self._chattering: set[tuple[str, AlarmLevel]] = set()
 
@@ -132,7 +129,7 @@ class ChatterCounter:
         key = event.machine, event.level
         count = self.count(*key, at_s) + 1
         self._raised.setdefault(key, deque()).append(at_s)
-        begins = count >= self._limit and key not in self._chattering
+        begins = count >= CHATTER_LIMIT and key not in self._chattering
         if begins:
             self._chattering.add(key)
         return begins
@@ -140,13 +137,8 @@ class ChatterCounter:
     def count(self, machine: str, level: AlarmLevel, at_s: float) -> int:
         """How often it came within the last ten minutes."""
         raised = self._raised.get((machine, level), deque())
-        while raised and raised[0] <= at_s - self._within_s:
+        while raised and raised[0] <= at_s - WITHIN_S:
             raised.popleft()
-        if len(raised) <= self._limit / 2:
+        if len(raised) <= CHATTER_LIMIT / 2:
             self._chattering.discard((machine, level))
         return len(raised)
-
-    def chattering(self, machine: str, level: AlarmLevel, at_s: float) -> bool:
-        """It came so often that it chatters."""
-        self.count(machine, level, at_s)
-        return (machine, level) in self._chattering

@@ -54,26 +54,6 @@ def own_source(config: Config, machine: Machine, minutes: float) -> Acquire:
     return partial(record_source, config, machine, minutes)
 
 
-def fit_from_recordings(
-    config: Config,
-    machine: Machine,
-    paths: Sequence[Path],
-    *,
-    condition: str,
-    accept: bool,
-    progress: Progress,
-) -> Fitted:
-    """`fit` on files and folders of normal sound."""
-    return fit(
-        config,
-        machine,
-        recordings(config, machine, paths),
-        condition=condition,
-        accept=accept,
-        progress=progress,
-    )
-
-
 def fit(
     config: Config,
     machine: Machine,

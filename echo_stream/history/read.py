@@ -18,28 +18,24 @@ MOST_SEEKS = 5000
 """In damaged history; a second at most."""
 
 
-def read_history(
-    path: Path, machine: str, *, since_s: float, until_s: float | None = None
-) -> list[MinuteRow]:
+def read_history(path: Path, machine: str, *, since_s: float) -> list[MinuteRow]:
     """Rows of a machine in order of time; any thread, also of another process.
 
     Args:
         path: Of the SQLite file; a missing one has no rows.
         machine: Id of the machine.
         since_s: Unix time of the first row.
-        until_s: Unix time before which the last row begins; None: no end.
 
     Raises:
         sqlite3.Error: the file is damaged, or is no history.
     """
     if not path.exists():
         return []
-    last = 2**40 if until_s is None else int(-(-until_s // MINUTE_S)) - 1
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as database:
         check_version(database, path)
         names = dict(database.execute("SELECT id, name FROM names"))
         machine_id = next((number for number, name in names.items() if name == machine), None)
-        span = machine_id, int(since_s // MINUTE_S), last
+        span = machine_id, int(since_s // MINUTE_S), 2**40
         measured = {}
         if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'measured'").fetchone():
             measured = {each[1]: each[2:] for each in _between(database, "measured", *span)}

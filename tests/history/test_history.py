@@ -74,7 +74,7 @@ def test_rows_come_back_as_they_were_put(tmp_path: Path) -> None:
     assert store.counters.written == 102
     assert read_history(path, "pump3", since_s=28_000_000 * 60) == rows
     assert read_history(path, "pump3", since_s=0)[0].band_hz is None
-    assert read_history(path, "pump3", since_s=28_000_010 * 60, until_s=28_000_020 * 60) == rows[10:20]
+    assert read_history(path, "pump3", since_s=28_000_010 * 60) == rows[10:]
     assert read_history(path, "fan1", since_s=0) == [row(28_000_000, "fan1")]
     assert read_history(path, "nobody", since_s=0) == []
     lines = list(rows_to_csv(rows))

@@ -33,8 +33,6 @@ class Slicer:
         # An evidence worker may read these two while the pipeline pushes:
         self._claimed = 0  # index after the last sample that is, or is being, written
         self._stretches: tuple[tuple[int, int], ...] = ()  # (start, end) without a gap, oldest first
-        self.cut_windows = 0
-        """Windows popped."""
         self.skipped_hops = 0
         """Windows that were complete and never popped."""
         self.lost_samples = 0
@@ -78,7 +76,6 @@ class Slicer:
         if not self._ready:
             return None
         start = self._ready.popleft()
-        self.cut_windows += 1
         return start, take_wrapped(self._kept, start, self._window)
 
     def skip_to_newest(self, keep: int = 1) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import queue
 import re
-import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from echo_stream.config.schema import Machine
 from echo_stream.core.errors import BankError, CommandRefused
 from echo_stream.core.guard import GuardedThread
 from echo_stream.core.types import BANK_ID, AlarmLevel
-from echo_stream.daemon.child import command_line, why_it_failed
+from echo_stream.daemon.child import completed, why_it_failed
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.proposals import Done
 from echo_stream.detect.bank import NormalBank
@@ -168,11 +167,7 @@ class BankUpdates:
         if bank_id is None:
             raise CommandRefused(f"no bank of {command.machine} is proposed")
         options = ["--machine", command.machine, "--by", command.by or "MQTT", "--", bank_id]
-        words = command_line(self._config, ("bank", "accept"), options, niced=False)
-        try:
-            ran = subprocess.run(words, capture_output=True, text=True, timeout=ACCEPT_S, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise CommandRefused(f"bank accept cannot be run: {error}") from None
+        ran = completed(self._config, ("bank", "accept"), options, niced=False, timeout_s=ACCEPT_S)
         if ran.returncode != 0:
             raise CommandRefused(why_it_failed(ran.stderr, ran.returncode))
         return ran.stdout.strip()

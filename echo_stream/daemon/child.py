@@ -32,6 +32,21 @@ def command_line(config: Path, command: Sequence[str], options: Sequence[str], *
     return [*first, sys.executable, "-m", "echo_stream", *command, "--config", str(config), *options]
 
 
+def completed(
+    config: Path, command: Sequence[str], options: Sequence[str], *, niced: bool, timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    """A command of ours that has ended, whatever its exit code.
+
+    Raises:
+        CommandRefused: it cannot be run, or does not end in time.
+    """
+    words = command_line(config, command, options, niced=niced)
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise CommandRefused(f"{' '.join(command)} cannot be run: {error}") from None
+
+
 def why_it_failed(said: str, code: int) -> str:
     """For people: the last lines of a command's standard error, or its exit code where it said nothing."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
@@ -122,11 +137,7 @@ def run_command(
     Raises:
         CommandRefused: it failed; with what it said, of `shown` instead of the configuration that it read.
     """
-    words = command_line(config, command, options, niced=True)
-    try:
-        ran = subprocess.run(words, capture_output=True, text=True, timeout=CHECK_S, check=False)
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise CommandRefused(f"{' '.join(command)} cannot be run: {error}") from None
+    ran = completed(config, command, options, niced=True, timeout_s=CHECK_S)
     if ran.returncode != 0:
         # The service may not change priorities, and `nice` says so before it runs the command.
         lines = [line for line in ran.stderr.strip().splitlines() if not line.startswith("nice: ")]

@@ -93,7 +93,6 @@ class Page:
         journal: Callable[[str, Payload], None],
         sampler: FeatureSampler,
     ) -> None:
-        self._path = path
         self._registry = registry
         self._events = events
         self.past = PageHistory(registry, history)

@@ -13,6 +13,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -124,14 +125,18 @@ def _machine(machine: Heard, on_delay_s: float) -> str:
     return f"  - id: {machine.name}\n    source: {source}\n    bank: {bank}\n    alarm: {alarm}\n"
 
 
+@cache
+def _loops(seed: int, rate: int) -> dict[str | None, bytes]:
+    """Normal sound of a machine, and with a rattle."""
+    simulated = SimulatedMachine(seed, rate)
+    return {kind: simulated.sound(LOOP_S, kind, start_s=LIFE_S).tobytes() for kind in (None, "rattle")}
+
+
 class Player:
     """Plays a simulated machine into a null sink for ever, whatever happens to the sound server."""
 
     def __init__(self, sound: PulseServer, machine: Heard) -> None:
-        simulated = SimulatedMachine(machine.seed, machine.rate)
-        self._loops = {
-            kind: simulated.sound(LOOP_S, kind, start_s=LIFE_S).tobytes() for kind in (None, "rattle")
-        }
+        self._loops = _loops(machine.seed, machine.rate)
         self._command = ["pacat", f"--device={machine.name}", f"--rate={machine.rate}", "--channels=1"]
         self._command += ["--format=float32le", "--latency-msec=200"]
         self._environment = sound.env

@@ -17,12 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import structlog
 
 from echo_stream.core.files import write_whole
 from echo_stream.core.types import Float32
-
-log = structlog.get_logger()
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
 _OURS: Final = re.compile(r"(\d{8}T\d{6}Z)_[A-Za-z0-9_-]+\.(flac|json|png|small\.png)")
@@ -237,7 +234,11 @@ def read_event(path: Path) -> Kept | None:
     try:
         return _checked(path, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError, RecursionError) as error:
-        log.warning("the evidence document cannot be read", file=str(path), reason=str(error))
+        import structlog  # noqa: PLC0415 - a fifth of what the process that draws would import
+
+        structlog.get_logger().warning(
+            "the evidence document cannot be read", file=str(path), reason=str(error)
+        )
         return None
 
 

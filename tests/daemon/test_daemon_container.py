@@ -17,7 +17,7 @@ state_dir: /var/lib/echo-stream
 mqtt: {host: 127.0.0.1, username: listener, password_file: "${CREDENTIALS_DIRECTORY}/mqtt-password"}
 machines:
   - id: pump3
-    source: {kind: simulated, seed: 3, start_s: START, pace: PACE, faults: [FAULT]}
+    source: {kind: simulated, seed: 3, sample_rate_hz: 8000, start_s: START, pace: PACE, faults: [FAULT]}
     bank: /var/lib/echo-stream/banks/pump3.safetensors
     alarm: {on_delay_s: 1, off_delay_s: 1}
 """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,7 +49,13 @@ def _made_once(tmp_path_factory: pytest.TempPathFactory) -> None:
 def _logs_as_before() -> Iterator[None]:
     """A command that ran in this process leaves the log bound to a stream that is closed after its test."""
     before = structlog.get_config() if structlog.is_configured() else None
+    root, level, hook = logging.getLogger(), logging.getLogger().level, threading.excepthook
     yield
+    threading.excepthook = hook
+    root.setLevel(level)
+    for handler in list(root.handlers):  # pytest changes its own from phase to phase
+        if type(handler).__module__ == "echo_stream.daemon.logs":
+            root.removeHandler(handler)
     if before is None:
         structlog.reset_defaults()
     else:

@@ -160,7 +160,7 @@ def test_a_wrong_configuration_is_not_tried_again(service: Container) -> None:
 
 def test_what_is_away_is_no_reason_to_restart(service: Container) -> None:
     text = configuration().replace("mqtt: {", "mqtt: {port: 1, ")
-    deaf = "source: {kind: microphone, device: USB Audio, sample_rate_hz: 16000}"
+    deaf = "source: {kind: microphone, device: USB Audio, sample_rate_hz: 8000}"
     source = next(line.strip() for line in text.splitlines() if "source:" in line)
     (service.root / CONFIG).write_text(text.replace(source, deaf))
     with service.overruled("[Service]\nWatchdogSec=4\n"):

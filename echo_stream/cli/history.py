@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from echo_stream.cli.common import ConfigOption, JsonOption, print_json, quiet, read_config
+from echo_stream.cli.common import (
+    ConfigOption,
+    JsonOption,
+    MachineOption,
+    pick,
+    point_in_time,
+    print_json,
+    quiet,
+    read_config,
+)
 from echo_stream.core.errors import EchoStreamError
+from echo_stream.core.sequences import commonest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from echo_stream.evidence.store import Kept
-import time
-from dataclasses import asdict
-from typing import TYPE_CHECKING
-
-from echo_stream.cli.common import MachineOption, pick, point_in_time
-from echo_stream.core.sequences import commonest
-
-if TYPE_CHECKING:
     from echo_stream.history.minutes import MinuteRow
-
 
 DAY_S = 86_400
 HOUR_S = 3600

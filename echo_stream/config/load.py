@@ -167,35 +167,31 @@ def _explained(details: list[ErrorDetails], document: Document) -> list[tuple[in
     lines = [document.line(key) for key in keys]
     last = sorted(lines)[:MOST_LISTED][-1]
     return [
-        _explain(detail, document) if line <= last else (line, f"{dotted(key)}: {detail['msg']}")
+        (line, _explain(detail, key, document) if line <= last else f"{dotted(key)}: {detail['msg']}")
         for detail, key, line in zip(details, keys, lines, strict=True)
     ]
 
 
-def _explain(detail: ErrorDetails, document: Document) -> tuple[int, str]:
-    """Line and sentence for one of pydantic's errors."""
-    key = _without_tags(detail["loc"], document)
-    line, kind, found = document.line(key), detail["type"], detail.get("input")
+def _explain(detail: ErrorDetails, key: Key, document: Document) -> str:
+    """Sentence for one of pydantic's errors, at a key of the document."""
+    kind, found = detail["type"], detail.get("input")
     if kind == "missing":
-        return line, f"{dotted(key)}: is missing"
+        return f"{dotted(key)}: is missing"
     if kind == "extra_forbidden":
         names = [name for model in _models_at(detail["loc"][:-1]) for name in model.model_fields]
-        return line, f"{dotted(key)}: unknown key" + _nearest(key[-1], names)
+        return f"{dotted(key)}: unknown key" + _nearest(key[-1], names)
     if kind == "value_error":
-        return line, f"{dotted(key)}: {detail['msg'].removeprefix('Value error, ')}"
+        return f"{dotted(key)}: {detail['msg'].removeprefix('Value error, ')}"
     if kind.startswith("union_tag"):
         kinds = [_tag(model) for model in _models_at(detail["loc"])]
         given = found.get("kind") if isinstance(found, dict) else found
-        return (
-            line,
-            f"{dotted((*key, 'kind'))}: expected one of {', '.join(kinds)}, found {_shown(given)}"
-            + (_nearest(given, kinds)),
-        )
+        said = f"{dotted((*key, 'kind'))}: expected one of {', '.join(kinds)}, found {_shown(given)}"
+        return said + _nearest(given, kinds)
     expected = detail["msg"].removeprefix("Input should be ")
     written = document.written.get(key)
     if kind in {"string_type", "path_type"} and written is not None and found is not None:
-        return line, f'{dotted(key)}: expected text, found {_shown(found)}; write it in quotes: "{written}"'
-    return line, f"{dotted(key)}: expected {expected}, found {_shown(found)}"
+        return f'{dotted(key)}: expected text, found {_shown(found)}; write it in quotes: "{written}"'
+    return f"{dotted(key)}: expected {expected}, found {_shown(found)}"
 
 
 def _without_tags(location: Key, document: Document) -> Key:

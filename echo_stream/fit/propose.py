@@ -97,7 +97,7 @@ def propose(
     span: tuple[datetime, datetime] | None = None,
     condition: str | None = None,
 ) -> Proposal:
-    """Make a version of the bank in use and what the daemon sample.
+    """Make a version of the bank in use and what the daemon heard.
 
     Args:
         config: The configuration.
@@ -236,7 +236,7 @@ def read_sample(config: Config, machine: Machine, bank: NormalBank) -> FeatureSa
 
 
 def _enrolments(bank: NormalBank, stretches: Sequence[Stretch]) -> list[Enrolment]:
-    """One for each operating state that was sample."""
+    """One for each operating state that was heard."""
     limits = bank.calibration.sensor if bank.calibration else None
     found = []
     for condition in sorted({each.condition for each in stretches}):

@@ -91,10 +91,6 @@ def word_over(axes: Axes, x: float, word: str) -> None:
 
 # The charts of fit-normal's report: how normal scores spread, which rates follow, how normal sounds.
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
 CONDITION_COLOURS: Final = (NORMAL, DECIDING, "#CC79A7", "#E69F00", "#7F7F7F")
 RATES: Final = np.geomspace(0.01, 3000, 12)
 """Events a month at which the tail is drawn, times what was asked for."""
@@ -238,11 +234,6 @@ def bands_figure(
 
 
 # The picture of the recordings in fit-normal's report: sound, level and score on one axis of time.
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 
 MOST_BORDERS: Final = 30
 """Of recordings; more would hide the picture."""

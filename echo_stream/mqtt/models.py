@@ -1,9 +1,9 @@
 """The models describe every payload; schemas/*.json and docs/mqtt.md are made from them, commands checked.
 
 Here is what they have in common, and the events, which go through the outbox and arrive at least once;
-state_models.py and command_models.py hold the others. What the
-daemon sends is built as plain dicts by payloads.py, because a thousand machines send a score each second, and
-because an alarm must go out even where a value is unforeseen; the tests hold every builder against its model.
+state_models.py and command_models.py hold the others. What the daemon sends is built as plain dicts by
+payloads.py, because a thousand machines send a score each second, and because an alarm must go out even where
+a value is unforeseen; the tests hold every builder against its model.
 """
 
 # ruff: noqa: E501 - descriptions are lines of docs/mqtt.md

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 import echo_stream  # noqa: F401 - before numpy: one thread for BLAS, as in the program itself
 from tests.support import daemon
 from tests.support.broker import MosquittoBroker, mosquitto
+from tests.support.command import logs_as_before
 from tests.support.stations import fit_bank
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -59,18 +58,12 @@ def _made_once(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _logs_as_before() -> Iterator[None]:
     """A command that ran in this process leaves the log bound to a stream that is closed after its test."""
-    before = structlog.get_config() if structlog.is_configured() else None
-    root, level, hook = logging.getLogger(), logging.getLogger().level, threading.excepthook
-    yield
-    threading.excepthook = hook
-    root.setLevel(level)
+    with logs_as_before():
+        yield
+    root = logging.getLogger()
     for handler in list(root.handlers):  # pytest changes its own from phase to phase
         if type(handler).__module__ == "echo_stream.daemon.logs":
             root.removeHandler(handler)
-    if before is None:
-        structlog.reset_defaults()
-    else:
-        structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,8 @@ def command(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     err = io.TextIOWrapper(wrong, "utf-8", errors="backslashreplace", write_through=True)
     code: object = 0
     with (
-        _logs_put_back(),
+        logs_as_before(),
+        _handlers_as_before(),
         contextlib.chdir(cwd),
         patch.object(sys, "argv", arguments),
         contextlib.redirect_stdout(out),
@@ -61,16 +62,27 @@ def command(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @contextlib.contextmanager
-def _logs_put_back() -> Iterator[None]:
+def logs_as_before() -> Iterator[None]:
+    """Puts back what a command sets of logs, but for the root's handlers."""
     root, hook = logging.getLogger(), threading.excepthook
-    handlers, level = root.handlers, root.level
+    level = root.level
     before = structlog.get_config() if structlog.is_configured() else None
     try:
         yield
     finally:
-        root.handlers, threading.excepthook = handlers, hook
+        threading.excepthook = hook
         root.setLevel(level)
         if before is None:
             structlog.reset_defaults()
         else:
             structlog.configure(**before)
+
+
+@contextlib.contextmanager
+def _handlers_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers = root.handlers
+    try:
+        yield
+    finally:
+        root.handlers = handlers

@@ -107,7 +107,7 @@ def fitted(folder: Path, config: str = PUMP, machine: str = "pump3") -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other workers of this run wait for the first
         if not (found / "done").exists():
             (found / "config.yaml").write_text(config)
-            run(found, "fit-normal", "--machine", machine, apart=True)
+            run(found, "fit-normal", "--machine", machine)
             (found / "done").touch()
     names = shutil.ignore_patterns("lock", "done", "config.yaml", "state")
     shutil.copytree(found, folder, symlinks=True, dirs_exist_ok=True, ignore=names)

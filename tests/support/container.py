@@ -25,7 +25,6 @@ import pytest
 
 T = TypeVar("T")
 REPOSITORY = Path(__file__).parents[2]
-UNIT = REPOSITORY / "echo_stream" / "service" / "echo-stream.service"
 PROGRAM = "/opt/echo-stream/bin/echo-stream"
 _ETC = [
     *("passwd", "group", "login.defs", "nsswitch.conf", "ld.so.cache", "ld.so.conf", "ld.so.conf.d"),
@@ -115,6 +114,10 @@ class Container:
         pipe = subprocess.PIPE
         return subprocess.Popen(inside, stdout=pipe, stderr=pipe, text=True, env=environ)
 
+    def inside(self, path: str) -> Path:
+        """A file of the booted computer, its /run included, as this process may open it."""
+        return Path(f"/proc/{self._leader}/root{path}")
+
     def property(self, name: str, unit: str = "echo-stream.service") -> str:
         """A property of a unit, as `systemctl show` gives it."""
         return self.run("systemctl", "show", "--value", f"--property={name}", unit).strip()
@@ -193,7 +196,7 @@ def wait_until(found: Callable[[], T], timeout_s: float, what: str | Callable[[]
     while not (value := found()):
         if time.monotonic() > until:
             pytest.fail(f"not within {timeout_s:g} s: {what if isinstance(what, str) else what()}")
-        time.sleep(0.1)
+        time.sleep(0.2)
     return value
 
 

@@ -40,8 +40,8 @@ Unit = Literal["g", "m/s2", "Pa"]
 class Model(BaseModel):
     """Frozen, and no unknown keys: a typo must not be ignored for years.
 
-    Built with the whole configuration when that is read, which one thread does before others begin: each class
-    alone, at its import, would cost every command 50 ms more.
+    Built with the whole configuration when that is read, which one thread does before others begin: each
+    class alone, at its import, would cost every command 50 ms more.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)

@@ -17,14 +17,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from echo_stream.capture.simulator import SimulatedMachine
 from echo_stream.core.errors import SourceError
 from echo_stream.detect.bank_file import read
 from echo_stream.encode.spectral import SpectralEncoder
 from echo_stream.fit import archive
 from echo_stream.fit.archive import Part, keep, kept, most_windows, parts_of, place, spread
 from echo_stream.fit.archive_jobs import Encoded, encode_parts
-from tests.support.command import program
+from tests.support.command import command
 
 RATE = 4_000
 ENCODER = SpectralEncoder(2.0)
@@ -32,7 +31,9 @@ cut = partial(parts_of, window_s=2.0, hop_s=1.0)
 
 
 def write(path: Path, seconds: float, seed: int = 1, rate: int = RATE) -> Path:
-    soundfile.write(path, SimulatedMachine(seed, rate).sound(seconds), rate)
+    """Noise: no two windows of it are alike, and it is soon made."""
+    noise = np.random.default_rng(seed).standard_normal(round(seconds * rate), np.float32)
+    soundfile.write(path, np.float32(0.05) * noise, rate)
     return path
 
 
@@ -40,7 +41,7 @@ def write(path: Path, seconds: float, seed: int = 1, rate: int = RATE) -> Path:
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One of three parts, one of one."""
     folder = tmp_path_factory.mktemp("sound")
-    return [write(folder / "long.flac", 700.0), write(folder / "short.wav", 20.0, seed=2)]
+    return [write(folder / "long.flac", 640.0), write(folder / "short.wav", 20.0, seed=2)]
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +75,14 @@ def test_parts_cover_a_recording_window_by_window(parts: list[Part], alone: list
     assert [(part.path.name, part.first, part.windows, part.last) for part in parts] == [
         ("long.flac", 0, 300, False),
         ("long.flac", 300, 300, False),
-        ("long.flac", 600, 99, True),
+        ("long.flac", 600, 39, True),
         ("short.wav", 0, 19, True),
     ]
     starts_s = [start_s for encoded in alone[:3] for start_s, _ in encoded.windows]
-    assert starts_s == list(range(699))
-    assert [len(encoded.figures) for encoded in alone] == [300, 300, 99, 19]
-    (at_once,) = encode_parts([replace(parts[0], windows=699, last=True)], ENCODER, workers=1)
-    heard = [features for encoded in alone[:3] for _, features in encoded.windows]
+    assert starts_s == list(range(639))
+    assert [len(encoded.figures) for encoded in alone] == [300, 300, 39, 19]
+    (at_once,) = encode_parts([replace(parts[0], first=290, windows=320)], ENCODER, workers=1)
+    heard = [features for encoded in alone[:3] for _, features in encoded.windows][290:610]
     for (_, a), b in zip(at_once.windows, heard, strict=True):
         assert a.level_dbfs == b.level_dbfs
         assert np.allclose(a.window, b.window, atol=1e-4)
@@ -91,16 +92,16 @@ def test_processes_give_what_one_gives(parts: list[Part], alone: list[Encoded]) 
     told: list[tuple[float, float, str]] = []
     several = list(encode_parts(parts, ENCODER, workers=2, progress=lambda *at: told.append(at)))
     same(several, alone)
-    assert told[-1][:2] == (718.0, 718.0)
+    assert told[-1][:2] == (658.0, 658.0)
     assert told[-1][2] == "1 of 2 recordings, 0.2 of 0.2 h"  # told before the last one is handed over
     assert [done_s for done_s, _, _ in told] == sorted(done_s for done_s, _, _ in told)
 
 
 def test_an_mp3_is_one_part(tmp_path: Path) -> None:
-    (part,) = cut(write(tmp_path / "a.mp3", 320.0, rate=8_000))
+    (part,) = cut(write(tmp_path / "a.mp3", 310.0, rate=8_000))
     (encoded,) = encode_parts([part], ENCODER)
-    assert part.windows == pytest.approx(319, abs=2)
-    assert len(encoded.windows) == pytest.approx(319, abs=2)
+    assert part.windows == pytest.approx(309, abs=2)
+    assert len(encoded.windows) == pytest.approx(309, abs=2)
 
 
 def test_a_recording_shorter_than_a_window(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_what_is_finished_is_not_computed_again(
     first.close()
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()}
     assert len(done) == 2
-    same(list(encode_parts(parts, ENCODER, workers=2, resume=tmp_path / "kept")), alone)
+    same(list(encode_parts(parts, ENCODER, workers=1, resume=tmp_path / "kept")), alone)
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert len(list((tmp_path / "kept").iterdir())) == len(parts)
 
@@ -261,13 +262,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     (folder / "sound").mkdir()
     (folder / "config.yaml").write_text(CONFIG)
-    shutil.copy(write(folder / "sound" / "0.wav", 700.0, seed=3), folder / "sound" / "1.wav")
+    shutil.copy(write(folder / "sound" / "0.wav", 640.0, seed=3), folder / "sound" / "1.wav")
     fit_to_the_end(folder)
     return folder
 
 
 def fit_to_the_end(folder: Path) -> None:
-    fitted = program(*FIT, cwd=folder)
+    fitted = command(*FIT, cwd=folder)
     assert fitted.returncode == 0, fitted.stderr
 
 

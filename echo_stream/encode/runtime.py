@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -233,9 +234,9 @@ class _Trial:
         self._weights, self._workers = weights, workers
         self._patches = front.patches(front.log_spectrogram(audio, 48000))
         self._frequency = front.frequency_embedding(48000, weights.dimensions.embed_dim)
-        exact = self._exact()
-        self._exact_tokens, self._exact_features = self._tokens(exact), self._features(exact)
+        self._exact_tokens = self._tokens(self._exact)
 
+    @cached_property
     def _exact(self) -> Runtime:
         """What the others are compared with: the reference net where torch is there, else OpenVINO's."""
         try:
@@ -246,6 +247,11 @@ class _Trial:
             return self._workers.call(build, self._weights, "openvino", "float32")
         except MissingExtra as error:
             raise MissingExtra("encoder.kind 'echo'", "echo") from error
+
+    @cached_property
+    def _exact_features(self) -> Float32:
+        """Of all windows: wanted only where nobody asked for a precision by name."""
+        return self._features(self._exact)
 
     def _tokens(self, runtime: Runtime) -> Float32:
         """Of the first window, (bands, tokens, dim)."""

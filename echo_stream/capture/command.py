@@ -19,12 +19,11 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-import structlog
-
 from echo_stream.capture.microphone import boot_clock
 from echo_stream.capture.source import SourceState
 from echo_stream.capture.stdin import RawPcm
 from echo_stream.core.errors import SourceError
+from echo_stream.core.log import get_logger
 from echo_stream.core.log_limit import LogLimit
 from echo_stream.core.text import clean_text
 from echo_stream.core.types import AudioBlock
@@ -42,7 +41,7 @@ OF_THE_SERVICE = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 """Variables by which the daemon speaks to systemd; its children must not."""
 _LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def find_program(name: str) -> str:

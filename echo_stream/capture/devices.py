@@ -205,10 +205,10 @@ def _probe(*arguments: str) -> list[dict[str, Any]]:
 
 
 def _delete_locks(folder: Path) -> None:
-    import structlog  # noqa: PLC0415 - the probe imports this module and stays light
+    from echo_stream.core.log import get_logger  # noqa: PLC0415 - the probe stays light
 
     said = "a lock that a killed program left stops the sound system; it is deleted"
-    structlog.get_logger().warning(said, folder=str(folder))
+    get_logger().warning(said, folder=str(folder))
     try:
         for path in folder.glob(JACK_LOCKS):
             path.unlink(missing_ok=True)

@@ -15,11 +15,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Protocol
 
-import structlog
-
 from echo_stream.capture.microphone import boot_clock
 from echo_stream.capture.source import Anchor, AudioSource, SourceState
 from echo_stream.core.errors import SourceError
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import AudioBlock
 
 SILENT_S = 2.0  # lost: so long without a callback
@@ -38,7 +37,7 @@ RATE_SPANS = 10  # 30 s
 RATE_TOLERANCE = 0.01
 FEW_STEPS = 2  # so many steps in 30 s are losses; more are a wrong rate
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class RateCheck:

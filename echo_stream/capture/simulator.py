@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from echo_stream.capture.source import Anchor, UnsupervisedSource
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import AudioBlock, Float32
 
 _Float64 = NDArray[np.float64]
@@ -326,7 +326,7 @@ def _ramp(t_s: _Float64, fault: Fault) -> _Float64:
 
 # The simulated machine as a source of sound, to try everything without a microphone. Pipeline thread.
 
-log = structlog.get_logger()
+log = get_logger()
 
 _SHORTEST_S: Final = 0.01
 _LONGEST_S: Final = 0.5

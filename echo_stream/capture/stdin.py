@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
-import structlog
 
 from echo_stream.capture.source import Anchor, UnsupervisedSource
 from echo_stream.core.errors import SourceError
 from echo_stream.core.level import OVERSHOOT
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import AudioBlock, Float32
 
 SAMPLE_BYTES = {"s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4}
@@ -38,7 +38,7 @@ ANNOUNCED = {
     b"RIFX": "big-endian WAV",
 }
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,13 @@ from collections.abc import Callable
 from datetime import datetime
 
 import numpy as np
-import structlog
 
 from echo_stream.capture.microphone import boot_clock
 from echo_stream.capture.source import Anchor, SourceState
 from echo_stream.capture.stdin import SAMPLE_BYTES, decode
 from echo_stream.core.errors import SourceError
 from echo_stream.core.level import OVERSHOOT
+from echo_stream.core.log import get_logger
 from echo_stream.core.log_limit import LogLimit
 from echo_stream.core.types import AudioBlock, Float32
 
@@ -42,7 +42,7 @@ RECEIVE_BYTES = 1 << 20  # what the kernel keeps while the pipeline is busy, whe
 LONGEST_GAP_S = 3600.0  # a packet that claims more is from another session, or no sensor of ours
 SILENT_S = 3.0
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Udp:

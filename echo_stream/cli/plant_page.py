@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from threading import BoundedSemaphore, Event
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
 from pydantic import ValidationError
 
 from echo_stream.cli.fleet import Fleet, MachineNow
@@ -32,6 +31,7 @@ from echo_stream.cli.plant_broker import (
 from echo_stream.config.schema import WebSettings
 from echo_stream.core.errors import CommandRefused, ConfigError, EchoStreamError
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.log import get_logger
 from echo_stream.core.text import utc_text
 from echo_stream.web import models
 from echo_stream.web.plant import PlantApi, PlantFeed, PlantMachine, PlantNode, PlantState
@@ -61,7 +61,7 @@ _STATUS: Final = {
 }
 _WORKS: Final = ("running", "listening")
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def settings_of(listen: str, passwords: str | None, hosts: tuple[str, ...]) -> WebSettings:

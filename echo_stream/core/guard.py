@@ -11,14 +11,14 @@ from collections.abc import Callable
 from threading import Event, Thread
 from time import monotonic
 
-import structlog
+from echo_stream.core.log import get_logger
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
 STEADY_S = 60.0
 """A part that worked for so long after a restart counts as mended: the next wait is the first again."""
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Guard:

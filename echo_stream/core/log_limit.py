@@ -5,9 +5,9 @@ from __future__ import annotations
 from threading import Lock
 from time import monotonic
 
-import structlog
+from echo_stream.core.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class LogLimit:

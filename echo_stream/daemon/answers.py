@@ -17,12 +17,12 @@ from threading import Event, Lock
 from typing import Any, Final
 
 import numpy as np
-import structlog
 
 from echo_stream.config.schema import EvidenceSettings
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.files import write_whole
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.log import get_logger
 from echo_stream.core.text import utc_text
 from echo_stream.daemon.child import command_line, why_it_failed
 from echo_stream.daemon.page_models import to_proposal, to_sample_proposal
@@ -39,7 +39,7 @@ ASK_S: Final = 60.0
 MOST_FAULTS_MB: Final = 500.0
 MOST_SPAN: Final = timedelta(days=31)
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Answers:

@@ -20,13 +20,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
-import structlog
 
 from echo_stream import __version__
 from echo_stream.config.load import find, load
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.core.guard import Guard, GuardedThread
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import Window
 from echo_stream.daemon.bank_updates import BankUpdates
 from echo_stream.daemon.enrolments import Enrolments
@@ -86,7 +86,7 @@ class Part(Protocol):
 PartT = TypeVar("PartT", bound=Part)
 FIXED = tuple(set(Config.model_fields) - {"machines"})
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def run_daemon(path: Path | None = None) -> None:

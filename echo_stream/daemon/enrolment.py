@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
-import structlog
 
 from echo_stream.capture.pieces import PieceWriter, SoundOrigin
 from echo_stream.core.files import read_regular, write_whole
+from echo_stream.core.log import get_logger
 from echo_stream.core.text import utc_text
 from echo_stream.core.types import Float32, Window
 from echo_stream.pipeline.station import sensor_figures
@@ -33,7 +33,7 @@ SAMPLE_BYTES: Final = 3
 SAVE_EVERY_S: Final = 60.0
 MOST_BYTES: Final = 1 << 22
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Stage(StrEnum):

@@ -21,13 +21,12 @@ from threading import Event
 from time import monotonic
 from typing import Any, Final
 
-import structlog
-
 from echo_stream.config.schema import Config, Machine
 from echo_stream.config.sources import USUAL_RATE_HZ
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.files import require_writable
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.log import get_logger
 from echo_stream.core.text import duration_text, utc_text
 from echo_stream.core.types import Window
 from echo_stream.daemon.child import command_line, why_it_failed
@@ -48,7 +47,7 @@ NORMAL: Final = "normal"
 
 Done = Callable[[bool, str], None]
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

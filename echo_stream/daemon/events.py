@@ -8,11 +8,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import structlog
-
 from echo_stream import __version__
 from echo_stream.alarm.flood import ChatterCounter, FloodGate, FloodReport
 from echo_stream.core.calibration import NormalSpectrum
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import (
     NEW_STEADY_STATE,
     AlarmEvent,
@@ -33,7 +32,7 @@ from echo_stream.mqtt.speeds import Speed
 from echo_stream.pipeline.nearest_normal import kept_clips, nearest_normal
 from echo_stream.pipeline.station import Event, Scored, Station
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class EventPublisher:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Mapping, MutableMapping
 from typing import Any, TextIO
 
-import structlog
+from echo_stream.core.log import structlog
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 _PRIORITY = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}

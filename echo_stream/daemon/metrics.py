@@ -17,7 +17,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import BoundedSemaphore, Event, Timer
 from typing import Any
 
-import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -25,6 +24,7 @@ from prometheus_client.registry import Collector
 from echo_stream.alarm.zone import ZONES
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.log import get_logger
 from echo_stream.core.log_limit import LogLimit
 from echo_stream.core.measures import MEASURES
 from echo_stream.core.types import AlarmState
@@ -375,7 +375,7 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
         if _may_log_failure():
-            structlog.get_logger().warning("metrics request failed", exc_info=True)
+            get_logger().warning("metrics request failed", exc_info=True)
 
 
 def _hang_up(request: socket.socket) -> None:

@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-import structlog
-
+from echo_stream.core.log import get_logger
 from echo_stream.daemon.events import EventPublisher
 from echo_stream.daemon.stations import FailedMachine
 from echo_stream.mqtt.publisher import Publisher
@@ -73,7 +72,7 @@ SUMMARY_EVERY_S = 60.0
 CATCHING_UP_S = 30.0  # so long without a skipped hop, and the PC keeps up again
 AWAY = ("waiting", "lost")
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class SignalPipe:

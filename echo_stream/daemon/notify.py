@@ -22,13 +22,12 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-import structlog
-
 from echo_stream import __version__
 from echo_stream.config.schema import Config, NotifySettings
 from echo_stream.core.errors import ConfigError, MissingExtra
 from echo_stream.core.files import read_regular
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.log import get_logger
 from echo_stream.mqtt.outbox import Outbox, steady_time
 from echo_stream.mqtt.outbox_file import Row
 from echo_stream.mqtt.payloads import Payload
@@ -43,7 +42,7 @@ TRY_AGAIN: Final = (401, 403, 404, 407, 408, 421, 425, 429)
 """Answers below 500 that a person can mend without us: the event waits for it."""
 _LOOK_S: Final = 60.0
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class NotTaken(Exception):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import structlog
-
 from echo_stream.alarm.alarm import Alarm
 from echo_stream.core.errors import CommandRefused, EchoStreamError
+from echo_stream.core.log import get_logger
 from echo_stream.core.log_limit import LogLimit
 from echo_stream.core.types import AlarmEvent
 from echo_stream.daemon.proposals import Done, ProposalWriter
@@ -18,7 +17,7 @@ from echo_stream.pipeline.station import Station
 _may_log = LogLimit("commands", 100)
 _may_log_refusal = LogLimit("refused commands")
 
-log = structlog.get_logger()
+log = get_logger()
 
 Transition = Callable[[Station, AlarmEvent, str], None]
 Reply = Callable[[bool, str], None]

@@ -15,10 +15,9 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
-
 from echo_stream.config.schema import Machine
 from echo_stream.core.errors import CommandRefused
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import AlarmLevel
 from echo_stream.daemon import logs
 from echo_stream.daemon.answers import MOST_SPAN, Answers
@@ -64,7 +63,7 @@ _NO_STATE: Final = LevelState()
 
 Execute = Callable[[Command, Callable[[bool, str], None]], None]
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Page:

@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from echo_stream.alarm.calibration import Calibration
 from echo_stream.core.errors import BankError, CommandRefused
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import OFF, AlarmLevel
 from echo_stream.daemon.history import HistoryRecorder
 from echo_stream.daemon.page_models import joined_minutes, journal_items
@@ -112,7 +111,7 @@ MOST_JOURNAL: Final = 2000
 MOST_KEPT: Final = 500
 """Events in memory where no history is kept."""
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class PageHistory:

@@ -16,10 +16,9 @@ from threading import Event
 from typing import Any
 from zlib import crc32
 
-import structlog
-
 from echo_stream.core.files import write_whole
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import Features, Score, Window
 from echo_stream.history.sample import About, FeatureSample, Probation, Stretch, path_of
 from echo_stream.pipeline.station import Station
@@ -27,7 +26,7 @@ from echo_stream.pipeline.station import Station
 EVERY_S = 300.0
 STOP_S = 5.0
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class FeatureSampler:

@@ -14,9 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from echo_stream.core.errors import EchoStreamError
+from echo_stream.core.log import get_logger
 from echo_stream.core.text import utc_text
 from echo_stream.core.types import AlarmLevel, AlarmState
 from echo_stream.mqtt.payloads import LevelState
@@ -29,7 +28,7 @@ _CLOCK_SET = datetime(2020, 1, 1, tzinfo=UTC)
 _ULID = re.compile("[0-9A-Z]{26}")
 _DAMAGE = (EchoStreamError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def save_state(station: Station, levels: Levels, at: datetime) -> dict[str, Any]:

@@ -12,15 +12,14 @@ import os
 import stat
 from pathlib import Path
 
-import structlog
-
 from echo_stream.core.errors import ConfigError, EchoStreamError
+from echo_stream.core.log import get_logger
 
 RETRY_S = 30.0
 _WRONG_PATH = {errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.EEXIST}
 """Trying again cannot help: the configuration names what can never be a folder."""
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class StateDirectory:

@@ -16,11 +16,10 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
 
-import structlog
-
 from echo_stream.capture.source import AudioSource
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.errors import BankError, ConfigError, EchoStreamError, NoBank, SourceError
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import Window
 from echo_stream.detect.bank_file import accepted_version
 from echo_stream.detect.known_sound_file import fingerprint
@@ -43,7 +42,7 @@ LONGEST_RETRY_S = 60.0
 MOST_WINDOWS = 16
 """Of a machine without a bank, read in one round of the pipeline."""
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

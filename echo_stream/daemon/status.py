@@ -28,10 +28,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import structlog
-
 from echo_stream.core.errors import EchoStreamError
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.log import get_logger
 from echo_stream.core.log_limit import LogLimit
 
 Snapshot = Callable[[], Mapping[str, Any]]
@@ -238,4 +237,4 @@ class _Server(socketserver.UnixStreamServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
         if _may_log_failure():
-            structlog.get_logger().warning("status not answered", exc_info=True)
+            get_logger().warning("status not answered", exc_info=True)

@@ -17,13 +17,12 @@ from threading import Event
 from time import monotonic
 from typing import Any, Final
 
-import structlog
-
 from echo_stream.config.load import load
 from echo_stream.config.schema import Config
 from echo_stream.core.errors import CommandRefused, EchoStreamError
 from echo_stream.core.files import require_writable, sync_folder
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.log import get_logger
 from echo_stream.core.log_limit import LogLimit
 from echo_stream.daemon.child import checked_config, require_reachable, run_command
 from echo_stream.daemon.collected import collected
@@ -44,7 +43,7 @@ MOST_TEXT: Final = 4000
 _WAITING: Final = 8
 _INTERRUPTED: Final = "the trial was interrupted, as the daemon or its transfers began anew"
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass

@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from echo_stream.core.errors import CommandRefused
 from echo_stream.core.files import read_regular, sync_folder, write_whole
+from echo_stream.core.log import get_logger
 from echo_stream.mqtt.transfer import sha256_of
 
 WITHIN_S = 60.0
@@ -26,7 +25,7 @@ LATE_S = 5.0
 """A window that is later than its hop and this does not count as in time."""
 _MOST_BYTES = 5_000_000
 
-log = structlog.get_logger()
+log = get_logger()
 
 Machines = Iterable[Mapping[str, Any]]
 """Of the daemon's overview."""

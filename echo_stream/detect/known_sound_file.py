@@ -11,16 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import structlog
 
 from echo_stream.core.errors import BankError
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import EncoderIdentity
 from echo_stream.detect import bank_file
 from echo_stream.detect.bank import NormalBank
 from echo_stream.detect.known_sounds import KnownSound
 from echo_stream.detect.reference import Sound
 
-log = structlog.get_logger()
+log = get_logger()
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 PLAIN = ("name", "loudest_dbfs", "length_s", "window_s", "sample_rate_hz", "created", "taught_from")

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
-import structlog
 
 from echo_stream.core.level import check_window, level_dbfs
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import EncoderIdentity, Features, Float32, Window
 from echo_stream.encode import spectrogram as front
 from echo_stream.encode.echo import EchoDimensions, EchoWeights
 from echo_stream.encode.runtime import Workers, choose
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class EchoEncoder:

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-import structlog
 
 from echo_stream.core.errors import EncoderError, MissingExtra
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import Float32
 from echo_stream.encode import spectrogram as front
 from echo_stream.encode.echo import EchoWeights
@@ -48,7 +48,7 @@ KNOWN = [
 ]
 """Runtimes and precisions, the most exact of each first."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 _WORTH_IT = 0.9
 """What is less exact must take less than this share of the time of what is more so."""
 _ROUNDS = 7

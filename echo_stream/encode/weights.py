@@ -15,14 +15,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import structlog
 from safetensors import SafetensorError, deserialize, safe_open
 
 from echo_stream.core.errors import CheckpointError, of_extra
 from echo_stream.core.files import sync_folder
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import Float32
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 _FLOATING = ("F64", "F32", "F16", "BF16")
 _FETCH = "Fetch it again with `echo-stream fetch-model`, or name another file as encoder.weights."
 

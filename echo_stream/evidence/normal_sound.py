@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import numpy as np
-import structlog
 
 from echo_stream.core.files import read_regular, sync_folder, write_whole
+from echo_stream.core.log import get_logger
 from echo_stream.core.sequences import Thinned
 from echo_stream.core.types import BANK_ID, Float32, Window
 from echo_stream.evidence.store import flac, full_scale_of
@@ -34,7 +34,7 @@ _FILE: Final = re.compile(r"[0-9]{2,4}\.flac")
 
 T = TypeVar("T")
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,12 @@ from threading import Event, Lock
 from typing import Any, Final
 
 import numpy as np
-import structlog
 
 from echo_stream.core.calibration import NormalSpectrum
 from echo_stream.core.errors import DeliveryError
 from echo_stream.core.files import write_whole
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import BandScore, Float32
 from echo_stream.evidence.store import (
     Kept,
@@ -125,7 +125,7 @@ def longest(history: History, at: int, n: int, rate: int) -> Float32:
     return np.zeros(0, np.float32) if found is None else found
 
 
-log = structlog.get_logger()
+log = get_logger()
 
 _QUEUE: Final = 16
 """Alarms whose sound waits in memory to be written; 20 s at 48 kHz are 4 MB."""

@@ -234,11 +234,9 @@ def read_event(path: Path) -> Kept | None:
     try:
         return _checked(path, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError, RecursionError) as error:
-        import structlog  # noqa: PLC0415 - a fifth of what the process that draws would import
+        from echo_stream.core.log import get_logger  # noqa: PLC0415 - heavy for the process that draws
 
-        structlog.get_logger().warning(
-            "the evidence document cannot be read", file=str(path), reason=str(error)
-        )
+        get_logger().warning("the evidence document cannot be read", file=str(path), reason=str(error))
         return None
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import structlog
 
 from echo_stream.alarm.calibration import Calibration
 from echo_stream.config.schema import Config, Machine
 from echo_stream.core.checks import Check, Verdict
 from echo_stream.core.errors import BankError, SourceError
 from echo_stream.core.files import write_whole
+from echo_stream.core.log import get_logger
 from echo_stream.core.sequences import commonest
 from echo_stream.core.types import OFF, AlarmLevel, Features
 from echo_stream.detect.bank import NormalBank
@@ -39,7 +39,7 @@ JUDGED = 8
 MOST_FAULTS = 200
 """The newest; each is a score of a few windows."""
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

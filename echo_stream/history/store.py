@@ -19,9 +19,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.log import get_logger
 from echo_stream.core.measures import MEASURES
 from echo_stream.history.minutes import MINUTE_S, MinuteRow
 
@@ -57,7 +56,7 @@ CREATE TABLE IF NOT EXISTS events (
 Values = tuple[int | None, ...]
 """Of a row, as they are stored."""
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

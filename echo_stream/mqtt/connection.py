@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import structlog
 from paho.mqtt.client import (
     MQTT_CLEAN_START_FIRST_ONLY,
     MQTT_LOG_ERR,
@@ -35,6 +34,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from echo_stream.core.errors import DeliveryError
+from echo_stream.core.log import get_logger
 from echo_stream.core.log_limit import LogLimit
 from echo_stream.mqtt.broker import (
     EVERYTHING,
@@ -59,7 +59,7 @@ _NO_RETAIN, _NO_QOS = 154, 155
 
 _may_log_message = LogLimit("messages that cannot be handled").admits
 
-log = structlog.get_logger()
+log = get_logger()
 
 Protocol = Literal[3, 5]
 _PASSING = (136, 137, 139, 141, 152, 159, 160)

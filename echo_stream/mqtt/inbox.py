@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
-import structlog
 from paho.mqtt.client import MQTTMessage
 
 from echo_stream.core.errors import CommandRefused
+from echo_stream.core.log import get_logger
 from echo_stream.core.log_limit import LogLimit
 from echo_stream.core.text import clean_text
 from echo_stream.mqtt import state_payloads
@@ -32,7 +32,7 @@ _NO_REPLY = (
     "the response topic is no topic, or one that means something else: ours, Home Assistant's, the broker's"
 )
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Inbox:

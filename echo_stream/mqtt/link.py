@@ -13,10 +13,9 @@ import threading
 import time
 from collections.abc import Callable
 
-import structlog
-
 from echo_stream.core.errors import DeliveryError
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.log import get_logger
 from echo_stream.mqtt.broker import (
     BrokerAway,
     BrokerLacks,
@@ -52,7 +51,7 @@ _LAST_TRY_S = 1.0
 _DISCONNECT_SHARE = 0.3
 """Of the time to stop, what is left at most for draining and good-bye, and of that for the good-bye."""
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Link:

@@ -21,8 +21,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import structlog
-
+from echo_stream.core.log import get_logger
 from echo_stream.core.text import clean_text
 from echo_stream.mqtt.outbox_file import (
     DISK_ERRORS,
@@ -44,7 +43,7 @@ _ROOM_SHARE = 100
 """A full outbox makes room for this part of its rows at once, so that it is not searched at every put."""
 _AHEAD_S = time.time() - time.monotonic()
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def steady_time() -> float:

@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import structlog
-
+from echo_stream.core.log import get_logger
 from echo_stream.core.text import clean_text
 from echo_stream.mqtt.salvage import salvage
 from echo_stream.mqtt.topics import MAX_TOPIC_BYTES
@@ -46,7 +45,7 @@ _KINDS = {
 MachineState = tuple[str, int, str | None]
 """Machine, its last sequence number, its snapshot as JSON."""
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

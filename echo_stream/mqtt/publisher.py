@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import structlog
-
 from echo_stream import __version__
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.log import get_logger
 from echo_stream.mqtt.broker import Broker, Concessions
 from echo_stream.mqtt.commands import Command
 from echo_stream.mqtt.connection import Connection, Protocol, Will
@@ -32,7 +31,7 @@ _SESSION_EXPIRY_S = 60
 Kind = Literal["event", "evidence", "sensor", "drift", "flood", "enrolled"]
 """What goes through the outbox; the last level of its topic."""
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 
-import structlog
-
+from echo_stream.core.log import get_logger
 from echo_stream.core.text import clean_text
 from echo_stream.mqtt.broker import BrokerAway, BrokerRefuses
 from echo_stream.mqtt.connection import Connection
@@ -20,7 +19,7 @@ from echo_stream.mqtt.outbox import Outbox
 from echo_stream.mqtt.outbox_file import Row
 from echo_stream.mqtt.payloads import OFFLINE, fitting_text
 
-log = structlog.get_logger()
+log = get_logger()
 
 _ACK_TIMEOUT_S = 30.0
 """A broker that keeps the line open but acknowledges nothing is left after this."""

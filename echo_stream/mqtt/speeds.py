@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import structlog
 from paho.mqtt.client import MQTTMessage
 
+from echo_stream.core.log import get_logger
 from echo_stream.core.log_limit import LogLimit
 from echo_stream.core.text import clean_text, duration_text
 
@@ -23,7 +23,7 @@ _MOST_BYTES: Final = 4096
 _MOST_RPM: Final = 1e6
 _RETAINED: Final = "it is retained, nobody knows how old it is"
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import structlog
-
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import Score, Window
 from echo_stream.detect.rises import Rises, more_db
 
-log = structlog.get_logger()
+log = get_logger()
 
 AUTO = "auto"
 """As a reference: each of the other machines of this PC."""

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import structlog
-
 from echo_stream.alarm.alarm import Alarm
 from echo_stream.alarm.condition import Condition
 from echo_stream.alarm.outlook import Outlook
@@ -21,6 +19,7 @@ from echo_stream.capture.figures import hum_and_rumble, signal_figures
 from echo_stream.capture.physical import Meter
 from echo_stream.capture.source import AudioSource
 from echo_stream.capture.windows import Slicer
+from echo_stream.core.log import get_logger
 from echo_stream.core.text import duration_text
 from echo_stream.core.types import (
     OFF,
@@ -40,7 +39,7 @@ from echo_stream.detect.steady import STEADY_S, SteadyWatch
 from echo_stream.pipeline.elsewhere import ELSEWHERE, Places, Surroundings, louder_at
 from echo_stream.pipeline.health import Health
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(slots=True)

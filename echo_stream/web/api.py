@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from echo_stream.core.errors import CommandRefused, of_extra
+from echo_stream.core.log import get_logger
 from echo_stream.core.types import BANK_ID
 from echo_stream.web import models
 from echo_stream.web.access import User
@@ -48,7 +47,7 @@ REPORT_POLICY: Final = (
 )
 """The report brings its own style and pictures, and nothing that runs."""
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Api:

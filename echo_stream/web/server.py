@@ -12,10 +12,9 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Final, Protocol
 
-import structlog
-
 from echo_stream.core.errors import MissingExtra
 from echo_stream.core.guard import GuardedThread
+from echo_stream.core.log import get_logger
 from echo_stream.web import installed
 from echo_stream.web.broadcast import Broadcast
 from echo_stream.web.passwords import read_passwords
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 _RETRY_S: Final = (2.0, 30.0)
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class PageSettings(Protocol):

@@ -102,10 +102,11 @@ def telephone_picture(it: AlarmSpectrum) -> bytes:
 
     figure = Figure(figsize=(8, 6), dpi=100, facecolor="white")
     event, normal = it.document["event"], it.normal
-    head = f"{event['machine']}: {event['level']}"[:40]
     # The greatest rise alone: on a telephone more lines would leave no room for the picture.
     said = [change_text(it), *(each["text"] for each in it.document.get("lines", ())[:1])]
-    figure.suptitle(head, x=0.02, y=0.995, ha="left", va="top", fontsize=26, color=INK, weight="bold")
+    text = f"{event['machine']}: {event['level']}"
+    head = figure.suptitle(text, x=0.02, y=0.995, ha="left", va="top", fontsize=26, color=INK, weight="bold")
+    head.set_fontsize(26 * min(1.0, 0.96 * figure.bbox.width / head.get_window_extent().width))
     title = "\n".join(fill(text[0].upper() + text[1:], 52) for text in said if text)
     upper_in = 0.53 + 0.32 * (title.count("\n") + 1)
     figure.subplots_adjust(left=0.12, right=0.99, bottom=0.11, top=1 - upper_in / 6)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
 from benchmarks.lines import BEARING_6205, RATE_HZ, Defect, bearing_sound
 from echo_stream.capture.simulator import SimulatedMachine
@@ -109,10 +111,16 @@ def test_the_bearing_of_the_simulated_machine_is_named_in_its_evidence(tmp_path:
     folder.mkdir()
     document = folder / "20261126T090000Z_pump3_A.json"
     soundfile.write(document.with_suffix(".flac"), sound, 16_000, subtype="PCM_24")
-    event = {"event_id": "A", "machine": "pump3", "ts": "2026-11-26T09:00:00+00:00", "level": "alarm"}
+    event: dict[str, Any] = {
+        "event_id": "A",
+        "machine": "pump3",
+        "ts": "2026-11-26T09:00:00+00:00",
+        "level": "alarm",
+    }
+    event |= {"score": 3.5, "threshold": 2.1}
     written = {
         "schema": 1,
-        "event": {**event, "score": 3.5, "threshold": 2.1},
+        "event": event,
         "complete": True,
         "clip": {
             **{"file": document.with_suffix(".flac").name, "sample_rate_hz": 16_000, "full_scale": 1.0},
@@ -131,6 +139,13 @@ def test_the_bearing_of_the_simulated_machine_is_named_in_its_evidence(tmp_path:
     draw(document)
     assert small.read_bytes() != unnamed, "the small picture names the line"
     assert len(small.read_bytes()) < TELEPHONE_BYTES
+    long = {**event, "machine": "W" + "m" * 63, "level": "warning"}
+    document.write_text(json.dumps({**written, "event": long}))
+    draw(document, telephone_only=True)
+    head = np.asarray(Image.open(small).convert("L"))[:40]
+    assert head[:, :700].min() < 100 < head[:, 790:].min(), "a long name is written small, and whole"
+    document.write_text(json.dumps(written))
+    draw(document)
     lines = list_events(tmp_path)[0].lines
     assert any(f"= BPFO ({machine.defect_hz:.1f})" in line for line in lines)
     assert math.isclose(

@@ -344,7 +344,7 @@ def test_alarm_against_the_model_reaches_the_whole_table() -> None:
         database=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
-    for number in (0, 2, 6, *range(20)):  # seeded: the same play each time; the first three are enough
+    for number in (5, 6, 7, *range(20)):  # seeded: the same play each time; the first three are enough
         run_state_machine_as_test(seed(number)(AlarmMachine), settings=play)
         if rows <= set(REACHED):
             break

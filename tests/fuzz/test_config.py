@@ -94,7 +94,7 @@ def test_a_damaged_file(path: Path, data: bytes) -> None:
     check(path, data)
 
 
-@fuzz(400)
+@fuzz(250)
 @given(twisted(TREE))
 @example(TREE)
 def test_odd_values(path: Path, tree: Any) -> None:

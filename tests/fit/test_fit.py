@@ -262,17 +262,6 @@ def test_a_state_that_is_fitted_again_replaces_itself(states: tuple[Project, lis
     assert project.versions.accepted == "b3"
 
 
-def test_fresh_takes_nothing_over(states: tuple[Project, list[Fitted]]) -> None:
-    project, _ = states
-    settings = project.config.evidence
-    config = project.config.model_copy(update={"evidence": settings.model_copy(update={"enabled": False})})
-    hear = recordings(config, project.machine, [project.folder / "load.wav"])
-    how = {"condition": "normal", "accept": False, "progress": lambda *_: None, "fresh": True}
-    fitted = fit(config, project.machine, hear, **how)  # type: ignore[arg-type]
-    assert fitted.conditions == ("normal",)
-    assert not folder_of(project.machine.bank, fitted.bank_id).exists(), "no sound is ever stored"
-
-
 def test_another_rate_is_refused(states: tuple[Project, list[Fitted]], tmp_path: Path) -> None:
     project, _ = states
     text = CONFIG.replace("8000", "16000").replace("banks/", f"{project.folder}/banks/")
@@ -309,23 +298,19 @@ def _hear(project: Project, machine: Machine, before: Session) -> None:
     record_source(project.config, machine, 0.1, others=[before], **how)  # type: ignore[arg-type]
 
 
-def test_a_bank_whose_sound_is_gone_is_refused(first: tuple[Project, Fitted], tmp_path: Path) -> None:
-    project = copied(first[0], tmp_path)
+def test_a_bank_whose_sound_is_gone_is_refused_and_fresh_takes_nothing_over(
+    first: tuple[Project, Fitted], tmp_path: Path
+) -> None:
+    copied(first[0], tmp_path)
+    project = Project(tmp_path, CONFIG + "evidence: {enabled: false}\n")
     path = write(project.folder, "a", pump(40.0))
     project.versions.enrolled_of("b1").unlink()
     with pytest.raises(BankError) as raised:
         project.fit(path, condition="idle")
     refused(raised, "b1.enrolled.safetensors", "--fresh")
-    assert project.fit(path, condition="idle", fresh=True).conditions == ("idle",)
-
-
-def test_a_damaged_bank_is_replaced_and_told(project: Project) -> None:
-    project.machine.bank.parent.mkdir()
-    project.machine.bank.write_bytes(b"not a bank")
-    fitted = project.fit(write(project.folder, "a", pump(40.0)))
-    assert "cannot be read" not in fitted.conditions
-    assert [c.verdict for c in fitted.checks if c.name == "Bank before"] == [Verdict.WARN]
-    assert fitted.bank_id == project.versions.accepted
+    fitted = project.fit(path, condition="idle", accept=False, fresh=True)
+    assert fitted.conditions == ("idle",)
+    assert not folder_of(project.machine.bank, fitted.bank_id).exists(), "no sound is ever stored"
 
 
 def test_extending_is_a_proposal(first: tuple[Project, Fitted], tmp_path: Path) -> None:
@@ -441,8 +426,12 @@ def test_listening_shows_a_live_level(project: Project) -> None:
     assert "pump3: bank b1 fitted on 59 windows" in told
 
 
-def test_progress_says_what_is_at_hand(project: Project) -> None:
+def test_its_own_source_replaces_a_damaged_bank_and_it_is_said_what_is_at_hand(project: Project) -> None:
+    project.machine.bank.parent.mkdir()
+    project.machine.bank.write_bytes(b"not a bank")
     fitted = project.fit()
+    assert [c.verdict for c in fitted.checks if c.name == "Bank before"] == [Verdict.WARN]
+    assert fitted.bank_id == project.versions.accepted == "b1"
     assert any("dBFS" in at for at in project.said)
     kept_s = sum(clip.duration_s for clip in read_clips(folder_of(project.machine.bank, "b1")))
     assert kept_s == pytest.approx(60, abs=10)

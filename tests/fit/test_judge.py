@@ -17,12 +17,13 @@ from echo_stream.core.checks import Verdict
 from echo_stream.core.errors import BankError
 from echo_stream.core.types import AlarmLevel
 from echo_stream.detect.bank import NormalBank
-from echo_stream.fit.fit import extend, fit, recordings
+from echo_stream.fit.fit import extend, recordings
 from echo_stream.fit.judge import check_known_faults, known_faults, require_faults_found
 from echo_stream.fit.summary import Fitted, compared, comparison_text
 from echo_stream.fit.versions import BankVersions
 from echo_stream.history.sample import FAULTS
 from echo_stream.pipeline.factory import build_encoder
+from tests.support.stations import enrol
 
 RATE_HZ = 8000
 CONFIG = """\
@@ -54,7 +55,7 @@ class Site:
         self.folder = folder
         (folder / "config.yaml").write_text(CONFIG)
         normal = hear(folder, "normal.wav", 90, 0)
-        fit(self.config, self.machine, self._sound(normal), condition="normal", accept=True, progress=_quiet)
+        enrol(self.config, self.machine, normal)
 
     @property
     def config(self) -> Config:

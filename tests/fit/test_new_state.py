@@ -12,10 +12,10 @@ from echo_stream.cli.replay import replay_one
 from echo_stream.config.load import load
 from echo_stream.core.types import Float32, Score
 from echo_stream.detect.steady import SteadyWatch
-from echo_stream.fit.fit import fit, recordings
 from echo_stream.pipeline.factory import build_encoder
 from tests.support.daemon import run
 from tests.support.passing import RATE_HZ, machine_sound
+from tests.support.stations import enrol
 
 CONFIG = """\
 node: pc7
@@ -45,8 +45,7 @@ def test_another_speed_is_called_steady_and_learnt_by_one_command(tmp_path: Path
     soundfile.write(normal, machine_sound(5, 0, 120), RATE_HZ, subtype="FLOAT")
     sound = np.concatenate([machine_sound(5, 300, CHANGE_S), faster(400, END_S - CHANGE_S)])
     soundfile.write(today, sound, RATE_HZ, subtype="FLOAT")
-    acquire = recordings(config, machine, [normal])
-    fit(config, machine, acquire, condition="normal", accept=True, progress=lambda *_: None)
+    enrol(config, machine, normal)
 
     def events(file: Path) -> list[dict[str, Any]]:
         return replay_one(config, machine, encoder, file).events

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from echo_stream.config.load import load
 from echo_stream.config.schema import Config, Machine
 from echo_stream.encode.encoder import Encoder
+from echo_stream.fit.versions import BankVersions
 from echo_stream.pipeline.factory import build_encoder, build_station
 from echo_stream.pipeline.sources import open_sources
 from echo_stream.pipeline.station import Station
@@ -58,3 +59,9 @@ def learnt(
     hear = recordings(config, machine, paths)
     heard = hear(encoder=encoder, condition=condition, others=[], progress=lambda *_: None)
     return learn(config, machine, encoder, heard, [], condition=condition, trimmed=trimmed)
+
+
+def enrol(config: Config, machine: Machine, *paths: Path) -> None:
+    """What `fit-normal` leaves of recordings: an accepted version, without kept sound and report."""
+    found, versions = learnt(config, machine, *paths), BankVersions(machine.bank)
+    versions.accept(versions.add(found.bank, found.enrolment), at="2026-01-01T00:00:00+00:00")

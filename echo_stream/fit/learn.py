@@ -202,6 +202,8 @@ def _measured_sensitivity(
         return None
     known = {(item.recording, item.start_s) for item in learnt}
     probes = [probe for probe in recordings.probes if (probe.recording, probe.start_s) in known]
+    if not probes:
+        return None
     saved = BankCalibration(fit.calibration.hop_s, fit.calibration.runs)
     _, ways = build_alarms(machine, replace(fit.bank, calibration=saved))
     from_score = announced(ways.levels, ways.timing, fit.calibration.runs)

@@ -27,7 +27,7 @@ from tests.support.stations import learnt
 
 LEAK = 10 ** (-15 / 20)
 """Of the other machine's sound, at each microphone."""
-AT_S, LISTEN_S = 60.0, 120.0
+AT_S, LISTEN_S, LONGEST_S = 60.0, 90.0, 150.0
 MACHINES = ("pump1", "pump2")
 
 
@@ -92,6 +92,11 @@ def passing(sound: Float32, near: float, far: float, seconds: float) -> tuple[Fl
     return lift * np.float32(10 ** (near / 20)), lift * np.float32(10 ** (far / 20))
 
 
+def well(seed: int, length_s: float = LISTEN_S) -> Float32:
+    """A machine's sound, of which the longest is made once."""
+    return machine_sound(seed, 300, LONGEST_S)[: round(length_s * RATE_HZ)]
+
+
 def raised(events: list[AlarmEvent], machine: str, level: AlarmLevel) -> list[float]:
     return [
         event.at / RATE_HZ
@@ -101,7 +106,7 @@ def raised(events: list[AlarmEvent], machine: str, level: AlarmLevel) -> list[fl
 
 
 def test_what_changes_more_at_the_reference_is_held_and_said(hall: Hall) -> None:
-    first, second = machine_sound(5, 300, LISTEN_S), machine_sound(6, 300, LISTEN_S)
+    first, second = well(5), well(6)
     hall.write(first, second, passing(first, 0, 9, 12))
     assert raised(hall.events("")[0], "pump1", AlarmLevel.WARNING), "without a reference it is a warning"
     events, stations = hall.events(", reference: auto")
@@ -116,11 +121,7 @@ def test_what_changes_more_at_the_reference_is_held_and_said(hall: Hall) -> None
 
 
 def test_a_fault_that_the_neighbour_hears_is_announced_at_once(hall: Hall) -> None:
-    first, second = (
-        machine_sound(5, 300, LISTEN_S, ((AT_S, LISTEN_S, "rattle"),)),
-        machine_sound(6, 300, LISTEN_S),
-    )
-    hall.write(first, second)
+    hall.write(machine_sound(5, 300, LISTEN_S, ((AT_S, LISTEN_S, "rattle"),)), well(6))
     alone, _ = hall.events("")
     events, _ = hall.events(", reference: auto")
     for level in AlarmLevel:
@@ -129,8 +130,7 @@ def test_a_fault_that_the_neighbour_hears_is_announced_at_once(hall: Hall) -> No
 
 
 def test_what_stays_is_announced_wherever_it_is_louder(hall: Hall) -> None:
-    length_s = AT_S + 90.0
-    first, second = machine_sound(5, 300, length_s), machine_sound(6, 300, length_s)
+    first, second = well(5, LONGEST_S), well(6, LONGEST_S)
     hall.write(first, second, passing(first, 0, 9, 90))
     events, _ = hall.events(", reference: auto")
     (warned_s,) = raised(events, "pump1", AlarmLevel.WARNING)

@@ -261,16 +261,25 @@ def test_an_alarm_that_was_normal_is_learnt_with_its_gate(
     document.write_text("{}")
     soundfile.write(document.with_suffix(".flac"), sound, RATE_HZ)
     kept = Kept(document, {"event_id": "E", "machine": "a", "ts": "2026-01-01T00:00:00Z"}, complete=True)
+    sampler = FeatureSampler(folder / "state")
+    sampler.start()
     answers = Answers(
         folder / "config.yaml",
         folder / "state",
         "pc7",
         lambda *_: None,
         limits=EvidenceSettings(min_free_mb=0),
-        sampler=FeatureSampler(folder / "state"),
+        sampler=sampler,
     )
     answers.normal(kept, "anna", "", None)
-    wait_for(lambda: (found := answers.proposal("a")) and found.state != "running", 300, "no answer")
+
+    def answered() -> bool:
+        sampler.tick(0.0)  # as the pipeline does: the answer waits until what was heard is written
+        found = answers.proposal("a")
+        return found is not None and found.state != "running"
+
+    wait_for(answered, 300, "no answer")
+    sampler.stop()
     proposal = answers.proposal("a")
     assert proposal is not None
     assert proposal.state == "ready", proposal.said

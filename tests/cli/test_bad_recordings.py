@@ -14,7 +14,7 @@ from echo_stream.capture.simulator import SimulatedMachine
 from echo_stream.core.errors import EchoStreamError, Failures, SourceError
 from tests.support.command import command
 
-RATE = 16_000
+RATE = 8_000
 CONFIG = """\
 node: pc7
 state_dir: state
@@ -37,7 +37,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for n in range(5):
         soundfile.write(many / f"good{n}.wav", machine.sound(12.0, start_s=20.0 + 12 * n), RATE)
     whole = (many / "good0.wav").read_bytes()
-    (many / "bad-truncated.wav").write_bytes(whole[:100_000])
+    (many / "bad-truncated.wav").write_bytes(whole[:50_000])
     (many / "bad-text.wav").write_text("no sound\n")
     soundfile.write(many / "bad-rate.wav", machine.sound(5.0), 2 * RATE)
     samples = machine.sound(12.0)

@@ -22,7 +22,7 @@ from echo_stream.core.errors import EchoStreamError
 from echo_stream.fit.listen import read_recordings
 from echo_stream.pipeline.factory import build_encoder
 from tests.support.broker import MosquittoBroker
-from tests.support.daemon import daemon, run, subscriber, wait_for
+from tests.support.daemon import daemon, fitted, run, subscriber, wait_for
 
 FAULT_S = (40.0, 70.0)
 RATE_HZ = 8_000
@@ -35,7 +35,6 @@ machines:
     source: {source}
     bank: banks/pump3.safetensors
 """
-NORMAL = "{kind: simulated, seed: 5, sample_rate_hz: 8000, pace: fast, duration_s: 120}"
 KEYS = ["at_s", "onset_s", "level", "path", "from", "to", "cause", "active", "score", "threshold"]
 
 
@@ -56,8 +55,7 @@ def record(path: Path) -> None:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a bank of the simulated machine and a recording of its fault."""
     folder = tmp_path_factory.mktemp("recorded")
-    write_config(folder, NORMAL)
-    run(folder, "fit-normal", "--machine", "pump3")
+    fitted(folder)
     record(folder / "fault.wav")
     write_config(folder, "{kind: recording, path: fault.wav, pace: fast}")
     return folder

@@ -137,12 +137,13 @@ def whole(folder: Path) -> list[Kept]:
     return [kept for kept in list_events(folder) if kept.complete]
 
 
-def test_an_alarm_leaves_sound_document_and_picture(tmp_path: Path) -> None:
+def test_an_alarm_leaves_sound_document_and_a_picture_that_can_be_drawn_again(tmp_path: Path) -> None:
     pictures: list[tuple[str, bytes]] = []
     with working(tmp_path, on_picture=lambda *shown: pictures.append(shown)) as (evidence, complete):
         stream = Stream(evidence)
         stream.hear(15)
-        event = stream.alarm()
+        levels_db = band_levels_db(stream.sound[: 4 * RATE_HZ], RATE_HZ)
+        event = stream.alarm(NormalSpectrum.fit(RATE_HZ, [levels_db]))
         names = evidence.names("pump3", stream.time_of(stream.index), event["event_id"])
         wait_for(lambda: list_events(tmp_path))
         [early] = list_events(tmp_path)
@@ -175,6 +176,11 @@ def test_an_alarm_leaves_sound_document_and_picture(tmp_path: Path) -> None:
     assert evidence.kept == 1
     assert evidence.failed == 0
     assert sorted(p.suffix for p in (tmp_path / "pump3").iterdir()) == [".flac", ".json", ".png", ".png"]
+    first = kept.picture.read_bytes()
+    kept.picture.unlink()
+    again = [sys.executable, "-m", "echo_stream.evidence.picture", str(kept.document)]
+    subprocess.run(again, check=True)
+    assert kept.picture.read_bytes() == first
 
 
 def test_sound_beyond_full_scale_is_scaled_and_said(tmp_path: Path) -> None:
@@ -511,24 +517,6 @@ def test_bands_that_carry_the_score_are_marked() -> None:
     assert deciding_bands(document) == [(1, 2), (2, 3)]
     assert deciding_bands({"bands_hz": [[0, 1, -0.2]]}) == []
     assert joined([(2.0, 3.0), (1.0, 2.0), (7.0, 8.0)]) == [(1.0, 3.0), (7.0, 8.0)]
-
-
-def test_a_picture_can_be_drawn_again_from_disk(tmp_path: Path) -> None:
-    with working(tmp_path, started=False, post_roll_s=1) as (evidence, complete):
-        stream = Stream(evidence)
-        stream.hear(8)
-        stream.alarm(NormalSpectrum.fit(RATE_HZ, [band_levels_db(stream.sound[: 4 * RATE_HZ], RATE_HZ)]))
-        stream.hear(1)
-        evidence.start()
-        wait_for(lambda: complete)
-    picture = complete[0].picture
-    assert picture is not None
-    first = picture.read_bytes()
-    picture.unlink()
-    subprocess.run(
-        [sys.executable, "-m", "echo_stream.evidence.picture", str(complete[0].document)], check=True
-    )
-    assert picture.read_bytes() == first
 
 
 def test_the_listening_process_never_imports_matplotlib() -> None:

@@ -23,17 +23,9 @@ from echo_stream.fit.summary import Fitted, compared, comparison_text
 from echo_stream.fit.versions import BankVersions
 from echo_stream.history.sample import FAULTS
 from echo_stream.pipeline.factory import build_encoder
-from tests.support.stations import enrol
+from tests.support.daemon import PUMP, fitted
 
 RATE_HZ = 8000
-CONFIG = """\
-node: pc7
-state_dir: state
-machines:
-  - id: pump3
-    source: {kind: simulated, seed: 5, sample_rate_hz: 8000}
-    bank: banks/pump3.safetensors
-"""
 
 
 def hear(folder: Path, name: str, seconds: float, start_s: float, kind: str | None = None) -> Path:
@@ -53,9 +45,8 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "config.yaml").write_text(CONFIG)
-        normal = hear(folder, "normal.wav", 90, 0)
-        enrol(self.config, self.machine, normal)
+        (folder / "config.yaml").write_text(PUMP)
+        fitted(folder)
 
     @property
     def config(self) -> Config:

@@ -13,9 +13,8 @@ from echo_stream.config.load import load
 from echo_stream.core.types import Float32, Score
 from echo_stream.detect.steady import SteadyWatch
 from echo_stream.pipeline.factory import build_encoder
-from tests.support.daemon import run
+from tests.support.daemon import fitted, run
 from tests.support.passing import RATE_HZ, machine_sound
-from tests.support.stations import enrol
 
 CONFIG = """\
 node: pc7
@@ -41,11 +40,10 @@ def test_another_speed_is_called_steady_and_learnt_by_one_command(tmp_path: Path
     (tmp_path / "config.yaml").write_text(CONFIG)
     config = load(tmp_path / "config.yaml")
     machine, encoder = config.machines[0], build_encoder(config)
-    normal, today = tmp_path / "normal.wav", tmp_path / "today.wav"
-    soundfile.write(normal, machine_sound(5, 0, 120), RATE_HZ, subtype="FLOAT")
+    fitted(tmp_path)
+    today = tmp_path / "today.wav"
     sound = np.concatenate([machine_sound(5, 300, CHANGE_S), faster(400, END_S - CHANGE_S)])
     soundfile.write(today, sound, RATE_HZ, subtype="FLOAT")
-    enrol(config, machine, normal)
 
     def events(file: Path) -> list[dict[str, Any]]:
         return replay_one(config, machine, encoder, file).events

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from echo_stream.config.load import load
 from echo_stream.config.schema import Config, Machine
 from echo_stream.encode.encoder import Encoder
-from echo_stream.fit.versions import BankVersions
 from echo_stream.pipeline.factory import build_encoder, build_station
 from echo_stream.pipeline.sources import open_sources
 from echo_stream.pipeline.station import Station
@@ -61,9 +60,3 @@ def learnt(
     heard = hear(encoder=encoder, condition=condition, others=[], progress=lambda *_: None)
     heard = replace(heard, probes=())  # to try faults on them takes longer than all the rest
     return learn(config, machine, encoder, heard, [], condition=condition, trimmed=trimmed)
-
-
-def enrol(config: Config, machine: Machine, *paths: Path) -> None:
-    """What `fit-normal` leaves of recordings: an accepted version, without kept sound and report."""
-    found, versions = learnt(config, machine, *paths), BankVersions(machine.bank)
-    versions.accept(versions.add(found.bank, found.enrolment), at="2026-01-01T00:00:00+00:00")

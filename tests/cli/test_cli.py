@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,14 +16,14 @@ import soundfile
 from echo_stream.capture.simulator import SimulatedMachine
 from tests.support.command import command, program
 
-RATE = 16_000
+RATE = 8000
 CONFIG = """\
 node: pc7
 state_dir: state
 encoder: {kind: spectral, window_s: 2.0, hop_s: 1.0}
 machines:
   - id: pump3
-    source: {kind: simulated, seed: 3, sample_rate_hz: 16000, pace: fast, duration_s: 60}
+    source: {kind: simulated, seed: 3, sample_rate_hz: 8000, pace: fast, duration_s: 60}
     bank: banks/pump3.safetensors
 """
 
@@ -42,17 +43,29 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+class Fitted(NamedTuple):
+    """A project whose bank is fitted, recordings of the machine, and what the fit said."""
+
+    folder: Path
+    said: subprocess.CompletedProcess[str]
+
+
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose bank is fitted, and a recording of normal sound."""
+def fit(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    """Three quarters of a minute from the machine's own source, by a program of its own."""
     folder = tmp_path_factory.mktemp("fitted")
     (folder / "config.yaml").write_text(CONFIG)
     machine = SimulatedMachine(3, RATE)
     soundfile.write(folder / "normal.wav", machine.sound(60.0), RATE)
     soundfile.write(folder / "faulty.wav", machine.sound(10.0, fault="bearing"), RATE)
-    result = command("fit-normal", "--machine", "pump3", "--recordings", "normal.wav", cwd=folder)
-    assert result.returncode == 0, result.stderr
-    return folder
+    said = program("fit-normal", "--machine", "pump3", "--minutes", "0.75", "--json", cwd=folder)
+    return Fitted(folder, said)
+
+
+@pytest.fixture
+def fitted(fit: Fitted) -> Path:
+    """The folder of that project."""
+    return fit.folder
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:
@@ -110,14 +123,13 @@ def test_no_such_machine(project: Path) -> None:
     refused(result, 78, "--machine pump4: no such machine", "pump3")
 
 
-def test_fit_from_the_machines_own_source(project: Path) -> None:
-    result = program("fit-normal", "--machine", "pump3", "--minutes", "0.75", "--json", cwd=project)
-    assert result.returncode == 0, result.stderr
-    told = json.loads(result.stdout)
+def test_fit_from_the_machines_own_source(fit: Fitted) -> None:
+    assert fit.said.returncode == 0, fit.said.stderr
+    told = json.loads(fit.said.stdout)
     assert told["bank"]["id"] == "b1"
     assert told["windows"] == 44
     assert told["levels"]["alarm"]["trip"] > told["levels"]["warning"]["trip"]
-    assert (project / "banks/pump3.safetensors").exists()
+    assert (fit.folder / "banks/pump3.safetensors").exists()
 
 
 def test_score_prints_one_object_a_window(fitted: Path) -> None:
@@ -185,7 +197,7 @@ def test_samples_that_are_not_numbers(fitted: Path) -> None:
 def test_a_recording_of_another_rate_is_not_enrolled(project: Path) -> None:
     soundfile.write(project / "a.wav", np.random.default_rng(0).normal(0, 0.01, 44_100 * 20), 44_100)
     result = command("fit-normal", "--machine", "pump3", "--recordings", "a.wav", cwd=project)
-    refused(result, 1, "a.wav: has 44100 Hz, machine pump3 listens at 16000 Hz")
+    refused(result, 1, "a.wav: has 44100 Hz, machine pump3 listens at 8000 Hz")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "window"])
@@ -215,9 +227,9 @@ def test_an_unwritable_state_directory(fitted: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_device_names_what_there_is(project: Path) -> None:
-    source = '{kind: microphone, device: "No Such Thing", sample_rate_hz: 16000}'
+    source = '{kind: microphone, device: "No Such Thing", sample_rate_hz: 8000}'
     text = CONFIG.replace(
-        "{kind: simulated, seed: 3, sample_rate_hz: 16000, pace: fast, duration_s: 60}", source
+        "{kind: simulated, seed: 3, sample_rate_hz: 8000, pace: fast, duration_s: 60}", source
     )
     (project / "config.yaml").write_text(text)
     refused(command("fit-normal", "--machine", "pump3", cwd=project), 1, "No Such Thing")

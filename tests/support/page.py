@@ -38,7 +38,7 @@ NODE = """\
 node: pc7
 state_dir: state
 mqtt: {{host: {host}, port: {port}}}
-evidence: {{pre_roll_s: 3, post_roll_s: 10}}
+evidence: {{pre_roll_s: 3, post_roll_s: 4}}
 web: {{enabled: true, port: {page}{web}}}
 machines:
 """

@@ -124,14 +124,14 @@ def undisturbed(ear: Seen, jumps: int = 0) -> None:
 @scenario
 def unloaded() -> Seen:
     """The only microphone is unplugged for 4 s."""
-    with pulse_server(mic=48_000) as server, Scene(server, mic=48_000) as scene:
+    with pulse_server(mic=16_000) as server, Scene(server, mic=16_000) as scene:
         gone_s = now_s()
         server.unload("mic")
         lost = scene.listener.wait_for(state="lost")
         time.sleep(4)
         there_s = now_s()
         server.load("mic")
-        server.play("mic", tone(1000, -20, 60, 48_000), 48_000)
+        server.play("mic", tone(1000, -20, 60, 16_000), 16_000)
         back = scene.listener.wait_for(state="running", losses=1)
         time.sleep(2)
         return scene.finish() | {
@@ -192,7 +192,7 @@ def test_moved_to_another_source_is_noticed_and_the_other_loses_nothing(
 @scenario
 def killed() -> Seen:
     """The sound server dies, and is there again after 3 s."""
-    with pulse_server(mic=48_000, other=16_000) as server, Scene(server, mic=48_000, other=16_000) as scene:
+    with pulse_server(mic=16_000, other=16_000) as server, Scene(server, mic=16_000, other=16_000) as scene:
         server.kill()
         time.sleep(3)
         there_s = now_s()
@@ -214,7 +214,7 @@ def test_sound_server_killed_and_back(seen: dict[str, Future[Seen]]) -> None:
 @scenario
 def frozen() -> Seen:
     """The sound server hangs for 20 s; later it hangs again while the listener closes."""
-    with pulse_server(mic=48_000) as server, Scene(server, mic=48_000) as scene:
+    with pulse_server(mic=16_000) as server, Scene(server, mic=16_000) as scene:
         frozen_s = now_s()
         server.freeze()
         lost = scene.listener.wait_for(state="lost")
@@ -245,11 +245,11 @@ def test_sound_server_frozen_for_20_s(seen: dict[str, Future[Seen]]) -> None:
 
 @scenario
 def suspended() -> Seen:
-    """The microphone is there, but delivers nothing for 6 s."""
-    with pulse_server(mic=48_000) as server, Scene(server, mic=48_000) as scene:
+    """The microphone is there, but delivers nothing for 4 s."""
+    with pulse_server(mic=16_000) as server, Scene(server, mic=16_000) as scene:
         server.suspend("mic", True)
         scene.listener.wait_for(state="lost")
-        time.sleep(4)
+        time.sleep(2)
         server.suspend("mic", False)
         on_s = now_s()
         back = scene.listener.wait_for(state="running", losses=1)
@@ -336,9 +336,9 @@ def test_a_wrong_rate_is_noticed(seen: dict[str, Future[Seen]]) -> None:
 @scenario
 def absent() -> Seen:
     """A microphone that is not there at start, while another one is; then it comes."""
-    with pulse_server(mic=48_000, other=48_000) as server:
+    with pulse_server(mic=16_000, other=16_000) as server:
         server.unload("mic")
-        listener = Listener(server, "mic:48000:1", "other:48000:1")
+        listener = Listener(server, "mic:16000:1", "other:16000:1")
         try:
             listener.wait_for(1, state="running")
             time.sleep(6)

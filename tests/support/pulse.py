@@ -90,7 +90,9 @@ class PulseServer:
         """Plug the microphone `name` in."""
         rate, channels = self.sinks[name]
         arguments = [f"sink_name={name}", f"rate={rate}", f"channels={channels}"]
-        arguments += [f"channel_map={MAPS[channels]}", "format=float32le"]
+        # Without norewinds sound comes in blocks of 2 s, as of no microphone, and until the first one ALSA's
+        # plug-in keeps a core busy.
+        arguments += [f"channel_map={MAPS[channels]}", "format=float32le", "norewinds=1"]
         self._modules[name] = self._pactl("load-module", "module-null-sink", *arguments).stdout.strip()
 
     def load_pipe(self, rate: int) -> Path:

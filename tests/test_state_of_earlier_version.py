@@ -26,8 +26,10 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
 import echo_stream
+from echo_stream.config.load import load
 from tests.support.broker import MosquittoBroker
 from tests.support.daemon import Subscriber, daemon, run, subscriber, terminate, wait_for
+from tests.support.stations import learnt
 
 BEFORE = Path(__file__).parent / "data/state_0.1"
 MACHINES = ("pump1", "pump2", "pump3", "pump4", "fan5")
@@ -277,7 +279,9 @@ def test_an_interrupted_fit_goes_on(site: Path) -> None:
 def test_the_default_configuration_raises_the_same(tmp_path: Path, broker: MosquittoBroker) -> None:
     """A simulated machine with each kind of fault, from fit to the end: the same events as before."""
     shutil.copy(BEFORE / "default/fit.yaml", tmp_path / "config.yaml")
-    run(tmp_path, "fit-normal", "-m", "seed3", "--minutes", "2")
+    settings = load(tmp_path / "config.yaml")
+    machine = next(machine for machine in settings.machines if machine.id == "seed3")
+    learnt(settings, machine, minutes=2.0).bank.save(machine.bank)
     config = yaml.safe_load((BEFORE / "default/run.yaml").read_text())
     config["machines"] = [machine for machine in config["machines"] if machine["id"].startswith("seed3-")]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))

@@ -49,14 +49,17 @@ def build_stations(folder: Path, bank: bytes, config: Config) -> tuple[dict[str,
 
 
 def learnt(
-    config: Config, machine: Machine, *paths: Path, condition: str = "normal", trimmed: bool = True
+    config: Config, machine: Machine, *paths: Path, minutes: float = 1.0, trimmed: bool = True
 ) -> Learnt:
-    """What a fit learns of recordings, without version, kept sound, smallest faults and report."""
-    from echo_stream.fit.fit import recordings
+    """What a fit learns, without version, kept sound, smallest faults and report.
+
+    Of recordings; where none are named, of so many minutes of the machine's own source.
+    """
+    from echo_stream.fit.fit import own_source, recordings
     from echo_stream.fit.learn import learn
 
     encoder = build_encoder(config, machine)
-    hear = recordings(config, machine, paths)
-    heard = hear(encoder=encoder, condition=condition, others=[], progress=lambda *_: None)
+    hear = recordings(config, machine, paths) if paths else own_source(config, machine, minutes)
+    heard = hear(encoder=encoder, condition="normal", others=[], progress=lambda *_: None)
     heard = replace(heard, probes=())  # to try faults on them takes longer than all the rest
-    return learn(config, machine, encoder, heard, [], condition=condition, trimmed=trimmed)
+    return learn(config, machine, encoder, heard, [], condition="normal", trimmed=trimmed)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,7 +18,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from echo_stream.config.load import load
 from echo_stream.core.errors import ConfigError
 from tests.support.broker import free_port, mosquitto
-from tests.support.daemon import ENVIRONMENT, daemon, fitted, run, terminate, wait_for
+from tests.support.command import command
+from tests.support.daemon import daemon, fitted, run, terminate, wait_for
 
 PASSWORD = "correct-horse-battery"
 CONFIG = """\
@@ -153,16 +152,8 @@ def test_a_password_written_into_the_configuration_is_not_echoed(tmp_path: Path)
     configure(tmp_path, 1883)
     config = tmp_path / "config.yaml"
     config.write_text(config.read_text().replace("password_file: password", f"password: {PASSWORD}"))
-    for command in ("check-config", "run", "doctor"):
-        done = subprocess.run(
-            [sys.executable, "-m", "echo_stream", command],
-            cwd=tmp_path,
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    for name in ("check-config", "run", "doctor"):
+        done = command(name, cwd=tmp_path)
         assert done.returncode != 0
         assert "mqtt.password: unknown key" in done.stderr + done.stdout
         assert PASSWORD not in done.stderr + done.stdout

@@ -9,19 +9,20 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import MosquittoBroker
-from tests.support.daemon import SIMULATED, daemon, fitted, run, subscriber, terminate, wait_for
+from tests.support.daemon import daemon, fitted, run, subscriber, terminate, wait_for
 
 LIVE = """\
 node: pc7
 state_dir: state
 mqtt: {{host: {host}, port: {port}}}
+evidence: {{enabled: false}}
 machines:
   - id: pump3
     name: Pump 3
     source:
       kind: simulated
       seed: 5
-      sample_rate_hz: 16000
+      sample_rate_hz: 8000
       start_s: 100
       faults: [{{kind: bearing, start_s: 12, end_s: 24}}]
     bank: banks/pump3.safetensors
@@ -30,7 +31,7 @@ machines:
 
 
 def test_a_fault_comes_and_goes(tmp_path: Path, broker: MosquittoBroker) -> None:
-    fitted(tmp_path, SIMULATED.format(seed=5, rate_hz=16_000, enrolled_s=90))
+    fitted(tmp_path)
     (tmp_path / "config.yaml").write_text(LIVE.format(host=broker.host, port=broker.port))
     with subscriber(broker.host, broker.port) as told, daemon(tmp_path) as process:
         wait_for(lambda: "online" in told.of("status"), 20, "the daemon is online")
@@ -68,6 +69,7 @@ def test_a_replayed_fault_is_announced_within_10_s(
 node: pc7
 state_dir: state
 mqtt: {{host: {broker.host}, port: {broker.port}}}
+evidence: {{enabled: false}}
 machines:
   - id: fan
     source: {{kind: recording, path: {streams / test}, pace: fast}}

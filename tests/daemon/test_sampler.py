@@ -42,8 +42,8 @@ def test_what_a_daemon_heard_is_proposed_and_accepted(
     where = {"host": broker.host, "port": broker.port}
     config = tmp_path / "config.yaml"
     fitted(tmp_path)
-    fault = "[{kind: rattle, start_s: 500, end_s: 540}]"
-    config.write_text(CONFIG.format(**where, duration_s=750, start_s=200, faults=fault))
+    fault = "[{kind: rattle, start_s: 420, end_s: 450}]"
+    config.write_text(CONFIG.format(**where, duration_s=570, start_s=200, faults=fault))
     with daemon(tmp_path) as process:
         assert process.wait(200) == 0
     assert (tmp_path / "state" / FOLDER / "pump3.safetensors").stat().st_size < 16e6
@@ -56,7 +56,7 @@ def test_what_a_daemon_heard_is_proposed_and_accepted(
         "accepted": False,
     }
     assert found["windows"]["normal"] >= 5 * 16
-    assert found["heard_h"] == pytest.approx(749 / 3600, abs=0.01)
+    assert found["heard_h"] == pytest.approx(569 / 3600, abs=0.01)
     alarms = [each for each in found["events"] if each["level"] == "alarm"]
     assert alarms
     assert all(each["found_before"] and each["found_after"] for each in alarms), "a rattle is found by both"

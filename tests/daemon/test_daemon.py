@@ -55,7 +55,9 @@ def logged(folder: Path, event: str) -> list[dict[str, Any]]:
     return [line for line in lines if event in line["event"]]
 
 
-def test_a_restart_during_an_alarm_announces_nothing_twice(project: Path, broker: MosquittoBroker) -> None:
+def test_a_restart_during_an_alarm_announces_nothing_twice_and_a_kill_the_will(
+    project: Path, broker: MosquittoBroker
+) -> None:
     configure(project, broker, FAULTY)
     with subscriber(broker.host, broker.port) as told:
         with daemon(project) as first:
@@ -75,20 +77,14 @@ def test_a_restart_during_an_alarm_announces_nothing_twice(project: Path, broker
         configure(project, broker, HEALTHY)
         with daemon(project) as third:
             wait_for(lambda: len(told.events) == 4, 30, "warning and alarm have cleared")
-            terminate(third)
+            assert told.of("status")[-1] == "online"
+            third.send_signal(signal.SIGKILL)
+        wait_for(lambda: told.of("status")[-1] == "offline", 25, "the will, 15 s delayed")
     assert [e["to"] for e in told.events[2:]] == ["RTN_UNACK", "RTN_UNACK"]
     assert [e["seq"] for e in told.events] == [1, 2, 3, 4]
 
 
-def test_the_will_is_seen_after_a_kill(project: Path, broker: MosquittoBroker) -> None:
-    with subscriber(broker.host, broker.port) as told:
-        with daemon(project) as process:
-            wait_for(lambda: "online" in told.of("status"), 20, "online")
-            process.send_signal(signal.SIGKILL)
-        wait_for(lambda: told.of("status")[-1] == "offline", 25, "the will, 15 s delayed")
-
-
-def test_reload(project: Path, broker: MosquittoBroker) -> None:
+def test_reload_and_another_bank(project: Path, broker: MosquittoBroker, simulated_bank: bytes) -> None:
     with subscriber(broker.host, broker.port) as told, daemon(project) as process:
         wait_for(lambda: told.of("score"), 20, "a first score")
         good = (project / "config.yaml").read_text()
@@ -115,14 +111,7 @@ def test_reload(project: Path, broker: MosquittoBroker) -> None:
         status = json.loads(run(project, "status", "--json", apart=True))
         assert [machine["machine"] for machine in status["machines"]] == ["pump3"]
         assert status["machines"][0]["samples_lost"] == 0
-        assert terminate(process)[0] == 0
 
-
-def test_another_bank_is_taken_without_a_restart(
-    project: Path, broker: MosquittoBroker, simulated_bank: bytes
-) -> None:
-    with subscriber(broker.host, broker.port) as told, daemon(project) as process:
-        wait_for(lambda: told.of("score"), 20, "a first score")
         before = told.of("score")[-1]["threshold"]
         (project / "new").write_bytes(simulated_bank)
         (project / "new").replace(project / "banks/pump3.safetensors")

@@ -308,7 +308,9 @@ def test_what_somebody_calls_a_fault_is_waited_for_no_longer(page: RunningPage) 
 
     # What comes by itself is waited for over MQTT: each question to the page costs the daemon.
     wait_for(
-        lambda: named(page.told.of("health", "press1")[-1]), 120, "three rattles of the press have passed"
+        lambda: any(map(named, page.told.of("health", "press1")[-1:])),
+        120,
+        "three rattles of the press have passed",
     )
     assert waits()
     kept = wait_for(lambda: page.json("/api/evidence?machine=press1")["items"], 60, "their sound")

@@ -18,25 +18,34 @@ from tests.support.stations import fit_bank
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 LONGEST = (
     "web/test_page.py",
-    "daemon/test_daemon_container.py",
+    "web/test_browser.py",
     "daemon/test_daemon.py",
     "benchmarks/test_soak.py",
+    "daemon/test_daemon_container.py",
     "fit/test_fit.py",
-    "web/test_browser.py",
-    "capture/test_device_failures.py",
-    "fit/test_archive.py",
-    "cli/test_demo.py",
-    "mqtt/test_mqtt.py",
-    "evidence/test_evidence.py",
-    "daemon/test_end_to_end.py",
-    "cli/test_roll_out.py",
-    "capture/test_microphone.py",
     "encode/test_runtime.py",
+    "fit/test_archive.py",
+    "test_state_of_earlier_version.py",
+    "fit/test_cluster.py",
+    "capture/test_device_failures.py",
+    "fit/test_report.py",
+    "mqtt/test_mqtt.py",
+    "cli/test_cli.py",
+    "cli/test_demo.py",
+    "evidence/test_evidence.py",
+    "daemon/test_transfers.py",
     "pipeline/test_gated.py",
-    "daemon/test_systemd_container.py",
+    "cli/test_bench.py",
+    "daemon/test_end_to_end.py",
+    "fit/test_judge.py",
+    "capture/test_microphone.py",
     "daemon/test_ignore_end_to_end.py",
+    "daemon/test_faults.py",
+    "cli/test_roll_out.py",
+    "mqtt/test_chaos.py",
+    "daemon/test_enrol_end_to_end.py",
 )
-"""Files that begin first, in this order: each takes half a minute or more, much of it waiting."""
+"""Files that begin first, in this order: they wait for long, or compute for long beside those that wait."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

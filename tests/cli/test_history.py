@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import daemon, fitted, run, terminate, wait_for
+from tests.support.daemon import asked, daemon, fitted, run, terminate, wait_for
 
 CONFIG = """\
 node: pc7
@@ -34,11 +34,10 @@ def test_what_the_daemon_scored_is_read_back(tmp_path: Path) -> None:
     began_s = time.time()
     with daemon(tmp_path) as process:
 
-        def scored() -> int:
-            found = json.loads(run(tmp_path, "status", "--json"))["machines"][0]
-            return int(found["score"] is not None)
+        def scored() -> bool:
+            found = asked(tmp_path)
+            return bool(found) and found["machines"][0]["score"] is not None
 
-        wait_for(lambda: (tmp_path / "state/status.sock").exists() or None, 30, "the daemon listens")
         wait_for(scored, 60, "a window is scored")
         assert re.search(
             r"pump3: Velocity, RMS 10 to 1000 Hz [0-9.]+ mm/s; .*; zone C", run(tmp_path, "status")

@@ -7,13 +7,10 @@ import os
 import subprocess
 import urllib.request
 from pathlib import Path
-from typing import Any
 
-from echo_stream.core.errors import EchoStreamError
-from echo_stream.daemon.status import ask
 from tests.support.broker import MosquittoBroker, free_port
 from tests.support.command import command
-from tests.support.daemon import daemon, run, subscriber, terminate, wait_for
+from tests.support.daemon import asked, daemon, run, subscriber, terminate, wait_for
 
 CONFIG = """\
 node: pc7
@@ -32,13 +29,6 @@ machines:
 
 def fit_normal(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return command("fit-normal", "--machine", "pump3", *words, cwd=folder)
-
-
-def asked(folder: Path) -> dict[str, Any]:
-    try:
-        return ask(folder / "state/status.sock")
-    except EchoStreamError:
-        return {}
 
 
 def scraped(port: int) -> str:

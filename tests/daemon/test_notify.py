@@ -21,7 +21,7 @@ from echo_stream.core.errors import ConfigError
 from echo_stream.daemon.notify import Receiver, to_text, wanted
 from echo_stream.mqtt.payloads import Payload, schema
 from tests.support.broker import MosquittoBroker
-from tests.support.daemon import daemon, run, subscriber, wait_for
+from tests.support.daemon import asked, daemon, subscriber, wait_for
 from tests.support.stations import FAULTY, NORMAL, write_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # apprise imports it
@@ -231,6 +231,7 @@ def test_an_alarm_of_a_daemon_that_is_killed_is_told_after_its_restart(
     with serving(webhook), daemon(tmp_path):
         wait_for(lambda: webhook.taken, 60, "the alarm of the run before")
         assert webhook.taken[0] == alarms[0]["event_id"]
-        said = json.loads(run(tmp_path, "status", "--json"))["notify"]
+        # Receivers begin before the status socket answers.
+        said = wait_for(lambda: asked(tmp_path), 60, "the daemon answers")["notify"]
         assert [(each["to"], each["on"]) for each in said] == [("http://127.0.0.1", "alarm")]
     assert SECRET not in (tmp_path / "log").read_text()

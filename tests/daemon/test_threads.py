@@ -9,10 +9,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from echo_stream.core.errors import EchoStreamError
-from echo_stream.daemon.status import ask
 from tests.support.broker import MosquittoBroker, free_port
-from tests.support.daemon import daemon, run, subscriber, terminate, wait_for
+from tests.support.daemon import asked, daemon, run, subscriber, terminate, wait_for
 from tests.support.faulty_daemon import LOOPS
 
 CONFIG = """\
@@ -33,13 +31,6 @@ def project(tmp_path: Path, simulated_bank: bytes, broker: MosquittoBroker) -> P
     (tmp_path / "config.yaml").write_text(text)
     (tmp_path / "one.safetensors").write_bytes(simulated_bank)
     return tmp_path
-
-
-def asked(folder: Path) -> dict[str, Any]:
-    try:
-        return ask(folder / "state/status.sock")
-    except EchoStreamError:  # not yet, or its own thread waits for the restart
-        return {}
 
 
 def test_an_exception_in_each_loop_is_said_counted_and_survived(

@@ -19,6 +19,8 @@ from typing import Any
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
+from echo_stream.core.errors import EchoStreamError
+from echo_stream.daemon.status import ask
 from tests.support.command import ROOT, command, program
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -129,6 +131,14 @@ def daemon(folder: Path, module: str = "echo_stream", **environment: str) -> Ite
         finally:
             process.kill()
             process.wait()
+
+
+def asked(folder: Path) -> dict[str, Any]:
+    """What the daemon of a folder says of itself; empty while it does not answer."""
+    try:
+        return ask(folder / "state/status.sock")
+    except EchoStreamError:
+        return {}
 
 
 def terminate(process: subprocess.Popen[str]) -> tuple[int, float]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from echo_stream.core.errors import EncoderError, PrecisionUnavailable, of_extra
 from echo_stream.core.types import Float32
 from echo_stream.encode.echo import LAYER_EPS, EchoDimensions, EchoWeights
+from echo_stream.encode.runtime import cpu
 
 with of_extra("encoder.runtime 'openvino'", "echo"):
     import openvino
@@ -27,13 +28,16 @@ JOB_ROWS = 10
 """Bands in a job: half a window of 48 kHz, so that two cores share even a single one."""
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 _PRECISIONS = {hint: precision for precision, hint in _HINTS.items()}
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_LEVELS = {"SSE41": 0, "AVX": 1, "AVX2": 2, "AVX2_VNNI": 2, "AVX2_VNNI_2": 2}
+"""Values that hide AVX, AVX2 and AVX-512; others hide nothing of these."""
 
 
 class OpenVinoRuntime:
     """The net compiled for this CPU, or its GPU; one request a thread, all on the same weights.
 
     Raises:
-        EncoderError: OpenVINO finds no such device.
+        EncoderError: OpenVINO finds no such device, or a variable hides instructions of this CPU from it.
     """
 
     job_rows = JOB_ROWS
@@ -46,6 +50,8 @@ class OpenVinoRuntime:
         self._device = device
         self._weights = weights
         require_device(device, devices())
+        if device == "CPU":
+            require_whole_cpu(os.environ, cpu())
         self._properties: dict[str, object] = {"INFERENCE_PRECISION_HINT": _HINTS[precision]}
         if device != "CPU":
             self._properties["NUM_STREAMS"] = len(os.sched_getaffinity(0))
@@ -109,6 +115,26 @@ def require_device(device: str, found: Sequence[str]) -> None:
             f"encoder.runtime 'openvino-{device.lower()}': OpenVINO finds no {device} here, only "
             f"{', '.join(found) or 'nothing'}",
             "Use encoder.runtime: auto; `echo-stream bench` names what is found.",
+        )
+
+
+def require_whole_cpu(environment: Mapping[str, str], about: Mapping[str, str]) -> None:
+    """Raises EncoderError where a variable of oneDNN hides instructions that the CPU has.
+
+    OpenVINO's products obey it, the code that it writes itself does not, and the process dies of a
+    segmentation fault (found with 2026.4: AVX2 on a CPU with AVX-512).
+
+    Args:
+        environment: Of this process.
+        about: The CPU, as of `runtime.cpu`.
+    """
+    has = [flag for flag in ("avx", "avx2", "avx512f") if flag in about.get("flags", "").split()]
+    name = next((name for name in _LIMITS if environment.get(name)), None)
+    if name and _LEVELS.get(environment[name].upper(), len(has)) < len(has):
+        raise EncoderError(
+            f"encoder.runtime 'openvino': {name}={environment[name]} hides what this CPU has ({has[-1]}) "
+            "from a part of OpenVINO only, which then crashes",
+            "Unset it, or use another runtime: pip install 'echo-stream[torch]' and encoder.runtime: torch.",
         )
 
 

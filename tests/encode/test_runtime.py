@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,11 +32,16 @@ from echo_stream.encode.runtime import (
     build,
     choose,
     class_of,
+    cpu,
 )
-from tests.encode.conftest import GOLDEN_DIMENSIONS, MakeWindow, usable_runtimes
+from tests.encode.conftest import GOLDEN_DIMENSIONS, INSTRUCTIONS_HIDDEN, MakeWindow, usable_runtimes
 from tests.encode.test_echo_golden import CASES, TOLERANCE, golden
 
+AVX = {"AVX-512 + bf16", "AVX-512", "AVX2"}
 RUNTIMES = usable_runtimes()
+needs_openvino = pytest.mark.skipif(
+    ("openvino", "float32") not in RUNTIMES, reason="openvino is not installed, or instructions are hidden"
+)
 EXACT = [name for name, precision in RUNTIMES if precision == "float32"]
 
 
@@ -238,6 +246,9 @@ def test_what_this_cpu_has_not_is_refused_by_name(golden_weights: Path, workers:
         if name == GPU:
             with pytest.raises((EncoderError, MissingExtra), match="openvino-gpu'"):
                 choose(model, workers, name, precision, None)
+        elif name == "openvino" and INSTRUCTIONS_HIDDEN:
+            with pytest.raises(EncoderError, match="hides what this CPU has"):
+                choose(model, workers, name, precision, None)
         elif name != "openvino" or find_spec("openvino") is not None:
             with pytest.raises(PrecisionUnavailable, match=f"{name} computes in float32 only") as refused:
                 choose(model, workers, name, precision, None)
@@ -305,7 +316,7 @@ def test_auto_takes_no_precision_that_rounds_differences_away(golden_weights: Pa
 
 
 @cache
-def chosen_without(missing: tuple[str, ...], *runtimes: str) -> list[str]:
+def chosen_without(missing: tuple[str, ...], *runtimes: str, limit: str = "") -> list[str]:
     """What a process chooses, or says, for each, in which these libraries cannot be imported."""
     program = (
         f"import sys; sys.modules |= dict.fromkeys({missing})\n"
@@ -321,7 +332,8 @@ def chosen_without(missing: tuple[str, ...], *runtimes: str) -> list[str]:
         "    except EchoStreamError as error: print(type(error).__name__, error.exit_code, error, end='\\0')"
     )
     command = [sys.executable, "-c", program, *runtimes]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": limit}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return done.stdout.split("\0")[:-1]
 
 
@@ -341,7 +353,7 @@ def test_what_is_not_installed_names_its_extra() -> None:
     assert "pip install 'echo-stream[echo]'" in neither
 
 
-@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+@needs_openvino
 def test_auto_makes_do_with_what_is_installed() -> None:
     found = chosen_without(*WITHOUT_TORCH)[2]
     assert "torch" not in found
@@ -351,7 +363,37 @@ def test_auto_makes_do_with_what_is_installed() -> None:
     assert "plain float32" in found
 
 
+@pytest.mark.skipif(class_of(cpu(), platform.machine()) not in AVX, reason="this CPU has no AVX")
 @pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_a_variable_that_hides_instructions_is_refused_before_openvino_crashes() -> None:
+    by_name, found = chosen_without((), "openvino", "auto", limit="SSE41")
+    assert "ONEDNN_MAX_CPU_ISA=SSE41 hides what this CPU has (avx" in by_name
+    assert "Unset it" in by_name
+    assert "openvino" not in found
+    assert "plain float32" in found
+
+
+@pytest.mark.parametrize(
+    ("environment", "flags", "refused"),
+    [
+        ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, "avx avx2 avx512f", True),
+        ({"DNNL_MAX_CPU_ISA": "avx2_vnni"}, "avx avx2 avx512f", True),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX"}, "avx avx2", True),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, "avx avx2", False),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, "avx avx2 avx512f avx512_bf16", False),
+        ({"ONEDNN_MAX_CPU_ISA": "DEFAULT", "DNNL_MAX_CPU_ISA": "AVX2"}, "avx avx2 avx512f", False),
+        ({"ONEDNN_MAX_CPU_ISA": ""}, "avx avx2 avx512f", False),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, "fp asimd", False),
+        ({}, "avx avx2 avx512f", False),
+    ],
+)
+def test_what_hides_instructions(environment: dict[str, str], flags: str, refused: bool) -> None:
+    openvino = pytest.importorskip("echo_stream.encode.runtime_openvino")
+    with pytest.raises(EncoderError, match="hides what this CPU has") if refused else nullcontext():
+        openvino.require_whole_cpu(environment, {"flags": flags})
+
+
+@needs_openvino
 def test_openvino_begins_in_two_threads_at_once() -> None:
     """The first inference of a process, wanted by two threads: it once waited for itself for ever."""
     program = (

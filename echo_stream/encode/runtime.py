@@ -47,6 +47,8 @@ KNOWN = [
     (GPU, "float32"),
 ]
 """Runtimes and precisions, the most exact of each first."""
+CPU_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Variables that hide instructions of the CPU from torch and OpenVINO; the first that is set counts."""
 
 _log = get_logger(__name__)
 _WORTH_IT = 0.9
@@ -338,6 +340,7 @@ def _key(weights: EchoWeights, runtime: str, precision: str) -> dict[str, object
         "promised": [*PROMISED_COSINE.values(), PROMISED_LIKENESS],
         "cpu": about.get("model name", platform.machine()),
         "cpu_flags_sha256": hashlib.sha256(flags.encode()).hexdigest(),
+        "cpu_limits": [os.environ.get(name, "") for name in CPU_LIMITS],
         "cores": len(os.sched_getaffinity(0)),
         "versions": {name: _version(name) for name in ("echo-stream", "torch", "openvino")},
         "weights_sha256": weights.sha256,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from echo_stream.core.errors import EncoderError, PrecisionUnavailable, of_extra
 from echo_stream.core.types import Float32
 from echo_stream.encode.echo import LAYER_EPS, EchoDimensions, EchoWeights
-from echo_stream.encode.runtime import cpu
+from echo_stream.encode.runtime import CPU_LIMITS, cpu
 
 with of_extra("encoder.runtime 'openvino'", "echo"):
     import openvino
@@ -28,9 +28,8 @@ JOB_ROWS = 10
 """Bands in a job: half a window of 48 kHz, so that two cores share even a single one."""
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 _PRECISIONS = {hint: precision for precision, hint in _HINTS.items()}
-_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _LEVELS = {"SSE41": 0, "AVX": 1, "AVX2": 2, "AVX2_VNNI": 2, "AVX2_VNNI_2": 2}
-"""Values that hide AVX, AVX2 and AVX-512; others hide nothing of these."""
+"""Values of `CPU_LIMITS` that hide AVX, AVX2 and AVX-512; others hide nothing of these."""
 
 
 class OpenVinoRuntime:
@@ -129,7 +128,7 @@ def require_whole_cpu(environment: Mapping[str, str], about: Mapping[str, str]) 
         about: The CPU, as of `runtime.cpu`.
     """
     has = [flag for flag in ("avx", "avx2", "avx512f") if flag in about.get("flags", "").split()]
-    name = next((name for name in _LIMITS if environment.get(name)), None)
+    name = next((name for name in CPU_LIMITS if environment.get(name)), None)
     if name and _LEVELS.get(environment[name].upper(), len(has)) < len(has):
         raise EncoderError(
             f"encoder.runtime 'openvino': {name}={environment[name]} hides what this CPU has ({has[-1]}) "

@@ -188,7 +188,9 @@ def test_what_is_remembered_is_not_measured_again(
     assert (runtime.name, runtime.precision) == ("torch", "float32")
 
 
-@pytest.mark.parametrize("change", ["cpu", "cpu_flags_sha256", "cores", "versions", "weights_sha256"])
+@pytest.mark.parametrize(
+    "change", ["cpu", "cpu_flags_sha256", "cpu_limits", "cores", "versions", "weights_sha256"]
+)
 def test_another_machine_measures_anew(
     golden_weights: Path, workers: Workers, tmp_path: Path, change: str
 ) -> None:

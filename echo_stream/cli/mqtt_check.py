@@ -146,7 +146,6 @@ def _authentication(
         try:
             connection.open()
         except BrokerLacks as error:  # as the daemon does
-            connection.abort()
             return connect(version, error.without)
         who = f"user {broker.username}" if broker.username is not None else "anyone"
         return f"let in as {who}, MQTT {'5' if version == 5 else '3.1.1'}"

@@ -109,11 +109,7 @@ class Plant:
         try:
             connection.open()
         except BrokerTooOld:
-            connection.abort()
             return self._open(3, on_message)
-        except BaseException:
-            connection.abort()
-            raise
         return connection
 
 

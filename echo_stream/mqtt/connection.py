@@ -163,13 +163,21 @@ class Connection:
     def open(self, timeout_s: float = math.inf) -> None:
         """Connect and wait for the broker's answer, for `timeout_s` or the broker's own limit.
 
+        Where that fails nothing stays open.
+
         Raises:
             BrokerAway: Not reachable.
             BrokerSilent: It hung up, or did not answer in time.
             BrokerRefuses: It answered no, or TLS failed.
             BrokerTooOld: It refuses MQTT 5.
         """
-        timeout_s = min(timeout_s, self._broker.connect_timeout_s)
+        try:
+            self._open(min(timeout_s, self._broker.connect_timeout_s))
+        except BaseException:
+            self.abort()
+            raise
+
+    def _open(self, timeout_s: float) -> None:
         self._client.connect_timeout = timeout_s
         try:
             self._client.connect(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from echo_stream.cli.mqtt_check import STEPS, Step, check
 from echo_stream.mqtt.broker import Broker
 from echo_stream.mqtt.topics import Topics
 from tests.support.broker import HOST, MosquittoBroker, free_port, make_pki, mosquitto
+from tests.support.daemon import wait_for
 from tests.support.fake_broker import FakeBroker, packets
 
 TOPICS = Topics("echo-stream", "pc7")
@@ -71,13 +72,6 @@ def test_tcp() -> None:
     assert "refused" in last(list(check(Broker(HOST, free_port()), TOPICS)), "TCP").found
 
 
-@pytest.fixture
-def mute() -> Iterator[FakeBroker]:
-    broker = FakeBroker(lambda connection: None)
-    yield broker
-    broker.close()
-
-
 def test_tls_with_a_wrong_authority(tmp_path: Path) -> None:
     with mosquitto(tmp_path, tls=True) as broker:
         steps = list(check(Broker(broker.host, broker.port, tls=True, ca_file=broker.pki.other_ca), TOPICS))
@@ -107,9 +101,19 @@ def test_a_wrong_password(tmp_path: Path) -> None:
     assert "password" in failed.hint
 
 
-def test_a_broker_that_never_answers(mute: FakeBroker) -> None:
-    failed = last(list(check(Broker(mute.host, mute.port, connect_timeout_s=0.3), TOPICS)), "authentication")
-    assert "did not answer" in failed.found
+def test_a_broker_that_never_answers_is_left_without_open_connections() -> None:
+    ended: list[socket.socket] = []
+
+    def serve(connection: socket.socket) -> None:
+        while connection.recv(4096):
+            pass
+        ended.append(connection)
+
+    broker = FakeBroker(serve)
+    steps = list(check(Broker(broker.host, broker.port, connect_timeout_s=0.3), TOPICS))
+    assert "did not answer" in last(steps, "authentication").found
+    wait_for(lambda: len(ended) == 3, 60, "TCP, MQTT 5 and MQTT 3.1.1 have hung up")
+    broker.close()
 
 
 def test_a_broker_without_mqtt_5() -> None:
